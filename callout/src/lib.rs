@@ -1,0 +1,2 @@
+//! The outer side of the tunnel.
+#![no_std]

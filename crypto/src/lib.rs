@@ -1,0 +1,2 @@
+//! WireGuard without I/O, clock or randomness.
+#![no_std]

@@ -1,0 +1,2 @@
+//! The inner side of the tunnel.
+#![no_std]

@@ -1,0 +1,2 @@
+//! NT in Rust types.
+#![no_std]

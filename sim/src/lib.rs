@@ -1,0 +1,1 @@
+//! NT on Linux.
