@@ -1,0 +1,185 @@
+//! The statistics IOCTL: what an adapter counted, one versioned block of 64-bit words.
+//!
+//! Words are little-endian, in the order of [`Counter::ALL`], then one word per discard reason in
+//! the order of [`Discard::ALL`]. Both lists only grow at their end, and both lengths are in the
+//! header, so an old tool reads a new driver and the other way round.
+
+use crate::discard::Discard;
+
+/// Version of the block's layout.
+pub const VERSION: u32 = 1;
+/// Bytes of the header: version, counter words, discard words, reserved (each a `u32`).
+pub const HEADER_LEN: usize = 16;
+/// Bytes of the whole block this version writes.
+pub const LEN: usize = HEADER_LEN + 8 * (Counter::COUNT + Discard::COUNT);
+
+macro_rules! counters {
+    ($($(#[doc = $doc:literal])+ $name:ident,)*) => {
+        /// What an adapter counts besides discards.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(u16)]
+        pub enum Counter {
+            $($(#[doc = $doc])+ $name,)*
+        }
+
+        impl Counter {
+            /// Every counter, in the order of its number.
+            pub const ALL: &[Self] = &[$(Self::$name,)*];
+            /// How many counters there are.
+            pub const COUNT: usize = Self::ALL.len();
+
+            /// The counter's name, as it stands in this file.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$name => stringify!($name),)* }
+            }
+        }
+    };
+}
+
+counters! {
+    /// Inner packets the adapter was given to send.
+    PacketsOut,
+    /// Bytes of those packets.
+    BytesOut,
+    /// Datagrams of transport data handed to the network.
+    DatagramsOut,
+    /// Payload bytes of all datagrams handed to the network, handshakes included.
+    DatagramBytesOut,
+    /// Datagrams received from the network, of any type.
+    DatagramsIn,
+    /// Their payload bytes.
+    DatagramBytesIn,
+    /// Inner packets given to the network stack.
+    PacketsIn,
+    /// Bytes of those packets.
+    BytesIn,
+    /// Keepalives sent.
+    KeepalivesOut,
+    /// Authentic keepalives received.
+    KeepalivesIn,
+    /// Handshake messages and cookie replies sent.
+    HandshakesOut,
+    /// Handshake messages and cookie replies received and accepted.
+    HandshakesIn,
+    /// Packets copied to wait for a session.
+    PacketsStaged,
+    /// Chunks sealed or opened.
+    Chunks,
+    /// Longest time one of our callbacks stayed at DISPATCH_LEVEL, in 100 ns.
+    LongestAtDispatch100ns,
+}
+
+/// A statistics block that has been checked.
+#[derive(Clone, Copy, Debug)]
+pub struct Statistics<'a> {
+    counters: &'a [u8],
+    discards: &'a [u8],
+}
+
+impl<'a> Statistics<'a> {
+    /// Parses the block; `None` if it is short or of another layout.
+    #[must_use]
+    pub fn parse(block: &'a [u8]) -> Option<Self> {
+        let (header, words) = block.split_first_chunk::<HEADER_LEN>()?;
+        let [version, counters, discards, _] = split_u32(header);
+        let counters = usize::try_from(counters).ok()?.checked_mul(8)?;
+        let discards = usize::try_from(discards).ok()?.checked_mul(8)?;
+        let (counters, rest) = words.split_at_checked(counters)?;
+        let (discards, _) = rest.split_at_checked(discards)?;
+        (version == VERSION).then_some(Self { counters, discards })
+    }
+
+    /// The value of `counter`; 0 if the driver is older than it.
+    #[must_use]
+    pub fn counter(&self, counter: Counter) -> u64 {
+        word(self.counters, counter as usize)
+    }
+
+    /// How many packets were discarded for `reason`; 0 if the driver is older than it.
+    #[must_use]
+    pub fn discarded(&self, reason: Discard) -> u64 {
+        word(self.discards, reason as usize)
+    }
+}
+
+/// Writes the block into `out` and returns its length; `None` if `out` is too short.
+pub fn write(
+    out: &mut [u8],
+    counter: impl Fn(Counter) -> u64,
+    discarded: impl Fn(Discard) -> u64,
+) -> Option<usize> {
+    let out = out.get_mut(..LEN)?;
+    let header = [VERSION, Counter::COUNT as u32, Discard::COUNT as u32, 0];
+    let (head, words) = out.split_at_mut_checked(HEADER_LEN)?;
+    for (slot, value) in head.chunks_exact_mut(4).zip(header) {
+        slot.copy_from_slice(&value.to_le_bytes());
+    }
+    let values = Counter::ALL.iter().map(|c| counter(*c));
+    let values = values.chain(Discard::ALL.iter().map(|d| discarded(*d)));
+    for (slot, value) in words.chunks_exact_mut(8).zip(values) {
+        slot.copy_from_slice(&value.to_le_bytes());
+    }
+    Some(LEN)
+}
+
+fn split_u32(bytes: &[u8; HEADER_LEN]) -> [u32; 4] {
+    let mut words = [0; 4];
+    for (word, chunk) in words.iter_mut().zip(bytes.chunks_exact(4)) {
+        *word = chunk.try_into().map_or(0, u32::from_le_bytes);
+    }
+    words
+}
+
+fn word(words: &[u8], index: usize) -> u64 {
+    words.chunks_exact(8).nth(index).and_then(|w| w.try_into().ok()).map_or(0, u64::from_le_bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_block_reads_back() {
+        let mut block = [0; LEN];
+        let len = write(&mut block, |c| 1000 + c as u64, |d| 2000 + d as u64);
+        assert_eq!(len, Some(LEN));
+        let statistics = Statistics::parse(&block).unwrap();
+        for counter in Counter::ALL {
+            assert_eq!(statistics.counter(*counter), 1000 + *counter as u64);
+        }
+        for reason in Discard::ALL {
+            assert_eq!(statistics.discarded(*reason), 2000 + *reason as u64);
+        }
+    }
+
+    #[test]
+    fn short_and_foreign_blocks_are_refused() {
+        let mut block = [0; LEN];
+        assert_eq!(write(&mut block[..LEN - 1], |_| 0, |_| 0), None);
+        write(&mut block, |_| 1, |_| 1);
+        for len in 0..LEN {
+            assert!(Statistics::parse(&block[..len]).is_none(), "{len} bytes");
+        }
+        block[0] = 2;
+        assert!(Statistics::parse(&block).is_none(), "another version");
+        block[0] = 1;
+        block[4..8].fill(0xFF);
+        assert!(Statistics::parse(&block).is_none(), "a count past the end");
+    }
+
+    #[test]
+    fn an_older_driver_has_fewer_words() {
+        let mut block = [0; HEADER_LEN + 16];
+        block[..4].copy_from_slice(&VERSION.to_le_bytes());
+        block[4] = 1;
+        block[8] = 1;
+        block[16] = 7;
+        block[24] = 9;
+        let statistics = Statistics::parse(&block).unwrap();
+        assert_eq!(statistics.counter(Counter::PacketsOut), 7);
+        assert_eq!(statistics.counter(Counter::BytesOut), 0);
+        assert_eq!(statistics.discarded(Discard::MalformedPacket), 9);
+        assert_eq!(statistics.discarded(Discard::NoPeer), 0);
+    }
+}
