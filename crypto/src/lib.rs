@@ -1,2 +1,6 @@
 //! WireGuard without I/O, clock or randomness.
 #![no_std]
+
+extern crate alloc;
+
+pub mod sync;
