@@ -1,0 +1,39 @@
+//! One direction's key of a session.
+
+use zeroize::Zeroize;
+
+/// The ChaCha20-Poly1305 key of one direction of a keypair.
+///
+/// Holds the key as the cipher's eight words and nothing derived from it, so it may be shared by
+/// every CPU that seals or opens for the peer. The words are wiped when it is dropped.
+///
+/// Neither `Clone` nor `Debug`: a key has one place and is never printed.
+#[repr(align(32))]
+pub struct Key {
+    words: [u32; 8],
+}
+
+impl Key {
+    /// Takes the key as bytes. The caller wipes its own copy.
+    #[must_use]
+    pub fn new(bytes: [u8; 32]) -> Self {
+        let mut words = [0; 8];
+        for (word, chunk) in words.iter_mut().zip(bytes.as_chunks::<4>().0) {
+            *word = u32::from_le_bytes(*chunk);
+        }
+        let mut bytes = bytes;
+        bytes.zeroize();
+        Self { words }
+    }
+
+    /// The key as the words 4 to 11 of the ChaCha20 state. [RFC 8439 §2.3]
+    pub(super) fn words(&self) -> &[u32; 8] {
+        &self.words
+    }
+}
+
+impl Drop for Key {
+    fn drop(&mut self) {
+        self.words.zeroize();
+    }
+}

@@ -1,0 +1,163 @@
+//! ChaCha20-Poly1305 for batches of WireGuard packets.
+//!
+//! A batch of packets is sealed or opened side by side: `(packet, block)` pairs are the lanes of
+//! ChaCha20, and each packet is a lane of Poly1305. Keys, counters and lengths may all differ. The
+//! nonce is WireGuard's (four zero bytes and the counter) and there is no associated data, which is
+//! all that Transport Data needs; the handshake has its own use of the `chacha20poly1305` crate.
+//!
+//! ```text
+//!   seal / open (here)     lengths checked, up to 64 jobs at a time
+//!     tier                 which code may run: CPUID, XGETBV, the OS's mask, policy, the token
+//!     portable             one by one, with the crate; also the oracle of every test
+//!   key piece              a key; source bytes that may change while they are read
+//! ```
+//!
+//! Nothing here allocates, blocks or panics. It runs at any IRQL up to `DISPATCH_LEVEL`; on
+//! Windows every tier above the baseline takes an [`ExtendedState`].
+
+mod key;
+mod piece;
+mod portable;
+mod tier;
+
+pub use key::Key;
+pub use piece::Piece;
+pub use tier::{ExtendedState, Tier, detect};
+
+/// Length of the Poly1305 tag at the end of a sealed packet. [RFC 8439 §2.8]
+pub const TAG_LEN: usize = 16;
+
+/// Where a job's input bytes are.
+pub enum Source<'a> {
+    /// The first `len` bytes of the destination.
+    InPlace {
+        /// Length of the plaintext (seal), or of ciphertext and tag (open).
+        len: usize,
+    },
+    /// These pieces, one after the other; none overlaps the destination.
+    ///
+    /// They may have any lengths, also zero, and may change while they are read: whatever was read
+    /// is what is authenticated. Padding is one more piece, of zeroes.
+    Pieces(&'a [Piece<'a>]),
+}
+
+impl Source<'_> {
+    /// Length of the plaintext (seal), or of ciphertext and tag (open).
+    #[must_use]
+    pub fn len(&self) -> usize {
+        match self {
+            Self::InPlace { len } => *len,
+            Self::Pieces(pieces) => {
+                pieces.iter().fold(0, |sum, piece| usize::saturating_add(sum, piece.len()))
+            }
+        }
+    }
+
+    /// Whether there are no input bytes.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Reads all source bytes once, into the front of `into`. Those in place are there already.
+    fn gather(&self, into: &mut [u8]) {
+        self.gather_split(into, usize::MAX, &mut []);
+    }
+
+    /// As [`Source::gather`], but what lies past `split` goes into `tail`.
+    fn gather_split(&self, into: &mut [u8], split: usize, tail: &mut [u8]) {
+        match self {
+            Self::InPlace { .. } => {
+                if let Some(found) = into.get(split..) {
+                    let count = found.len().min(tail.len());
+                    tail[..count].copy_from_slice(&found[..count]);
+                }
+            }
+            Self::Pieces(pieces) => {
+                let head = split.min(into.len());
+                let (mut into, mut tail) = (&mut into[..head], tail);
+                for piece in *pieces {
+                    let (first, second) = piece.split_at(into.len());
+                    let count = first.copy_to(into);
+                    into = into.split_at_mut(count).1;
+                    let count = second.copy_to(tail);
+                    tail = tail.split_at_mut(count).1;
+                }
+            }
+        }
+    }
+}
+
+/// What became of a job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Not done. After a call it means that the job's lengths did not agree: nothing was written.
+    Pending,
+    /// Sealed, or authentic and opened.
+    Done,
+    /// Not authentic. No byte of the plaintext is left: the bytes it would have taken are zero.
+    Forged,
+}
+
+/// One packet to seal or open.
+pub struct Job<'a> {
+    /// The key; jobs of one call may have different ones.
+    pub key: &'a Key,
+    /// The packet's counter, used once per key. [WG §5.4.6]
+    pub counter: u64,
+    /// The plaintext to seal, or the ciphertext and tag to open.
+    pub source: Source<'a>,
+    /// Seal: exactly the plaintext's length plus [`TAG_LEN`]. Open: at least the plaintext's
+    /// length; in place, at least the source's. What lies past those bytes is left alone.
+    pub destination: &'a mut [u8],
+    /// [`Verdict::Pending`] before the call.
+    pub verdict: Verdict,
+}
+
+/// Seals each job: ciphertext, then tag, into its destination.
+///
+/// `state` is the proof that the extended registers may be used, and says which tier runs. Without
+/// it the code uses only what every x86-64 kernel thread may use.
+///
+/// A job is [`Verdict::Done`] afterwards, or [`Verdict::Pending`] if its lengths do not agree.
+///
+/// Source: [WG §5.4.6], [RFC 8439 §2.8].
+pub fn seal(state: Option<&ExtendedState>, jobs: &mut [Job<'_>]) {
+    let _ = state;
+    for job in jobs {
+        job.verdict = Verdict::Pending;
+        let len = job.source.len();
+        if len <= MAX_LEN && job.destination.len() == len + TAG_LEN {
+            portable::seal(job);
+        }
+    }
+}
+
+/// Opens each job: the plaintext into its destination, if the tag is right.
+///
+/// A job is [`Verdict::Done`] or [`Verdict::Forged`] afterwards (also when the source is too short
+/// to hold a tag), or [`Verdict::Pending`] if its lengths do not agree. The plaintext of a forged
+/// packet is never computed, and its place in the destination is zeroed.
+///
+/// Source: [WG §5.4.6], [RFC 8439 §2.8].
+pub fn open(state: Option<&ExtendedState>, jobs: &mut [Job<'_>]) {
+    let _ = state;
+    for job in jobs {
+        job.verdict = Verdict::Pending;
+        let len = job.source.len();
+        let Some(text_len) = len.checked_sub(TAG_LEN) else {
+            job.verdict = Verdict::Forged;
+            continue;
+        };
+        let needed = if matches!(job.source, Source::InPlace { .. }) { len } else { text_len };
+        if text_len <= MAX_LEN && job.destination.len() >= needed {
+            portable::open(job);
+        }
+    }
+}
+
+/// Longest plaintext of a job: far above any packet, far below where a block counter would wrap.
+const MAX_LEN: usize = 1 << 24;
+
+#[cfg(test)]
+mod tests;
