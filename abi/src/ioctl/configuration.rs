@@ -192,7 +192,11 @@ impl<'a> Peer<'a> {
 
     /// The allowed IPs, in order.
     pub fn allowed_ips(&self) -> impl Iterator<Item = AllowedIp> + use<'a> {
-        self.allowed_ips.as_chunks::<ALLOWED_IP_LEN>().0.iter().filter_map(|b| AllowedIp::parse(b).ok())
+        self.allowed_ips
+            .as_chunks::<ALLOWED_IP_LEN>()
+            .0
+            .iter()
+            .filter_map(|b| AllowedIp::parse(b).ok())
     }
 
     /// Checks the peer at the start of `bytes` and returns what follows it.
