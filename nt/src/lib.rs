@@ -1,2 +1,28 @@
-//! NT in Rust types.
+//! NT in Rust types: what the driver needs of the kernel, each thing with one owner.
+//!
+//! This is the one crate that is mostly `unsafe`. It stands on `wdk-sys` (bindings) and adds what
+//! that lacks: raw declarations in [`sys`], and around them values whose `Drop` gives back what
+//! they hold. Raw names (`KDPC`, `WDFDEVICE`) stay in here; the rest of the driver says `Dpc`,
+//! `Device`.
+//!
+//! Three rules hold everywhere:
+//!
+//! * IRQL is an argument. A routine that waits or pages takes [`irql::Passive`], a lock takes the
+//!   caller's level and lends out a higher one; what may be called up to `DISPATCH_LEVEL` takes
+//!   nothing. Tokens are made at entry points only.
+//! * Every failure is an [`status::NtError`]; nothing here panics on what the kernel answers.
+//! * Nothing allocates infallibly.
+//!
+//! To check it on a build host that is not Windows (bash, workspace root):
+//!
+//! ```text
+//! . scripts/wdk/env.sh && cargo check -p nt
+//! ```
 #![no_std]
+
+extern crate alloc;
+
+pub mod irql;
+pub mod pool;
+pub mod status;
+pub mod sys;

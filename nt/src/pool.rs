@@ -1,0 +1,244 @@
+//! Nonpaged pool: the global allocator, and buffers under a tag of their own.
+//!
+//! `ExAllocatePool2` aligns to 16 bytes (to a page from a page up) and knows nothing of a Rust
+//! `Layout`; `wdk-alloc` hands that alignment on as it is. Here a greater alignment is kept by
+//! allocating more and noting where the block began just below what is handed out.
+//!
+//! Everything is nonpaged, because the data path may touch anything at `DISPATCH_LEVEL`; and not
+//! executable, as `POOL_FLAG_NON_PAGED` is. Any thread, `<= DISPATCH_LEVEL`.
+//!
+//! Source: <https://learn.microsoft.com/windows-hardware/drivers/ddi/wdm/nf-wdm-exallocatepool2>
+
+use alloc::boxed::Box;
+use core::{
+    alloc::{GlobalAlloc, Layout},
+    mem::{self, size_of},
+    ptr::{self, NonNull},
+    slice,
+};
+
+use wdk_sys::{
+    POOL_FLAG_NON_PAGED, POOL_FLAG_UNINITIALIZED, POOL_FLAGS, PVOID,
+    ntddk::{ExAllocatePool2, ExFreePoolWithTag},
+};
+
+use crate::status::NtError;
+
+/// What `ExAllocatePool2` promises for every block.
+const POOL_ALIGNMENT: usize = 16;
+
+/// The four letters under which a debugger finds an allocation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tag(u32);
+
+impl Tag {
+    /// What the global allocator uses.
+    pub const GENERAL: Self = Self::new(*b"Pnst");
+
+    /// A tag that reads as `letters` in the output of `!poolused`.
+    ///
+    /// # Panics
+    ///
+    /// When a letter is not printable ASCII: NT ignores such tags. Use it in a `const`.
+    ///
+    /// # IRQL
+    ///
+    /// Any.
+    #[must_use]
+    pub const fn new(letters: [u8; 4]) -> Self {
+        let mut at = 0;
+        while at < letters.len() {
+            assert!(letters[at].is_ascii_graphic());
+            at += 1;
+        }
+        Self(u32::from_le_bytes(letters))
+    }
+}
+
+/// The nonpaged pool as Rust's allocator; the driver crate declares it `#[global_allocator]`.
+#[derive(Debug)]
+pub struct PoolAllocator;
+
+// SAFETY: blocks come from the pool, are of the layout's size and alignment (see `allocate`), and
+// belong to the caller until `dealloc`; nothing here unwinds.
+unsafe impl GlobalAlloc for PoolAllocator {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        allocate(layout, POOL_FLAG_UNINITIALIZED, Tag::GENERAL)
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        allocate(layout, 0, Tag::GENERAL)
+    }
+
+    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        // SAFETY: the caller passes a block of this allocator and the layout it was made with.
+        unsafe { free(block, layout, Tag::GENERAL) };
+    }
+}
+
+/// Allocates nonpaged memory of `layout`; null when there is none.
+fn allocate(layout: Layout, flags: POOL_FLAGS, tag: Tag) -> *mut u8 {
+    let over_aligned = layout.align() > POOL_ALIGNMENT;
+    // Room to move up to the alignment, and for the note of where the block begins.
+    let extra = if over_aligned { layout.align() + size_of::<PVOID>() } else { 0 };
+    let Some(size) = layout.size().checked_add(extra) else { return ptr::null_mut() };
+    // SAFETY: the size is not zero (`GlobalAlloc` and `Buffer` ask for none such), the flags are
+    // valid ones without POOL_FLAG_RAISE_ON_FAILURE, and every caller is at or below
+    // DISPATCH_LEVEL, the most this crate's tokens speak of.
+    let block =
+        unsafe { ExAllocatePool2(POOL_FLAG_NON_PAGED | flags, size as u64, tag.0) }.cast::<u8>();
+    if block.is_null() || !over_aligned {
+        return block;
+    }
+    let free_from = block.wrapping_add(size_of::<PVOID>());
+    let aligned = free_from.wrapping_add(free_from.align_offset(layout.align()));
+    let note = aligned.cast::<PVOID>().wrapping_sub(1);
+    // SAFETY: `aligned` is at least a pointer's size past `block`, and at most `extra` bytes, so
+    // the note lies inside the block; it is aligned for a pointer, because `aligned` is.
+    unsafe { note.write(block.cast()) };
+    aligned
+}
+
+/// Frees what [`allocate`] returned.
+///
+/// # Safety
+///
+/// `block` came from `allocate` with this layout and tag, and nobody uses it any more.
+unsafe fn free(block: *mut u8, layout: Layout, tag: Tag) {
+    let begin = if layout.align() > POOL_ALIGNMENT {
+        let note = block.cast::<PVOID>().wrapping_sub(1);
+        // SAFETY: for this alignment `allocate` wrote the block's beginning right below it.
+        unsafe { note.read() }
+    } else {
+        block.cast()
+    };
+    // SAFETY: `begin` is what ExAllocatePool2 returned under this tag, and is not in use.
+    unsafe { ExFreePoolWithTag(begin, tag.0) };
+}
+
+/// Moves `value` to the pool.
+///
+/// # Errors
+///
+/// [`NtError::INSUFFICIENT_RESOURCES`]; `value` is then dropped.
+///
+/// # IRQL
+///
+/// `<= DISPATCH_LEVEL`.
+pub fn try_box<T>(value: T) -> Result<Box<T>, NtError> {
+    let layout = Layout::new::<T>();
+    if layout.size() == 0 {
+        mem::forget(value); // lives on in the box, which for no bytes needs no block
+        // SAFETY: for a type of no size any aligned address is a valid box.
+        return Ok(unsafe { Box::from_raw(NonNull::dangling().as_ptr()) });
+    }
+    // SAFETY: the layout's size is not zero.
+    let block = unsafe { alloc::alloc::alloc(layout) }.cast::<T>();
+    if block.is_null() {
+        return Err(NtError::INSUFFICIENT_RESOURCES);
+    }
+    // SAFETY: the block is fresh, of T's size and alignment.
+    unsafe { block.write(value) };
+    // SAFETY: allocated by the global allocator with T's layout, and now holds a T.
+    Ok(unsafe { Box::from_raw(block) })
+}
+
+/// Zeroed nonpaged bytes under a tag and alignment of their own, freed on drop.
+///
+/// # Invariants
+///
+/// `begin` came from [`allocate`] with `layout` and `tag`, is not null, and belongs to this value
+/// alone.
+#[derive(Debug)]
+pub struct Buffer {
+    begin: NonNull<u8>,
+    layout: Layout,
+    tag: Tag,
+}
+
+// SAFETY: the bytes are owned, and the pool is the same for every thread.
+unsafe impl Send for Buffer {}
+// SAFETY: a shared `Buffer` only gives out shared slices.
+unsafe impl Sync for Buffer {}
+
+impl Buffer {
+    /// Allocates `len` zero bytes that begin at a multiple of `align`.
+    ///
+    /// # Errors
+    ///
+    /// [`NtError::INVALID_PARAMETER`] when `len` is zero or `align` no power of two,
+    /// [`NtError::INSUFFICIENT_RESOURCES`] when the pool has none.
+    ///
+    /// # IRQL
+    ///
+    /// `<= DISPATCH_LEVEL`.
+    pub fn try_new(len: usize, align: usize, tag: Tag) -> Result<Self, NtError> {
+        let layout = Layout::from_size_align(len, align)
+            .ok()
+            .filter(|layout| layout.size() != 0)
+            .ok_or(NtError::INVALID_PARAMETER)?;
+        let begin =
+            NonNull::new(allocate(layout, 0, tag)).ok_or(NtError::INSUFFICIENT_RESOURCES)?;
+        // INVARIANT: just allocated so.
+        Ok(Self { begin, layout, tag })
+    }
+
+    /// Where the bytes begin; valid for as long as the buffer lives.
+    ///
+    /// # IRQL
+    ///
+    /// Any.
+    #[must_use]
+    pub const fn as_ptr(&self) -> *mut u8 {
+        self.begin.as_ptr()
+    }
+
+    /// The number of bytes.
+    ///
+    /// # IRQL
+    ///
+    /// Any.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.layout.size()
+    }
+
+    /// Always false: a buffer of no bytes cannot be made.
+    ///
+    /// # IRQL
+    ///
+    /// Any.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        false
+    }
+
+    /// The bytes.
+    ///
+    /// # IRQL
+    ///
+    /// Any.
+    #[must_use]
+    pub fn as_slice(&self) -> &[u8] {
+        // SAFETY: by the type invariant these bytes are ours, and they were zeroed at the start.
+        unsafe { slice::from_raw_parts(self.begin.as_ptr(), self.layout.size()) }
+    }
+
+    /// The bytes, to write.
+    ///
+    /// # IRQL
+    ///
+    /// Any.
+    #[must_use]
+    pub fn as_mut_slice(&mut self) -> &mut [u8] {
+        // SAFETY: as in `as_slice`; the unique borrow of `self` makes this one unique.
+        unsafe { slice::from_raw_parts_mut(self.begin.as_ptr(), self.layout.size()) }
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        // SAFETY: by the type invariant; nobody has the bytes after their owner.
+        unsafe { free(self.begin.as_ptr(), self.layout, self.tag) };
+    }
+}

@@ -1,0 +1,62 @@
+#!/bin/sh
+# Lets the unmodified `wdk-build` compile on a build host that is not Windows.
+#
+# Cargo runs this as: rustc-wrapper.sh <rustc> <arguments...>
+#
+# Only what three names mean is changed, and only for code that runs on the build host:
+#   windows     becomes shims/windows.rs, whose registry is empty (the real crate is itself
+#               empty off Windows); the crates it is made of become shims/empty.rs.
+#   wdk_build   is told `target_os = "windows"`, and sees a `std` that has
+#               `std::os::windows::fs::symlink_file` (shims/std.rs).
+# Every other crate, and every crate for the Windows target, is compiled exactly as Cargo asked.
+#
+# That `--extern std=` takes the place of the standard library is no documented promise of the
+# compiler, so scripts/wdk/env.sh tries it (probe.sh) before anything is built.
+#
+# RUSTC_BOOTSTRAP is there for Cargo, which needs it for -Zbuild-std; crates and the feature probes
+# of their build scripts must not see it, or they would take a stable compiler for a nightly one.
+set -eu
+shims=$(dirname "$(readlink -f "$0")")/shims
+rustc=$1
+
+crate='' out_dir='' target='' source='' previous=''
+for argument in "$@"; do
+    case $previous in
+    --crate-name) crate=$argument ;;
+    --out-dir) out_dir=$argument ;;
+    --target) target=$argument ;;
+    esac
+    case $argument in
+    *.rs) source=$argument ;;
+    esac
+    previous=$argument
+done
+
+# `___` is Cargo asking the compiler about itself; the rest is the standard library's own source.
+case $crate:$source in
+___:* | *:*/lib/rustlib/src/* | *:*/rustc-*/library/*) ;;
+*) unset RUSTC_BOOTSTRAP ;;
+esac
+
+stand_in=''
+case $crate${target:+ for another machine} in
+windows) stand_in=$shims/windows.rs ;;
+windows_collections | windows_future | windows_numerics) stand_in=$shims/empty.rs ;;
+wdk_build)
+    std=$out_dir/libstd_for_wdk_build.rlib
+    "$rustc" --edition 2024 --crate-name std_for_wdk_build --crate-type rlib -O \
+        -o "$std" "$shims/std.rs"
+    set -- "$@" --cfg 'target_os="windows"' -A explicit_builtin_cfgs_in_flags --extern "std=$std"
+    ;;
+esac
+
+if [ -n "$stand_in" ]; then
+    for argument in "$@"; do
+        shift
+        case $argument in
+        */windows*/src/lib.rs) argument=$stand_in ;;
+        esac
+        set -- "$@" "$argument"
+    done
+fi
+exec "$@"
