@@ -1,2 +1,31 @@
-//! The outer side of the tunnel.
+//! The outer side: WSK sockets that own the port, run buffers, and routes of our own.
+//!
+//! Everything `unsafe` about WSK and the IP helper is in `nt`; this crate decides: which sockets a
+//! port needs, how datagrams lie in a run, which of our addresses a datagram leaves from. What is a
+//! pure function of bytes or tables needs no driver kit and is tested on any host:
+//!
+//! ```text
+//! cargo test -p callout --no-default-features
+//! ```
+//!
+//! | file | its subject |
+//! |---|---|
+//! | `socket` | the pair of sockets of a port, what they receive and send |
+//! | `run` | up to 32 datagrams sent by one call, and the pool they live in |
+//! | `route` | the best route that leaves by none of our adapters |
+//! | `best_route` | the choice among rows of the forwarding table |
+//! | `control_messages` | `WSACMSGHDR` lists |
+//! | `endpoint` | `SOCKADDR_INET`, and our own end of a datagram |
 #![no_std]
+#![forbid(unsafe_code)]
+#![cfg_attr(
+    not(test),
+    deny(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::panic)
+)]
+
+#[cfg(test)]
+extern crate std;
+
+pub mod best_route;
+pub mod control_messages;
+pub mod endpoint;
