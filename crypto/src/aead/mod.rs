@@ -15,10 +15,29 @@
 //! Nothing here allocates, blocks or panics. It runs at any IRQL up to `DISPATCH_LEVEL`; on
 //! Windows every tier above the baseline takes an [`ExtendedState`].
 
+#[cfg(target_arch = "x86_64")]
+#[macro_use]
+mod rounds512;
+
+mod batch;
+mod chacha;
+#[cfg(target_arch = "x86_64")]
+mod chacha512;
+mod deal;
+mod group;
+#[cfg(target_arch = "x86_64")]
+mod ifma;
 mod key;
 mod piece;
+mod poly;
+#[cfg(target_arch = "x86_64")]
+mod poly52;
 mod portable;
 mod tier;
+#[cfg(target_arch = "x86_64")]
+mod vector512;
+#[cfg(target_arch = "x86_64")]
+mod wipe;
 
 pub use key::Key;
 pub use piece::Piece;
@@ -123,11 +142,13 @@ pub struct Job<'a> {
 ///
 /// Source: [WG §5.4.6], [RFC 8439 §2.8].
 pub fn seal(state: Option<&ExtendedState>, jobs: &mut [Job<'_>]) {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(tier) = state.and_then(ifma::Avx512Ifma::of) {
+        return batch::seal(&tier, jobs);
+    }
     let _ = state;
     for job in jobs {
-        job.verdict = Verdict::Pending;
-        let len = job.source.len();
-        if len <= MAX_LEN && job.destination.len() == len + TAG_LEN {
+        if batch::to_seal(job).is_some() {
             portable::seal(job);
         }
     }
@@ -141,16 +162,13 @@ pub fn seal(state: Option<&ExtendedState>, jobs: &mut [Job<'_>]) {
 ///
 /// Source: [WG §5.4.6], [RFC 8439 §2.8].
 pub fn open(state: Option<&ExtendedState>, jobs: &mut [Job<'_>]) {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(tier) = state.and_then(ifma::Avx512Ifma::of) {
+        return batch::open(&tier, jobs);
+    }
     let _ = state;
     for job in jobs {
-        job.verdict = Verdict::Pending;
-        let len = job.source.len();
-        let Some(text_len) = len.checked_sub(TAG_LEN) else {
-            job.verdict = Verdict::Forged;
-            continue;
-        };
-        let needed = if matches!(job.source, Source::InPlace { .. }) { len } else { text_len };
-        if text_len <= MAX_LEN && job.destination.len() >= needed {
+        if batch::to_open(job).is_some() {
             portable::open(job);
         }
     }

@@ -13,11 +13,14 @@ use core::marker::PhantomData;
 ///
 /// # Invariants
 ///
-/// `start` is valid for reads of `len` bytes during `'a`. The bytes may change meanwhile.
+/// `start` is valid for reads of `len` bytes during `'a`. The bytes may change meanwhile unless
+/// `steady`.
 #[derive(Clone, Copy)]
 pub struct Piece<'a> {
     start: *const u8,
     len: usize,
+    /// The bytes are borrowed as a slice, and so cannot change.
+    steady: bool,
     source: PhantomData<&'a [u8]>,
 }
 
@@ -31,7 +34,7 @@ impl<'a> Piece<'a> {
     #[must_use]
     pub const unsafe fn from_raw(start: *const u8, len: usize) -> Self {
         // INVARIANT: the caller's promise.
-        Self { start, len, source: PhantomData }
+        Self { start, len, steady: false, source: PhantomData }
     }
 
     /// How many bytes it has.
@@ -46,15 +49,22 @@ impl<'a> Piece<'a> {
         self.len == 0
     }
 
+    /// Where it starts.
+    pub(super) const fn start(&self) -> *const u8 {
+        self.start
+    }
+
+    /// Whether its bytes cannot change, so that they may be read twice.
+    pub(super) const fn is_steady(&self) -> bool {
+        self.steady
+    }
+
     /// The first `at` bytes, and the rest; all of it and nothing if it has fewer.
     pub(super) fn split_at(&self, at: usize) -> (Self, Self) {
         let at = at.min(self.len);
         let rest = self.start.wrapping_add(at);
         // INVARIANT: both are parts of this run.
-        (
-            Self { start: self.start, len: at, source: PhantomData },
-            Self { start: rest, len: self.len - at, source: PhantomData },
-        )
+        (Self { len: at, ..*self }, Self { start: rest, len: self.len - at, ..*self })
     }
 
     /// Reads each byte once into the front of `into`; returns how many fitted.
@@ -70,7 +80,7 @@ impl<'a> Piece<'a> {
 impl<'a> From<&'a [u8]> for Piece<'a> {
     fn from(bytes: &'a [u8]) -> Self {
         // INVARIANT: a slice is readable for its lifetime.
-        Self { start: bytes.as_ptr(), len: bytes.len(), source: PhantomData }
+        Self { start: bytes.as_ptr(), len: bytes.len(), steady: true, source: PhantomData }
     }
 }
 

@@ -1,24 +1,8 @@
 //! The interface, checked against the `chacha20poly1305` crate.
-#![allow(unsafe_code)] // Raw pieces are part of the interface.
-
-extern crate std;
-
 use std::vec;
 use std::vec::Vec;
 
-use chacha20poly1305::aead::{AeadInOut, KeyInit};
-
 use super::*;
-
-fn expected(key: [u8; 32], counter: u64, text: &[u8]) -> Vec<u8> {
-    let cipher = chacha20poly1305::ChaCha20Poly1305::new(&key.into());
-    let mut nonce = [0; 12];
-    nonce[4..].copy_from_slice(&counter.to_le_bytes());
-    let mut out = text.to_vec();
-    let tag = cipher.encrypt_inout_detached(&nonce.into(), &[], out.as_mut_slice().into()).unwrap();
-    out.extend_from_slice(&tag);
-    out
-}
 
 #[test]
 fn pieces_and_places_agree_with_the_crate() {

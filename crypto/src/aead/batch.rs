@@ -1,0 +1,133 @@
+//! A batch from its jobs to its verdicts: lengths checked, sorted, dealt in groups to a tier.
+//!
+//! Lanes wait for the longest packet of their group, so jobs are sorted by length first. The sort
+//! counts instead of comparing: a pass over the lengths, sixty-four sums, a pass to place them. It
+//! is stable, takes the same time for any order, and cannot fail.
+
+use super::group::{GROUP, Group};
+use super::{Job, MAX_LEN, Source, TAG_LEN, Verdict};
+
+/// Most jobs that are sorted together.
+pub(super) const BATCH: usize = 64;
+
+/// What a tier does with a group.
+pub(super) trait Engine {
+    /// Derives the one-time keys and adds the key stream to the text.
+    fn seal(&self, group: &mut Group<'_, '_>);
+    /// Derives the one-time keys.
+    fn derive(&self, group: &mut Group<'_, '_>);
+    /// Adds the computed tags to the group's.
+    fn authenticate(&self, group: &mut Group<'_, '_>);
+    /// Adds the key stream to the text.
+    fn decrypt(&self, group: &mut Group<'_, '_>);
+    /// Wipes the registers.
+    fn clear(&self);
+}
+
+/// Seals all jobs whose lengths agree.
+pub(super) fn seal(engine: &impl Engine, jobs: &mut [Job<'_>]) {
+    for jobs in jobs.chunks_mut(BATCH) {
+        let sorted = Sorted::of(jobs, to_seal);
+        for members in sorted.indices().chunks(GROUP) {
+            let mut group = Group::to_seal(jobs, members);
+            engine.seal(&mut group);
+            group.read_back();
+            engine.authenticate(&mut group);
+            group.write_tags();
+            drop(group);
+            for &index in members {
+                if let Some(job) = jobs.get_mut(usize::from(index)) {
+                    job.verdict = Verdict::Done;
+                }
+            }
+        }
+    }
+    engine.clear();
+}
+
+/// Opens all jobs whose lengths agree.
+pub(super) fn open(engine: &impl Engine, jobs: &mut [Job<'_>]) {
+    for jobs in jobs.chunks_mut(BATCH) {
+        let sorted = Sorted::of(jobs, to_open);
+        for members in sorted.indices().chunks(GROUP) {
+            let mut group = Group::to_open(jobs, members);
+            engine.derive(&mut group);
+            engine.authenticate(&mut group);
+            let authentic = group.reject_forged();
+            engine.decrypt(&mut group);
+            drop(group);
+            for (at, &index) in members.iter().enumerate() {
+                if let Some(job) = jobs.get_mut(usize::from(index)) {
+                    let done = authentic >> at & 1 == 1;
+                    job.verdict = if done { Verdict::Done } else { Verdict::Forged };
+                }
+            }
+        }
+    }
+    engine.clear();
+}
+
+/// Whether a job can be sealed, else [`Verdict::Pending`]. `None` if its lengths do not agree.
+pub(super) fn to_seal(job: &mut Job<'_>) -> Option<usize> {
+    job.verdict = Verdict::Pending;
+    let len = job.source.len();
+    (len <= MAX_LEN && job.destination.len() == len + TAG_LEN).then_some(len)
+}
+
+/// The plaintext's length of a job that can be opened; else its verdict is set.
+pub(super) fn to_open(job: &mut Job<'_>) -> Option<usize> {
+    job.verdict = Verdict::Pending;
+    let source_len = job.source.len();
+    let Some(len) = source_len.checked_sub(TAG_LEN) else {
+        job.verdict = Verdict::Forged;
+        return None;
+    };
+    let needed = if matches!(job.source, Source::InPlace { .. }) { source_len } else { len };
+    (len <= MAX_LEN && job.destination.len() >= needed).then_some(len)
+}
+
+/// The indices of a batch's jobs, shortest first.
+struct Sorted {
+    indices: [u8; BATCH],
+    count: usize,
+}
+
+/// Classes of length: 32 bytes wide up to 1 KiB and a bit, then ever wider.
+const CLASSES: usize = 64;
+
+impl Sorted {
+    /// Takes the jobs for which `len` gives a length.
+    fn of<'j>(jobs: &mut [Job<'j>], len: impl Fn(&mut Job<'j>) -> Option<usize>) -> Self {
+        let mut classes = [CLASSES as u8; BATCH];
+        let mut starts = [0_u8; CLASSES + 1];
+        for (class, job) in classes.iter_mut().zip(jobs) {
+            if let Some(len) = len(job) {
+                *class = class_of(len);
+                starts[usize::from(*class) % CLASSES + 1] += 1;
+            }
+        }
+        for class in 1..=CLASSES {
+            starts[class] += starts[class - 1];
+        }
+        let count = usize::from(starts[CLASSES]);
+        let mut indices = [0; BATCH];
+        for (index, class) in classes.into_iter().enumerate() {
+            if usize::from(class) < CLASSES {
+                let start = &mut starts[usize::from(class) % CLASSES];
+                indices[usize::from(*start) % BATCH] = index as u8;
+                *start += 1;
+            }
+        }
+        Self { indices, count }
+    }
+
+    fn indices(&self) -> &[u8] {
+        self.indices.get(..self.count).unwrap_or(&[])
+    }
+}
+
+/// The class of a length; never falls as the length grows.
+fn class_of(len: usize) -> u8 {
+    let class = if len < 1536 { len.div_ceil(32) } else { 48 + (len - 1536) / 1024 };
+    class.min(CLASSES - 1) as u8
+}

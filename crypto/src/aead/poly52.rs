@@ -1,0 +1,421 @@
+//! Poly1305 by 52-bit products (AVX-512 IFMA), in three limbs of 44, 44 and 42 bits.
+//!
+//! Two shapes of the same arithmetic. *Abreast*: a lane is a packet, so sixteen packets take two
+//! registers and each block costs one multiplication for all of them. *Alone*: the eight lanes are
+//! eight blocks of one packet, multiplied by r^8 and by r^1 to r^8 at the end; better for one or
+//! two long packets. [RFC 8439 §2.5]
+//!
+//! Limbs are kept below 2^44 and a bit; a product's high part is shifted by 8, because 52 - 44 is,
+//! and what passes 2^130 comes back times 5. The fourth factor below is `20 * r`: 5 for that, and 4
+//! because 44 + 44 + 44 is 2 bits more than 130.
+#![allow(unsafe_code)] // Text is read through raw places.
+
+use core::arch::x86_64::*;
+
+use super::group::{GROUP, Group, Packet, Tag};
+use super::poly::{self, Schedule};
+use super::tier::Ifma;
+use super::vector512::V512;
+
+const MASK44: u64 = (1 << 44) - 1;
+const MASK42: u64 = (1 << 42) - 1;
+/// The bit above a block of 16 bytes, in the third limb: 2^128 / 2^88.
+const PAD: u64 = 1 << 40;
+
+/// A number modulo 2^130 - 5 in each lane.
+#[derive(Clone, Copy)]
+struct Number([V512; 3]);
+
+/// A factor, with what the reduction needs of it.
+#[derive(Clone, Copy)]
+struct Factor {
+    r: [V512; 3],
+    /// `20 * r[1]` and `20 * r[2]`.
+    r20: [V512; 2],
+}
+
+impl Number {
+    #[inline(always)]
+    fn zero(proof: Ifma<'_>) -> Self {
+        Self([V512::zero(proof.wide()); 3])
+    }
+
+    /// The 128-bit numbers `high:low`.
+    #[inline(always)]
+    fn of(proof: Ifma<'_>, low: V512, high: V512) -> Self {
+        let mask = V512::splat64(proof.wide(), MASK44);
+        Self([low.and(mask), low.middle44(proof, high).and(mask), high.right64::<24>()])
+    }
+
+    /// Adds a block and the bit above it, where `pad` has one.
+    #[inline(always)]
+    fn add_block(self, block: Self, pad: V512) -> Self {
+        let [a0, a1, a2] = self.0;
+        let [b0, b1, b2] = block.0;
+        Self([a0.add64(b0), a1.add64(b1), a2.add64(b2.or(pad))])
+    }
+
+    #[inline(always)]
+    fn add(self, other: Self) -> Self {
+        let [a0, a1, a2] = self.0;
+        let [b0, b1, b2] = other.0;
+        Self([a0.add64(b0), a1.add64(b1), a2.add64(b2)])
+    }
+
+    /// The product, reduced so far that it may be a factor or a summand again.
+    #[inline(always)]
+    fn times(self, proof: Ifma<'_>, factor: &Factor) -> Self {
+        let zero = V512::zero(proof.wide());
+        let mask44 = V512::splat64(proof.wide(), MASK44);
+        let mask42 = V512::splat64(proof.wide(), MASK42);
+        let [h0, h1, h2] = self.0;
+        let [r0, r1, r2] = factor.r;
+        let [s1, s2] = factor.r20;
+        // The third limb is ready first and the second last: this order waits least.
+        let low = |a: V512, b: V512, c: V512| {
+            zero.add_low52(proof, h2, a).add_low52(proof, h0, b).add_low52(proof, h1, c)
+        };
+        let high = |a: V512, b: V512, c: V512| {
+            zero.add_high52(proof, h2, a).add_high52(proof, h0, b).add_high52(proof, h1, c)
+        };
+        let (d0, e0) = (low(s1, r0, s2), high(s1, r0, s2));
+        let (d1, e1) = (low(s2, r1, r0), high(s2, r1, r0));
+        let (d2, e2) = (low(r0, r2, r1), high(r0, r2, r1));
+        let d1 = d1.add64(d0.right64::<44>().add64(e0.left64::<8>()));
+        let d2 = d2.add64(d1.right64::<44>().add64(e1.left64::<8>()));
+        let carry = d2.right64::<42>().add64(e2.left64::<10>());
+        let o0 = d0.and(mask44).add64(carry.add64(carry.left64::<2>()));
+        let o1 = d1.and(mask44).add64(o0.right64::<44>());
+        Self([o0.and(mask44), o1, d2.and(mask42)])
+    }
+
+    /// Lanes of `other` where `mask` has a bit, of `self` elsewhere.
+    #[inline(always)]
+    fn blend(self, mask: u8, other: Self) -> Self {
+        let [a0, a1, a2] = self.0;
+        let [b0, b1, b2] = other.0;
+        Self([a0.blend64(mask, b0), a1.blend64(mask, b1), a2.blend64(mask, b2)])
+    }
+
+    /// Carries until every limb has its own bits only.
+    #[inline(always)]
+    fn carried(self, proof: Ifma<'_>) -> Self {
+        let mask44 = V512::splat64(proof.wide(), MASK44);
+        let mask42 = V512::splat64(proof.wide(), MASK42);
+        let [mut h0, mut h1, mut h2] = self.0;
+        for _ in 0..2 {
+            h1 = h1.add64(h0.right64::<44>());
+            h2 = h2.add64(h1.right64::<44>());
+            let carry = h2.right64::<42>();
+            h0 = h0.and(mask44).add64(carry.add64(carry.left64::<2>()));
+            (h1, h2) = (h1.and(mask44), h2.and(mask42));
+        }
+        h1 = h1.add64(h0.right64::<44>());
+        h2 = h2.add64(h1.right64::<44>());
+        Self([h0.and(mask44), h1.and(mask44), h2])
+    }
+
+    /// The number modulo 2^130 - 5, plus `s`, modulo 2^128: the tag, low and high words.
+    #[inline(always)]
+    fn tag(self, proof: Ifma<'_>, s: [V512; 2]) -> [V512; 2] {
+        let mask44 = V512::splat64(proof.wide(), MASK44);
+        let [h0, h1, h2] = self.carried(proof).0;
+        let g0 = h0.add64(V512::splat64(proof.wide(), 5));
+        let g1 = h1.add64(g0.right64::<44>());
+        let minus = V512::splat64(proof.wide(), (1_u64 << 42).wrapping_neg());
+        let g2 = h2.add64(g1.right64::<44>()).add64(minus);
+        let reduced = Self([g0.and(mask44), g1.and(mask44), g2]);
+        let [h0, h1, h2] = reduced.blend(g2.signs64(), Self([h0, h1, h2])).0;
+        let low = h0.or(h1.left64::<44>()).add64(s[0]);
+        let high = h1.right64::<20>().or(h2.left64::<24>()).add64(s[1]);
+        let one = V512::splat64(proof.wide(), 1);
+        [low, high.add64(one.only64(low.below64(s[0])))]
+    }
+}
+
+impl Factor {
+    #[inline(always)]
+    fn of(number: Number) -> Self {
+        let times20 = |x: V512| x.add64(x.left64::<2>()).left64::<2>();
+        let [_, r1, r2] = number.0;
+        Self { r: number.0, r20: [times20(r1), times20(r2)] }
+    }
+}
+
+/// Adds each packet's computed tag to the group's table.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512ifma,avx512vbmi2,bmi2,avx2")]
+pub(super) fn authenticate(proof: Ifma<'_>, group: &mut Group<'_, '_>) {
+    let count = group.packets().len();
+    let longest = group.packets().iter().map(|packet| packet.len).max().unwrap_or(0);
+    let blocks = longest.div_ceil(16) + 1;
+    // Abreast costs a multiplication per block whatever the number of packets; alone costs an
+    // eighth of that for each packet, and about six more to make the powers. Measured.
+    if count * (blocks / 8 + 6) < blocks + 3 {
+        for index in 0..count {
+            let tag = alone(proof, group.packet(index), &group.one_time.0[index % GROUP]);
+            poly::add_tag(&mut group.tags[index % GROUP], tag);
+        }
+    } else if count > 8 {
+        abreast::<2>(proof, group);
+    } else {
+        abreast::<1>(proof, group);
+    }
+}
+
+/// The tags of up to `8 * G` packets, a packet in each lane.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512ifma,avx512vbmi2,bmi2,avx2")]
+fn abreast<const G: usize>(proof: Ifma<'_>, group: &mut Group<'_, '_>) {
+    let wide = proof.wide();
+    let zero = V512::zero(wide);
+    let mut factors = [Factor { r: [zero; 3], r20: [zero; 2] }; G];
+    for (set, factor) in factors.iter_mut().enumerate() {
+        *factor = Factor::of(one_time_keys(proof, group, set).0);
+    }
+    let schedule = Schedule::<GROUP, 64>::of(group, 8 * G);
+    let mut sums = [Number::zero(proof); G];
+    let mut chunk = 0;
+    while chunk < schedule.chunks {
+        if schedule.is_full(chunk) {
+            full_chunks(proof, &schedule, chunk, &factors, &mut sums);
+            chunk = schedule.full.end;
+        } else {
+            part_chunk(proof, &schedule, chunk, &factors, &mut sums);
+            chunk += 1;
+        }
+    }
+    let pad = V512::splat64(wide, PAD);
+    for (set, sum) in sums.iter().enumerate() {
+        let Some(lens) = schedule.len[8 * set..].first_chunk::<8>() else { break };
+        let lens = Number::of(proof, zero, V512::load64(wide, lens));
+        let (_, s) = one_time_keys(proof, group, set);
+        let [low, high] = sum.add_block(lens, pad).times(proof, &factors[set]).tag(proof, s);
+        let (mut lows, mut highs) = ([0; 8], [0; 8]);
+        low.store64(&mut lows);
+        high.store64(&mut highs);
+        for (tag, (low, high)) in group.tags[8 * set..].iter_mut().zip(lows.into_iter().zip(highs))
+        {
+            poly::add_tag(tag, [low, high]);
+        }
+    }
+}
+
+/// The clamped `r` and the `s` of eight packets.
+#[inline(always)]
+fn one_time_keys(proof: Ifma<'_>, group: &Group<'_, '_>, set: usize) -> (Number, [V512; 2]) {
+    let mut rows = [V512::zero(proof.wide()); 8];
+    for (row, key) in rows.iter_mut().zip(&group.one_time.0[8 * set % GROUP..]) {
+        *row = V512::low_half(proof.wide(), key);
+    }
+    let [r0, r1, s0, s1, ..] = transpose(proof, &rows);
+    let clamp = |word: V512, mask| word.and(V512::splat64(proof.wide(), mask));
+    let r = Number::of(proof, clamp(r0, poly::CLAMP[0]), clamp(r1, poly::CLAMP[1]));
+    (r, [s0, s1])
+}
+
+/// All chunks in which every packet has 64 bytes.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512ifma,avx512vbmi2,bmi2,avx2")]
+#[inline]
+fn full_chunks<const G: usize>(
+    proof: Ifma<'_>,
+    schedule: &Schedule<GROUP, 64>,
+    mut chunk: usize,
+    factors: &[Factor; G],
+    sums: &mut [Number; G],
+) {
+    let pad = V512::splat64(proof.wide(), PAD);
+    if schedule.full.end - chunk >= 3 {
+        // Even and odd blocks apart, each by r^2: two chains of multiplications instead of one.
+        let mut squares = *factors;
+        for square in &mut squares {
+            *square = Factor::of(Number(square.r).times(proof, square));
+        }
+        let mut odd = [Number::zero(proof); G];
+        while chunk < schedule.full.end {
+            let mut blocks = [[Number::zero(proof); 4]; G];
+            for (set, blocks) in blocks.iter_mut().enumerate() {
+                *blocks = full_chunk(proof, schedule, set, chunk);
+            }
+            for pair in 0..2 {
+                for set in 0..G {
+                    let [first, second] = [blocks[set][2 * pair], blocks[set][2 * pair + 1]];
+                    sums[set] = sums[set].add_block(first, pad).times(proof, &squares[set]);
+                    odd[set] = odd[set].times(proof, &squares[set]).add_block(second, pad);
+                }
+            }
+            chunk += 1;
+        }
+        for set in 0..G {
+            sums[set] = sums[set].add(odd[set].times(proof, &factors[set]));
+        }
+    }
+    while chunk < schedule.full.end {
+        let mut blocks = [[Number::zero(proof); 4]; G];
+        for (set, blocks) in blocks.iter_mut().enumerate() {
+            *blocks = full_chunk(proof, schedule, set, chunk);
+        }
+        for block in 0..4 {
+            for set in 0..G {
+                let sum = sums[set].add_block(blocks[set][block], pad);
+                sums[set] = sum.times(proof, &factors[set]);
+            }
+        }
+        chunk += 1;
+    }
+}
+
+/// The four blocks of one full chunk of eight packets.
+#[inline(always)]
+fn full_chunk(
+    proof: Ifma<'_>,
+    schedule: &Schedule<GROUP, 64>,
+    set: usize,
+    chunk: usize,
+) -> [Number; 4] {
+    let mut rows = [V512::zero(proof.wide()); 8];
+    for (lane, row) in rows.iter_mut().enumerate() {
+        // SAFETY: the chunk is full: all packets have these 64 bytes.
+        *row = unsafe { V512::load(proof.wide(), schedule.place(8 * set + lane, chunk)) };
+    }
+    blocks(proof, &rows)
+}
+
+/// One chunk that some packets have only a part of, or nothing.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512ifma,avx512vbmi2,bmi2,avx2")]
+#[inline]
+fn part_chunk<const G: usize>(
+    proof: Ifma<'_>,
+    schedule: &Schedule<GROUP, 64>,
+    chunk: usize,
+    factors: &[Factor; G],
+    sums: &mut [Number; G],
+) {
+    let pad = V512::splat64(proof.wide(), PAD);
+    for set in 0..G {
+        let mut rows = [V512::zero(proof.wide()); 8];
+        let mut started = [0_u8; 4];
+        for (lane, row) in rows.iter_mut().enumerate() {
+            let (skip, end) = schedule.part(8 * set + lane, chunk);
+            let mask = _bzhi_u64(u64::MAX, end) & !_bzhi_u64(u64::MAX, skip);
+            let place = schedule.place(8 * set + lane, chunk);
+            // SAFETY: the packet has the bytes of the mask.
+            *row = unsafe { V512::load_part(proof.wide(), place, mask) };
+            for (block, started) in started.iter_mut().enumerate() {
+                *started |= u8::from(block as u32 >= skip / 16) << lane;
+            }
+        }
+        for (block, started) in blocks(proof, &rows).into_iter().zip(started) {
+            let sum = sums[set].add_block(block, pad.only64(started));
+            sums[set] = sum.times(proof, &factors[set]);
+        }
+    }
+}
+
+/// Eight rows of 64 bytes as four blocks of eight packets.
+#[inline(always)]
+fn blocks(proof: Ifma<'_>, rows: &[V512; 8]) -> [Number; 4] {
+    let t = transpose(proof, rows);
+    let mut out = [Number::zero(proof); 4];
+    for (block, number) in out.iter_mut().enumerate() {
+        *number = Number::of(proof, t[2 * block], t[2 * block + 1]);
+    }
+    out
+}
+
+/// Eight rows of eight words become eight words of eight rows.
+#[inline(always)]
+fn transpose(proof: Ifma<'_>, x: &[V512; 8]) -> [V512; 8] {
+    let zero = V512::zero(proof.wide());
+    let mut out = [zero; 8];
+    for half in 0..2 {
+        let mut pairs = [zero; 4];
+        for (i, pair) in pairs.iter_mut().enumerate() {
+            let (a, b) = (x[2 * i], x[2 * i + 1]);
+            *pair = if half == 0 { a.low64(b) } else { a.high64(b) };
+        }
+        let a = pairs[0].quarters::<0x88>(pairs[1]);
+        let b = pairs[0].quarters::<0xdd>(pairs[1]);
+        let c = pairs[2].quarters::<0x88>(pairs[3]);
+        let d = pairs[2].quarters::<0xdd>(pairs[3]);
+        out[half] = a.quarters::<0x88>(c);
+        out[4 + half] = a.quarters::<0xdd>(c);
+        out[2 + half] = b.quarters::<0x88>(d);
+        out[6 + half] = b.quarters::<0xdd>(d);
+    }
+    out
+}
+
+/// The tag of one packet, eight of its blocks at a time.
+///
+/// A step is 128 bytes: two loads, whose halves interleaved are blocks 0, 4, 1, 5, 2, 6, 3 and 7.
+/// The last step ends with the block of lengths, so the first may start before the packet does.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512ifma,avx512vbmi2,bmi2,avx2")]
+pub(super) fn alone(proof: Ifma<'_>, packet: &Packet, key: &[u64; 4]) -> Tag {
+    let wide = proof.wide();
+    let splat = |word: u64| V512::splat64(wide, word);
+    let r1 = Number::of(proof, splat(key[0] & poly::CLAMP[0]), splat(key[1] & poly::CLAMP[1]));
+    let (r8, powers) = powers(proof, r1);
+    let total = packet.len.div_ceil(16) + 1;
+    let steps = total.div_ceil(8);
+    let lead = 16 * (8 * steps - total);
+    let lens = splat(packet.len as u64).only64(1 << 7);
+    let mut sum = Number::zero(proof);
+    for step in 0..steps {
+        let (low, mut high, pad) = step_words(proof, packet, lead, step);
+        if step + 1 == steps {
+            high = high.or(lens);
+        }
+        sum = sum.add_block(Number::of(proof, low, high), pad);
+        if step + 1 < steps {
+            sum = sum.times(proof, &r8);
+        }
+    }
+    let [h0, h1, h2] = sum.times(proof, &powers).0;
+    poly::finish44([h0.sum64(), h1.sum64(), h2.sum64()], key)
+}
+
+/// The eight blocks of a step: low words, high words, and the bits above those there are.
+#[inline(always)]
+fn step_words(proof: Ifma<'_>, packet: &Packet, lead: usize, step: usize) -> (V512, V512, V512) {
+    let wide = proof.wide();
+    let pad = V512::splat64(wide, PAD);
+    let start = 128 * step;
+    let place = packet.source.wrapping_add(start).wrapping_sub(lead);
+    if start >= lead && start - lead + 128 <= packet.len {
+        // SAFETY: the packet has the 128 bytes from here.
+        let first = unsafe { V512::load(wide, place) };
+        // SAFETY: as above.
+        let second = unsafe { V512::load(wide, place.wrapping_add(64)) };
+        return (first.low64(second), first.high64(second), pad);
+    }
+    let skip = lead.saturating_sub(start).min(128) as u32;
+    let end = (packet.len + lead).saturating_sub(start).min(128) as u32;
+    let mask = poly::bytes(end) & !poly::bytes(skip);
+    // SAFETY: the packet has the bytes of the mask.
+    let first = unsafe { V512::load_part(wide, place, mask as u64) };
+    // SAFETY: as above.
+    let second = unsafe { V512::load_part(wide, place.wrapping_add(64), (mask >> 64) as u64) };
+    let started = 0xff_u8.checked_shl(skip / 16).unwrap_or(0);
+    // Blocks 0 to 3 are the even lanes, 4 to 7 the odd ones.
+    let lanes = [0, 2, 4, 6, 1, 3, 5, 7];
+    let pads = (0..8).fold(0, |pads, block| pads | (started >> block & 1) << lanes[block]);
+    (first.low64(second), first.high64(second), pad.only64(pads))
+}
+
+/// r^8, and for each lane the power that its block needs: 8, 4, 7, 3, 6, 2, 5 and 1.
+#[inline(always)]
+fn powers(proof: Ifma<'_>, r1: Number) -> (Factor, Factor) {
+    let by1 = Factor::of(r1);
+    let r2 = r1.times(proof, &by1);
+    let by2 = Factor::of(r2);
+    let r4 = r2.times(proof, &by2);
+    let by4 = Factor::of(r4);
+    let r8 = r4.times(proof, &by4);
+    // Lanes 2, 3, 6 and 7 are odd powers; the upper four are two below the lower four; the even
+    // lanes are four above the odd ones.
+    let one_two = r2.blend(0b1100_1100, r1);
+    let three_four = one_two.times(proof, &by2);
+    let one_to_four = three_four.blend(0b1111_0000, one_two);
+    let five_to_eight = one_to_four.times(proof, &by4);
+    let each = five_to_eight.blend(0b1010_1010, one_to_four);
+    (Factor::of(r8), Factor::of(each))
+}
