@@ -1,0 +1,62 @@
+#!/usr/bin/env bash
+# The small rules a compiler does not check. Prints each breach and fails if there was one.
+# Usage: scripts/rules.sh
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+breaches=0
+rule() { # rule NAME: reads the breaches from standard input
+    local found
+    found=$(cat)
+    [ -z "$found" ] && return
+    printf '%s\n' "rule broken: $1" "$found" | sed '2,$s/^/    /'
+    breaches=$((breaches + 1))
+}
+sources() { git ls-files -- '*.rs'; }
+
+sources | { grep -E '(^|/)(utils?|helpers?|common|types|misc|manager)\.rs$' || true; } |
+    rule 'a file is named for its subject'
+
+sources | while read -r file; do
+    head -3 "$file" | grep -q '^//!' || echo "$file"
+done | rule 'a file opens with what it is (//!)'
+
+sources | { grep -vE '(^|/)(tests|benches|fuzz)/|tests\.rs$' || true; } | while read -r file; do
+    lines=$(awk '/^#\[cfg\((all\()?test/ { exit } END { print NR }' "$file")
+    [ "$lines" -le 600 ] || echo "$file: $lines lines before its tests"
+done | rule 'a file fits in one reading (600 lines)'
+
+# style.md 3. nt and sim are made of unsafe code; the others say where theirs is.
+{ git grep -lE '\bunsafe\b' -- 'abi/*.rs' 'crypto/src/*.rs' 'callout/*.rs' 'netadapter/*.rs' 'src/*.rs' || true; } |
+    { grep -vE '^(crypto/src/aead/|crypto/src/sync(\.rs|/)|(callout|netadapter)/src/|src/lib\.rs)' || true; } |
+    rule 'unsafe code has an address'
+
+{ git grep -nE '\bnow\(\)|KeQuery|BCryptGen|rand::' -- 'crypto/src/*.rs' || true; } |
+    { grep -vE '/tests?(/|\.rs)|tests\.rs' || true; } |
+    rule 'the protocol reads no clock and makes no randomness'
+
+{ git grep -nE 'core::sync::atomic' -- 'crypto/src/*.rs' ':!crypto/src/sync.rs' ':!crypto/src/sync/*' || true; } |
+    rule 'atomics of crypto come from crate::sync'
+
+{ git grep -nE 'KeAcquireSpinLock|KeReleaseSpinLock' -- '*.rs' ':!nt/*' ':!sim/*' || true; } |
+    rule 'spin locks are taken through nt::spin_lock'
+
+{ git grep -nE '\b(todo|unimplemented)!\(' -- '*.rs' || true; } | rule 'nothing pretends to be done'
+
+for edge in 'crypto nt' 'callout netadapter' 'netadapter callout' 'callout crypto' 'netadapter crypto' 'nt crypto' 'sim nt' 'sim crypto'; do
+    read -r from to <<<"$edge"
+    cargo tree --quiet --offline -p "$from" -e normal --prefix none 2>/dev/null |
+        { grep -E "^$to v" || true; } | sed "s/^/$from depends on /"
+done | rule 'arrows point one way'
+
+# Each rule of the protocol that is cited where it is met is cited where it is tested, and the other way round.
+cited() { git grep -hoE "// $1: WG [0-9.]+(-[a-z])?" -- 'crypto/*.rs' | grep -oE '[0-9.]+(-[a-z])?$' | sort -u; }
+{ comm -23 <(cited spec) <(cited spec-test) | sed 's/^/met but not tested: WG /'
+  comm -13 <(cited spec) <(cited spec-test) | sed 's/^/tested but not met: WG /'; } |
+    rule 'a requirement is cited where it is met and where it is tested'
+
+git log --format=%s | { grep -vE '^(crypto|callout|netadapter|nt|sim|src|abi|ctl|inf|scripts|docs|build): .{1,64}' || true; } |
+    rule 'a commit names its layer'
+
+[ "$breaches" -eq 0 ] || { echo "rules: $breaches broken" >&2; exit 1; }
+echo "rules ok"

@@ -1,0 +1,84 @@
+#!/usr/bin/env bash
+# Says whether Penstock is right: formats, lints, tests, builds penstock.sys, runs it in the simulator and against
+# wireguard-go, and checks the small rules. Everything by default, or the parts named.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+usage() {
+    cat <<'TEXT'
+usage: scripts/test.sh [PART...]
+
+parts, in the order they run:
+  rules     names, sizes, addresses of unsafe code, direction of dependencies, commit subjects
+  fmt       rustfmt
+  lint      clippy, for this host and for Windows
+  unit      unit, property and documentation tests of abi, crypto and sim; layouts against the WDK's numbers
+  loom      model checking of what is lock-free
+  driver    penstock.sys is built, and its file is what Windows will load
+  sim       penstock.sys in the simulator: every scenario of sim/tests
+  interop   penstock.sys and wireguard-go in two network namespaces (root and /dev/net/tun)
+TEXT
+}
+parts=(rules fmt lint unit loom driver sim interop)
+case "${1:-}" in
+-h | --help) usage; exit 0 ;;
+esac
+[ $# -eq 0 ] || parts=("$@")
+for part in "${parts[@]}"; do
+    case $part in
+    rules | fmt | lint | unit | loom | driver | sim | interop) ;;
+    *) echo "test.sh: no part named '$part'; scripts/test.sh --help lists them" >&2; exit 2 ;;
+    esac
+done
+
+scripts/setup.sh
+log=$(mktemp -d)
+trap 'rm -rf "$log"' EXIT
+passed=0 failed=0 skipped=0
+
+# count FILE: adds the result lines of cargo test, and of our own scripts, to the totals.
+count() {
+    read -r p f s < <(awk '
+        /^test result:/ { p += $4; f += $6; s += $8 }
+        /^[0-9]+ passed, [0-9]+ failed/ { p += $1; f += $3; s += $5 }
+        END { print p + 0, f + 0, s + 0 }' "$1")
+    passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
+}
+# run PART COMMAND...: shows the output only of what fails.
+run() {
+    local part=$1 start=$SECONDS
+    shift
+    if "$@" >"$log/$part" 2>&1; then
+        count "$log/$part"
+        { grep -E '^(SKIPPED|rules ok)' "$log/$part" || true; }
+        printf '%-8s ok    %4d s\n' "$part" $((SECONDS - start))
+    else
+        count "$log/$part"
+        cat "$log/$part"
+        [ "$failed" -gt 0 ] || failed=1
+        printf '%-8s FAILED %3d s\n' "$part" $((SECONDS - start))
+        finish 1
+    fi
+}
+finish() {
+    echo "$passed passed, $failed failed, $skipped skipped"
+    exit "$1"
+}
+unit() {
+    cargo test --quiet --locked -p abi -p crypto &&
+        cargo test --quiet --locked -p sim --lib --bins --doc 2>/dev/null || cargo test --quiet --locked -p sim --lib
+}
+
+for part in "${parts[@]}"; do
+    case $part in
+    rules) run rules scripts/rules.sh ;;
+    fmt) run fmt cargo fmt --all --check ;;
+    lint) run lint scripts/lint.sh ;;
+    unit) run unit unit ;;
+    loom) run loom env RUSTFLAGS='--cfg loom' CARGO_TARGET_DIR=target/loom cargo test --quiet --locked -p crypto --release --lib loom ;;
+    driver) run driver scripts/build.sh ;;
+    sim) run sim cargo test --quiet --locked --release -p sim --test '*' ;;
+    interop) run interop scripts/interop.sh ;;
+    esac
+done
+finish 0
