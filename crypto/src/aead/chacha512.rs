@@ -5,7 +5,6 @@
 //! their own results most of the time; the wide pass takes little longer and does twice the work.
 #![allow(unsafe_code)] // Lanes are read and written through raw places; rounds in assembly.
 
-use core::arch::x86_64::*;
 
 use super::chacha::{CONSTANTS, DOUBLE_ROUNDS, Words, double_round};
 use super::deal::{Blocks, Dealer, Lanes};
@@ -181,8 +180,7 @@ fn start<const ONE_KEY: bool, const N: usize>(
 }
 
 /// What follows the rounds: adds the start, turns words into blocks, adds them to the text.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,bmi2,avx2")]
-#[inline]
+#[inline(always)]
 fn finish<const ONE_KEY: bool, const N: usize>(
     proof: Avx512<'_>,
     keys: &Keys<'_>,
@@ -201,58 +199,19 @@ fn finish<const ONE_KEY: bool, const N: usize>(
         let rest = u32::from(lanes.rest[lane]);
         if rest == 64 {
             // SAFETY: by the invariant of `Lanes` the source has 64 bytes.
-            let text = unsafe { load_once(source) };
+            let text = unsafe { block.xor_once(source) };
             // SAFETY: by the invariant of `Lanes` the destination has 64 bytes.
-            unsafe { _mm512_storeu_si512(destination.cast(), V512::xor(block, V512(text)).0) };
-        } else {
-            let mask = _bzhi_u64(u64::MAX, rest);
+            unsafe { text.store(destination) };
+        } else if rest > 0 {
+            // Nothing is touched for an idle lane: even with an empty mask an address that is not
+            // mapped costs the CPU hundreds of cycles.
+            let mask = u64::MAX >> (64 - rest);
             // SAFETY: by the invariant of `Lanes` the source has the bytes of the mask.
-            let text = unsafe { load_part_once(source, mask) };
-            let out = V512::xor(block, V512(text)).0;
+            let text = unsafe { block.xor_part_once(source, mask) };
             // SAFETY: by the invariant of `Lanes` the destination has the bytes of the mask.
-            unsafe { _mm512_mask_storeu_epi8(destination.cast(), mask, out) };
+            unsafe { text.store_part(destination, mask) };
         }
     }
-}
-
-/// Reads 64 bytes, once, whatever happens to them meanwhile.
-///
-/// # Safety
-///
-/// `source` is valid for reads of 64 bytes.
-#[target_feature(enable = "avx512f,avx512bw")]
-#[inline]
-unsafe fn load_once(source: *const u8) -> __m512i {
-    let out: __m512i;
-    // SAFETY: the caller's promise. Assembly, so that the compiler can neither repeat nor split a
-    // read of memory that may change.
-    unsafe {
-        core::arch::asm!(
-            "vmovdqu64 {out}, [{source}]", out = out(zmm_reg) out, source = in(reg) source,
-            options(readonly, nostack, preserves_flags),
-        );
-    }
-    out
-}
-
-/// Reads the bytes of `mask`, once, whatever happens to them meanwhile; the others are zero.
-///
-/// # Safety
-///
-/// `source` is valid for reads of the bytes that `mask` has.
-#[target_feature(enable = "avx512f,avx512bw")]
-#[inline]
-unsafe fn load_part_once(source: *const u8, mask: u64) -> __m512i {
-    let out: __m512i;
-    // SAFETY: as in `load_once`; masked bytes are not touched.
-    unsafe {
-        core::arch::asm!(
-            "vmovdqu8 {out}{{{mask}}}{{z}}, [{source}]",
-            out = out(zmm_reg) out, mask = in(kreg) mask, source = in(reg) source,
-            options(readonly, nostack, preserves_flags),
-        );
-    }
-    out
 }
 
 /// Sixteen words of sixteen blocks become sixteen blocks.

@@ -296,9 +296,11 @@ fn part_chunk<const G: usize>(
         for (lane, row) in rows.iter_mut().enumerate() {
             let (skip, end) = schedule.part(8 * set + lane, chunk);
             let mask = _bzhi_u64(u64::MAX, end) & !_bzhi_u64(u64::MAX, skip);
-            let place = schedule.place(8 * set + lane, chunk);
-            // SAFETY: the packet has the bytes of the mask.
-            *row = unsafe { V512::load_part(proof.wide(), place, mask) };
+            if mask != 0 {
+                let place = schedule.place(8 * set + lane, chunk);
+                // SAFETY: the packet has the bytes of the mask.
+                *row = unsafe { V512::load_part(proof.wide(), place, mask) };
+            }
             for (block, started) in started.iter_mut().enumerate() {
                 *started |= u8::from(block as u32 >= skip / 16) << lane;
             }

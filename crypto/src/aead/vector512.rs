@@ -137,6 +137,50 @@ impl V512 {
         Self(unsafe { _mm512_maskz_loadu_epi8(mask, place.cast()) })
     }
 
+    /// Adds, bit by bit, the 64 bytes from `place`, which may change: they are read once.
+    ///
+    /// # Safety
+    ///
+    /// `place` is valid for reads of 64 bytes.
+    #[inline(always)]
+    pub(super) unsafe fn xor_once(self, place: *const u8) -> Self {
+        // SAFETY: the type invariant; the caller promises the bytes.
+        Self(unsafe { xor_once(self.0, place) })
+    }
+
+    /// Adds, bit by bit, the bytes of `mask` from `place`, which may change: they are read once.
+    ///
+    /// # Safety
+    ///
+    /// `place` is valid for reads of the bytes of `mask`.
+    #[inline(always)]
+    pub(super) unsafe fn xor_part_once(self, place: *const u8, mask: u64) -> Self {
+        // SAFETY: the type invariant; the caller promises the bytes.
+        Self(unsafe { xor_part_once(self.0, place, mask) })
+    }
+
+    /// Stores 64 bytes at `place`.
+    ///
+    /// # Safety
+    ///
+    /// `place` is valid for writes of 64 bytes.
+    #[inline(always)]
+    pub(super) unsafe fn store(self, place: *mut u8) {
+        // SAFETY: the type invariant; the caller promises the bytes.
+        unsafe { _mm512_storeu_si512(place.cast(), self.0) };
+    }
+
+    /// Stores the bytes of `mask` at `place`.
+    ///
+    /// # Safety
+    ///
+    /// `place` is valid for writes of the bytes of `mask`.
+    #[inline(always)]
+    pub(super) unsafe fn store_part(self, place: *mut u8, mask: u64) {
+        // SAFETY: the type invariant; the caller promises the bytes; others are not touched.
+        unsafe { _mm512_mask_storeu_epi8(place.cast(), mask, self.0) };
+    }
+
     /// The lower four 64-bit lanes; the upper four are zero.
     #[inline(always)]
     pub(super) fn low_half(_: Avx512<'_>, lanes: &[u64; 4]) -> Self {
@@ -256,4 +300,46 @@ impl V512 {
         // SAFETY: by the type invariant the features of the intrinsic may be used.
         unsafe { _mm512_reduce_add_epi64(self.0) }.cast_unsigned()
     }
+}
+
+/// `with` plus, bit by bit, the 64 bytes from `place`.
+///
+/// # Safety
+///
+/// `place` is valid for reads of 64 bytes.
+#[target_feature(enable = "avx512f,avx512bw")]
+#[inline]
+unsafe fn xor_once(with: __m512i, place: *const u8) -> __m512i {
+    let out: __m512i;
+    // SAFETY: the caller's promise. Assembly, so that the compiler can neither repeat nor split a
+    // read of memory that may change.
+    unsafe {
+        core::arch::asm!(
+            "vpxorq {out}, {with}, [{place}]",
+            out = lateout(zmm_reg) out, with = in(zmm_reg) with, place = in(reg) place,
+            options(readonly, nostack, preserves_flags),
+        );
+    }
+    out
+}
+
+/// `with` plus, bit by bit, the bytes of `mask` from `place`.
+///
+/// # Safety
+///
+/// `place` is valid for reads of the bytes of `mask`.
+#[target_feature(enable = "avx512f,avx512bw")]
+#[inline]
+unsafe fn xor_part_once(with: __m512i, place: *const u8, mask: u64) -> __m512i {
+    let out: __m512i;
+    // SAFETY: as in `xor_once`; the other bytes are not touched.
+    unsafe {
+        core::arch::asm!(
+            "vmovdqu8 {out}{{{mask}}}{{z}}, [{place}]",
+            "vpxorq {out}, {out}, {with}",
+            out = out(zmm_reg) out, with = in(zmm_reg) with, mask = in(kreg) mask,
+            place = in(reg) place, options(readonly, nostack, preserves_flags),
+        );
+    }
+    out
 }
