@@ -1,0 +1,276 @@
+//! Memory descriptor lists: nonpaged bytes of ours shown to others, and chains of theirs read.
+//!
+//! A chain received from the network stack may be of any number of lists, some of no bytes, longer
+//! than the datagram it holds, and not mapped yet; mapping may fail. [`MdlChain::map`] settles all
+//! of that once, and what it returns can only be read.
+
+use core::{
+    marker::PhantomData,
+    mem::offset_of,
+    ptr::{self, NonNull},
+    slice,
+};
+
+use wdk_sys::{
+    _MEMORY_CACHING_TYPE, _MODE, MDL, PMDL, PVOID,
+    ntddk::{IoAllocateMdl, IoFreeMdl, MmBuildMdlForNonPagedPool, MmMapLockedPagesSpecifyCache},
+};
+
+use crate::{pool::Buffer, status::NtError};
+
+/// `MDL_MAPPED_TO_SYSTEM_VA | MDL_SOURCE_IS_NONPAGED_POOL`: `MappedSystemVa` is valid.
+const MDL_HAS_SYSTEM_ADDRESS: i16 = 0x0001 | 0x0004;
+/// `NormalPagePriority | MdlMappingNoExecute`.
+const MAPPING_PRIORITY: u32 = 16 | 0x4000_0000;
+
+// `km/wdm.h`, WDK 10.0.26100.
+#[cfg(target_pointer_width = "64")]
+const _: () = {
+    assert!(size_of::<MDL>() == 48);
+    assert!(offset_of!(MDL, MdlFlags) == 10);
+    assert!(offset_of!(MDL, MappedSystemVa) == 24);
+    assert!(offset_of!(MDL, ByteCount) == 40);
+};
+
+/// A list that describes a buffer of ours, freed on drop.
+///
+/// # Invariants
+///
+/// `raw` came from `IoAllocateMdl` and describes the whole of a nonpaged [`Buffer`], which whoever
+/// holds both drops later.
+pub(crate) struct Mdl {
+    raw: NonNull<MDL>,
+}
+
+// SAFETY: the list belongs to no thread, and is not changed once it is built.
+unsafe impl Send for Mdl {}
+// SAFETY: the same.
+unsafe impl Sync for Mdl {}
+
+impl Mdl {
+    /// Describes `buffer`, all of it.
+    ///
+    /// # Safety
+    ///
+    /// The list is dropped before the buffer is.
+    ///
+    /// # Errors
+    ///
+    /// [`NtError::INSUFFICIENT_RESOURCES`], or [`NtError::INVALID_PARAMETER`] for 4 GiB and more.
+    ///
+    /// # IRQL
+    ///
+    /// `<= DISPATCH_LEVEL`.
+    pub(crate) unsafe fn describing(buffer: &Buffer) -> Result<Self, NtError> {
+        let length = u32::try_from(buffer.len()).map_err(|_| NtError::INVALID_PARAMETER)?;
+        // SAFETY: no preconditions but the level; the list is no secondary one, charges no quota,
+        // and hangs on no IRP.
+        let raw = unsafe { IoAllocateMdl(buffer.as_ptr().cast(), length, 0, 0, ptr::null_mut()) };
+        let raw = NonNull::new(raw).ok_or(NtError::INSUFFICIENT_RESOURCES)?;
+        // SAFETY: the list was allocated for exactly these bytes, which are nonpaged pool.
+        unsafe { MmBuildMdlForNonPagedPool(raw.as_ptr()) };
+        // INVARIANT: allocated and built above; the caller drops it before the buffer.
+        Ok(Self { raw })
+    }
+
+    /// The list, for a structure that refers to it.
+    pub(crate) const fn as_ptr(&self) -> PMDL {
+        self.raw.as_ptr()
+    }
+}
+
+impl Drop for Mdl {
+    fn drop(&mut self) {
+        // SAFETY: by the type invariant allocated by us; a list built for nonpaged pool holds no
+        // mapping of its own to be undone.
+        unsafe { IoFreeMdl(self.raw.as_ptr()) };
+    }
+}
+
+/// Why the bytes of a chain cannot be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChainError {
+    /// NT could not map a list's pages: it is short of address space.
+    Unmapped,
+    /// The chain ends before its length does.
+    Short,
+}
+
+/// Bytes in a chain of lists, mapped and proven to be there.
+///
+/// # Invariants
+///
+/// From `first`, skipping `offset` bytes of it, the chain has `length` bytes; each list that holds
+/// some of them has a system address. Chain and bytes stay as they are for `'m`.
+#[derive(Clone, Copy, Debug)]
+pub struct MdlChain<'m> {
+    first: *const MDL,
+    offset: usize,
+    length: usize,
+    lists: PhantomData<&'m [u8]>,
+}
+
+// SAFETY: the chain is only read, and by the type invariant does not change.
+unsafe impl Send for MdlChain<'_> {}
+// SAFETY: the same.
+unsafe impl Sync for MdlChain<'_> {}
+
+impl<'m> MdlChain<'m> {
+    /// Maps the lists that hold `length` bytes from byte `offset` of `first` on.
+    ///
+    /// `first` may be null when `length` is zero.
+    ///
+    /// # Safety
+    ///
+    /// `first` is null or the head of a chain of locked or nonpaged lists that, with the bytes they
+    /// describe, nobody changes, unmaps or frees during `'m`.
+    ///
+    /// # Errors
+    ///
+    /// See [`ChainError`]. Lists mapped before the failure stay mapped, as their owner expects.
+    ///
+    /// # IRQL
+    ///
+    /// `<= DISPATCH_LEVEL`.
+    pub(crate) unsafe fn map(first: PMDL, offset: u32, length: usize) -> Result<Self, ChainError> {
+        let offset = offset as usize;
+        let mut list = first;
+        let mut skip = offset;
+        let mut rest = length;
+        while rest > 0 {
+            let here = NonNull::new(list).ok_or(ChainError::Short)?;
+            // SAFETY: the caller promises a live chain.
+            let count = unsafe { here.as_ref() }.ByteCount as usize;
+            // The offset is into the first list; a list it passes over would be another chain.
+            let available = count.checked_sub(skip).ok_or(ChainError::Short)?;
+            if available > 0 {
+                // SAFETY: the caller promises that the list is locked or nonpaged.
+                unsafe { system_address(here) }.ok_or(ChainError::Unmapped)?;
+            }
+            rest = rest.saturating_sub(available);
+            skip = 0;
+            // SAFETY: as above; the next is null at the end of the chain.
+            list = unsafe { here.as_ref() }.Next;
+        }
+        // INVARIANT: the loop found `length` bytes, each in a list with a system address.
+        Ok(Self { first, offset, length, lists: PhantomData })
+    }
+
+    /// How many bytes there are.
+    ///
+    /// # IRQL
+    ///
+    /// `<= DISPATCH_LEVEL`.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.length
+    }
+
+    /// Whether there are none.
+    ///
+    /// # IRQL
+    ///
+    /// `<= DISPATCH_LEVEL`.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.length == 0
+    }
+
+    /// The bytes, in order, in pieces of at least one byte.
+    ///
+    /// # IRQL
+    ///
+    /// `<= DISPATCH_LEVEL`.
+    #[must_use]
+    pub const fn pieces(&self) -> Pieces<'m> {
+        Pieces { list: self.first, skip: self.offset, rest: self.length, lists: PhantomData }
+    }
+
+    /// Copies the first bytes into `buffer`, as many as both have; returns how many.
+    ///
+    /// # IRQL
+    ///
+    /// `<= DISPATCH_LEVEL`.
+    #[must_use]
+    pub fn copy_to(&self, buffer: &mut [u8]) -> usize {
+        let mut copied = 0;
+        for piece in self.pieces() {
+            let Some(place) = buffer.get_mut(copied..) else { break };
+            let count = piece.len().min(place.len());
+            place[..count].copy_from_slice(&piece[..count]);
+            copied += count;
+        }
+        copied
+    }
+}
+
+/// The pieces of an [`MdlChain`].
+///
+/// # Invariants
+///
+/// As the chain's, with `rest` bytes left from byte `skip` of `list` on.
+#[derive(Clone, Debug)]
+pub struct Pieces<'m> {
+    list: *const MDL,
+    skip: usize,
+    rest: usize,
+    lists: PhantomData<&'m [u8]>,
+}
+
+impl<'m> Iterator for Pieces<'m> {
+    type Item = &'m [u8];
+
+    fn next(&mut self) -> Option<&'m [u8]> {
+        while self.rest > 0 {
+            let list = NonNull::new(self.list.cast_mut())?;
+            let skip = core::mem::take(&mut self.skip);
+            // SAFETY: by the type invariant the chain goes on as long as there is a rest.
+            let (count, next) = unsafe { (list.as_ref().ByteCount as usize, list.as_ref().Next) };
+            self.list = next;
+            let length = count.saturating_sub(skip).min(self.rest);
+            if length == 0 {
+                continue;
+            }
+            self.rest -= length;
+            // SAFETY: by the type invariant the list is locked or nonpaged, and mapped already.
+            let begin = unsafe { system_address(list) }?;
+            // SAFETY: `skip` is less than the list's bytes, since some are left behind it.
+            let begin = unsafe { begin.add(skip) };
+            // SAFETY: `length` bytes from there are in this list, and by the type invariant nobody
+            // changes or unmaps them during `'m`.
+            return Some(unsafe { slice::from_raw_parts(begin.as_ptr(), length) });
+        }
+        None
+    }
+}
+
+/// `MmGetSystemAddressForMdlSafe`: where a list's bytes are, mapping them if they are not yet.
+///
+/// # Safety
+///
+/// The list is live, and locked or built for nonpaged pool.
+///
+/// # IRQL
+///
+/// `<= DISPATCH_LEVEL`.
+unsafe fn system_address(list: NonNull<MDL>) -> Option<NonNull<u8>> {
+    // SAFETY: the caller promises a live list.
+    let mdl = unsafe { list.as_ref() };
+    let address: PVOID = if mdl.MdlFlags & MDL_HAS_SYSTEM_ADDRESS != 0 {
+        mdl.MappedSystemVa
+    } else {
+        // SAFETY: the caller promises locked pages; KernelMode mappings may be made up to
+        // DISPATCH_LEVEL, and with no bug check on failure null is the answer.
+        unsafe {
+            MmMapLockedPagesSpecifyCache(
+                list.as_ptr(),
+                _MODE::KernelMode as i8,
+                _MEMORY_CACHING_TYPE::MmCached,
+                ptr::null_mut(),
+                0,
+                MAPPING_PRIORITY,
+            )
+        }
+    };
+    NonNull::new(address.cast())
+}

@@ -1,0 +1,22 @@
+//! Winsock Kernel: datagram sockets, what they receive, and what is sent through them.
+//!
+//! | file | its subject |
+//! |---|---|
+//! | `provider` | the driver's registration with WSK |
+//! | `socket` | one datagram socket and its callbacks |
+//! | `datagrams` | received datagrams, held until they are released to WSK |
+//! | `request` | everything one call to send needs until it is complete, and the pool of them |
+//!
+//! WSK's rules are kept by types: a registration is resident and undone once; a socket closes only
+//! when no call is in progress on it and every held datagram was released; a send owns its memory
+//! until its completion. None of this takes a lock while it calls WSK.
+
+mod datagrams;
+mod provider;
+mod request;
+mod socket;
+
+pub use datagrams::{Datagram, Datagrams, DatagramsIter};
+pub use provider::Provider;
+pub use request::{CONTROL_LEN, MESSAGES, SendPool, SendRequest};
+pub use socket::{Events, Refused, Socket};
