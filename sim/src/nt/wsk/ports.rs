@@ -35,7 +35,7 @@ pub enum Refused {
 }
 
 /// First port of the dynamic range.
-const EPHEMERAL_FIRST: u16 = 49152;
+pub const EPHEMERAL_FIRST: u16 = 49152;
 
 /// The UDP addresses in use on one machine.
 #[derive(Debug, Default)]

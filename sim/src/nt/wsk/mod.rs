@@ -1,0 +1,252 @@
+//! Winsock Kernel: registration, and what one machine's sockets share.
+//!
+//! WSK is asynchronous throughout: every call takes an IRP and may complete it before it returns,
+//! later, on another CPU, at PASSIVE or DISPATCH. In verified mode the simulator draws one of these
+//! for each call ([`completion`]); in fast mode it always completes inline. A forgotten socket
+//! makes `WskDeregister` wait for ever on Windows; here it is a stop that names the socket.
+//!
+//! Not modelled: stream, listening and connection sockets, name resolution, receive IRPs
+//! (`WskReceiveFrom`), TDI. A driver that calls those is stopped by the function's name.
+//!
+//! Source: `facts/wsk.md`, which quotes the driver documentation row by row.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
+
+use crate::host::Outer;
+use crate::loader::probe;
+use crate::nt::level::PASSIVE;
+use crate::nt::machine::{Machine, Thread};
+use crate::nt::{behaviours, imports};
+use crate::verifier::report::Leak;
+use crate::verifier::schedule::{Key, lock};
+
+mod completion;
+pub mod control_messages;
+pub(crate) mod layout;
+mod options;
+pub mod ports;
+mod provider;
+mod receive;
+mod send;
+mod socket;
+
+pub(crate) use provider::{DATAGRAM_IMPORTS, PROVIDER_IMPORTS};
+
+/// The statuses WSK answers.
+pub(crate) mod answer {
+    pub(crate) const SUCCESS: i32 = 0;
+    pub(crate) const PENDING: i32 = 0x103;
+    pub(crate) const DATA_NOT_ACCEPTED: i32 = 0xC000_021B_u32 as i32;
+    pub(crate) const EVENT_PENDING: i32 = 0x4000_0013;
+    pub(crate) const INVALID_PARAMETER: i32 = 0xC000_000D_u32 as i32;
+    pub(crate) const ACCESS_DENIED: i32 = 0xC000_0022_u32 as i32;
+    pub(crate) const INSUFFICIENT_RESOURCES: i32 = 0xC000_009A_u32 as i32;
+    pub(crate) const NOT_SUPPORTED: i32 = 0xC000_00BB_u32 as i32;
+    pub(crate) const DEVICE_NOT_READY: i32 = 0xC000_00A3_u32 as i32;
+    pub(crate) const NOINTERFACE: i32 = 0xC000_02B9_u32 as i32;
+    pub(crate) const INVALID_DEVICE_STATE: i32 = 0xC000_0184_u32 as i32;
+    pub(crate) const INVALID_BUFFER_SIZE: i32 = 0xC000_0206_u32 as i32;
+    pub(crate) const INVALID_ADDRESS_COMPONENT: i32 = 0xC000_0207_u32 as i32;
+    pub(crate) const ADDRESS_ALREADY_EXISTS: i32 = 0xC000_020A_u32 as i32;
+    pub(crate) const NETWORK_UNREACHABLE: i32 = 0xC000_023C_u32 as i32;
+}
+
+/// The lowest WSK version: 1.0.
+const VERSION_1_0: u16 = 0x0100;
+/// How long deregistration may wait before it is called a deadlock (real time in Parallel mode).
+const PATIENCE: Duration = Duration::from_secs(20);
+
+imports! {
+    pub(crate) static IMPORTS: "netio.sys";
+
+    /// Registers a client with its dispatch table; both stay where they are until deregistration.
+    [max: PASSIVE, mark: Documented, source: "DDI wsk/nf-wsk-wskregister",
+     fail: answer::INSUFFICIENT_RESOURCES]
+    fn WskRegister(thread, client_npi: usize, registration: usize) -> i32 {
+        let dispatch = probe::read::<usize>(client_npi.wrapping_add(8)).unwrap_or(0);
+        let Ok(version) = probe::read::<u16>(dispatch) else {
+            thread.stop("WSK_VIOLATION: WskRegister", "the client's dispatch table cannot be read");
+            return 0;
+        };
+        let wsk = wsk(thread.machine());
+        let mut registrations = lock(&wsk.registrations);
+        if registrations.contains_key(&registration) {
+            thread.stop("WSK_VIOLATION: WskRegister", format!("{registration:#x} is registered already"));
+            return 0;
+        }
+        let client = thread.machine().allocate(16);
+        let made = Registration { version, client, captures: 0, leaving: false, static_events: 0 };
+        registrations.insert(registration, made);
+        answer::SUCCESS
+    }
+
+    /// Waits until every socket is closed and every provider interface released.
+    [max: PASSIVE, mark: Documented, source: "DDI wsk/nf-wsk-wskderegister", point: true]
+    fn WskDeregister(thread, registration: usize) {
+        let (machine, wsk) = (thread.machine(), wsk(thread.machine()));
+        match lock(&wsk.registrations).get_mut(&registration) {
+            Some(known) => known.leaving = true,
+            None => return thread.stop("WSK_VIOLATION: WskDeregister", "there is no such registration"),
+        }
+        let deadline = machine.world().now() + PATIENCE;
+        let done = machine.wait(wsk.key(), Some(deadline), "WskDeregister", || wsk.is_idle().then_some(()));
+        if done.is_err() && !machine.is_dead() {
+            let open = wsk.open_things().join("; ");
+            return thread.stop("DEADLOCK: WskDeregister", format!("waits for ever: {open}"));
+        }
+        if let Some(gone) = lock(&wsk.registrations).remove(&registration) {
+            machine.release(gone.client);
+        }
+    }
+
+    /// Gives the provider's dispatch table, waiting for the provider if asked to.
+    [max: DISPATCH, mark: Documented, source: "DDI wsk/nf-wsk-wskcaptureprovidernpi"]
+    fn WskCaptureProviderNPI(thread, registration: usize, wait_ms: u32, npi: usize) -> i32 {
+        if wait_ms != 0 && thread.irql() > PASSIVE {
+            thread.stop("WSK_VIOLATION: WskCaptureProviderNPI", "a wait above PASSIVE_LEVEL");
+            return 0;
+        }
+        let machine = thread.machine();
+        let wsk = wsk(machine);
+        let client = match lock(&wsk.registrations).get_mut(&registration) {
+            None => {
+                thread.stop("WSK_VIOLATION: WskCaptureProviderNPI", "the client is not registered");
+                return 0;
+            }
+            Some(known) if known.leaving => return answer::DEVICE_NOT_READY,
+            Some(known) if known.version != VERSION_1_0 => return answer::NOINTERFACE,
+            Some(known) => {
+                known.captures += 1;
+                known.client
+            }
+        };
+        let written = probe::write(npi, client).and_then(|()| probe::write(npi + 8, provider::table()));
+        if written.is_err() {
+            thread.stop("WSK_VIOLATION: WskCaptureProviderNPI", format!("cannot write {npi:#x}"));
+        }
+        answer::SUCCESS
+    }
+
+    /// Gives the provider's dispatch table back.
+    [max: DISPATCH, mark: Documented, source: "DDI wsk/nf-wsk-wskreleaseprovidernpi"]
+    fn WskReleaseProviderNPI(thread, registration: usize) {
+        let wsk = wsk(thread.machine());
+        match lock(&wsk.registrations).get_mut(&registration) {
+            Some(known) if known.captures > 0 => known.captures -= 1,
+            _ => return thread.stop("WSK_VIOLATION: WskReleaseProviderNPI", "nothing was captured"),
+        }
+        thread.machine().world().wake(wsk.key());
+    }
+}
+
+behaviours! {
+    pub(crate) static BEHAVIOURS;
+
+    /// An IRP may be completed before the call returns, later, elsewhere, at PASSIVE or DISPATCH.
+    [mark: Documented, source: "WDD network/using-irps-with-winsock-kernel-functions"]
+    IRP_COMPLETION_ANYWHERE;
+    /// Received datagrams come as lists of 1 to 32, on any CPU, in MDL chains.
+    [mark: Documented, source: "DDI wsk/nc-wsk-pfn_wsk_receive_from_event"]
+    INDICATIONS_AS_LISTS;
+    /// The control messages of a send are read until the IRP completes; address and WSK_BUF are not.
+    [mark: Documented, source: "DDI wsk/nc-wsk-pfn_wsk_send_messages"]
+    CONTROL_INFO_LIVES_TO_COMPLETION;
+    /// A source address that is not local fails the send.
+    [mark: Inferred, source: "facts/wsk.md 6: WSAEINVAL of user mode"]
+    FOREIGN_SOURCE_IS_INVALID_PARAMETER;
+    /// The sharing table of binds, with its access checks always passing inside one driver.
+    [mark: Documented, source: "WDD network/sharing-transport-addresses"]
+    SHARING_TABLE;
+    /// Binding IPv6 to the ephemeral port IPv4 got may fail with STATUS_ADDRESS_ALREADY_EXISTS.
+    [mark: Inferred, source: "facts/wsk.md 3: the retries of other drivers"]
+    SECOND_FAMILY_MAY_COLLIDE;
+    /// An option nobody knows is STATUS_INVALID_PARAMETER, or else STATUS_NOT_SUPPORTED.
+    [mark: Unknown, source: "facts/wsk.md 4"]
+    UNKNOWN_OPTION_IS_NOT_SUPPORTED;
+    /// Datagrams leave in the order of the calls that sent them.
+    [mark: Inferred, source: "facts/wsk.md 6"]
+    SENDS_KEEP_ORDER;
+}
+
+/// One `WskRegister`.
+struct Registration {
+    version: u16,
+    /// What the driver gets as its `PWSK_CLIENT`.
+    client: usize,
+    captures: u32,
+    leaving: bool,
+    /// Mask of the events enabled for every socket made from now on.
+    static_events: u32,
+}
+
+/// What one machine's sockets share.
+#[derive(Default)]
+pub(crate) struct Wsk {
+    registrations: Mutex<HashMap<usize, Registration>>,
+    sockets: Mutex<HashMap<usize, Arc<socket::Socket>>>,
+    ports: Mutex<ports::Ports>,
+    queue: completion::Queue,
+    arena: Arc<receive::Arena>,
+    outer: OnceLock<Arc<dyn Outer>>,
+    attached: AtomicBool,
+}
+
+/// Joins a machine's WSK and IP Helper to the network under it; once, before the driver is loaded.
+pub fn attach(machine: &Machine, outer: Arc<dyn Outer>) {
+    let wsk = wsk(machine);
+    if wsk.attached.swap(true, Ordering::SeqCst) {
+        return;
+    }
+    let _ = wsk.outer.set(outer);
+    machine.background("wsk", |machine| completion::run(machine, &self::wsk(machine)));
+    machine.at_unload(|machine, leaks| {
+        let wsk = self::wsk(machine);
+        leaks.extend(wsk.open_things().into_iter().map(|thing| Leak::new("WSK", thing)));
+    });
+}
+
+pub(crate) fn wsk(machine: &Machine) -> Arc<Wsk> {
+    machine.extension::<Wsk>()
+}
+
+impl Wsk {
+    /// The network under the machine.
+    pub(crate) fn outer(&self) -> Option<&Arc<dyn Outer>> {
+        self.outer.get()
+    }
+
+    fn key(&self) -> Key {
+        Key::of(&self.registrations)
+    }
+
+    fn find(&self, socket: usize) -> Option<Arc<socket::Socket>> {
+        lock(&self.sockets).get(&socket).cloned()
+    }
+
+    /// Whether nothing keeps a client from deregistering.
+    fn is_idle(&self) -> bool {
+        lock(&self.sockets).is_empty() && lock(&self.registrations).values().all(|r| r.captures == 0)
+    }
+
+    /// Everything that is registered, captured or open, in words.
+    fn open_things(&self) -> Vec<String> {
+        let mut things: Vec<String> = lock(&self.sockets).values().map(|s| s.describe()).collect();
+        for (at, registration) in &*lock(&self.registrations) {
+            if registration.captures > 0 {
+                things.push(format!("registration {at:#x}: {} NPIs not released", registration.captures));
+            } else if !registration.leaving {
+                things.push(format!("registration {at:#x}: not deregistered"));
+            }
+        }
+        things
+    }
+}
+
+/// Stops the machine for an IRP that is not there.
+fn without_irp(thread: &Thread, function: &str) -> i32 {
+    thread.stop("WSK_VIOLATION: no IRP", format!("{function} needs an IRP"));
+    answer::INVALID_PARAMETER
+}

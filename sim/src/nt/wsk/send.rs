@@ -1,0 +1,222 @@
+//! `WskSendTo` and `WskSendMessages`: datagrams out of the driver's memory onto the network.
+//!
+//! The datagrams are handed to the network inside the call, in the driver's own memory and without
+//! an allocation; only the completion may be late. Verified mode keeps a copy of what it read
+//! (payloads, the list's nodes, control messages) and compares it when the IRP completes: the
+//! driver may not change any of it before.
+//!
+//! Source: DDI wsk/nc-wsk-pfn_wsk_send_messages; `facts/wsk.md` 6 and 7.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::completion::{Done, finish, finish_now};
+use super::control_messages::{self, SendControl};
+use super::layout::{self, Buf, BufList, Pieces};
+use super::socket::{Socket, State};
+use super::{Wsk, answer};
+use crate::host::{self, Batch, SendError, Sending};
+use crate::loader::probe;
+use crate::nt::machine::Thread;
+use crate::verifier::schedule::lock;
+
+/// Payload bytes of the largest datagram over IPv4 and over IPv6.
+const LARGEST: [usize; 2] = [65507, 65527];
+/// The longest control list that makes sense.
+const CONTROL_MAX: u32 = 4096;
+
+/// One call of either function.
+#[derive(Clone, Copy)]
+pub(super) struct Request {
+    pub(super) buffers: Buffers,
+    pub(super) flags: u32,
+    pub(super) remote: usize,
+    pub(super) control_length: u32,
+    pub(super) control: usize,
+    pub(super) irp: usize,
+}
+
+/// What is to be sent.
+#[derive(Clone, Copy)]
+pub(super) enum Buffers {
+    One(*const Buf),
+    List(*const BufList),
+}
+
+// SAFETY: addresses of driver memory, which stays until the request's IRP is completed.
+unsafe impl Send for Request {}
+
+impl Buffers {
+    /// The `WSK_BUF`s, in order.
+    fn each(self) -> impl Iterator<Item = Buf> {
+        let (mut one, mut list) = match self {
+            Self::One(one) => (one, std::ptr::null()),
+            Self::List(list) => (std::ptr::null(), list),
+        };
+        std::iter::from_fn(move || {
+            if !one.is_null() {
+                // SAFETY: not null; the driver's, alive during the call.
+                return Some(unsafe { layout::read(std::mem::replace(&mut one, std::ptr::null())) });
+            }
+            if list.is_null() {
+                return None;
+            }
+            // SAFETY: not null; the list's nodes stay until completion.
+            let node = unsafe { layout::read(list) };
+            list = node.next;
+            Some(node.buffer)
+        })
+    }
+}
+
+/// Sends, and completes the request's IRP.
+pub(super) fn send(thread: &Thread, wsk: &Wsk, socket: &Arc<Socket>, request: Request) -> i32 {
+    let host = {
+        let settings = lock(&socket.settings);
+        if settings.state == State::Bound { settings.host.clone() } else { None }
+    };
+    let verified = thread.machine().options().verified;
+    let before = match verified.then(|| snapshot(&request)).transpose() {
+        Ok(before) => before,
+        Err(probe::Fault(at)) => {
+            thread.stop("WSK_VIOLATION: send", format!("{at:#x} of the request cannot be read"));
+            return 0;
+        }
+    };
+    let done = match host {
+        _ if verified && thread.machine().faults().strikes() => (answer::INSUFFICIENT_RESOURCES, 0),
+        Some(host) => transmit(&*host, socket, &request),
+        None => (answer::INVALID_DEVICE_STATE, 0),
+    };
+    let Some(before) = before else {
+        return finish_now(thread, wsk, "a send", request.irp, Box::new(move |_| Some(done)));
+    };
+    socket.sending.fetch_add(1, Ordering::AcqRel);
+    let socket = socket.clone();
+    let work = Box::new(move |thread: &Thread| {
+        socket.sending.fetch_sub(1, Ordering::AcqRel);
+        if snapshot(&request).as_ref() != Ok(&before) {
+            let detail = format!("{}: buffers changed before the IRP was completed", socket.describe());
+            thread.machine().die("WSK_VIOLATION: send", detail);
+        }
+        Some(done)
+    });
+    finish(thread, wsk, "a send", request.irp, work)
+}
+
+/// Everything that must not change before the IRP is completed.
+fn snapshot(request: &Request) -> Result<Vec<u8>, probe::Fault> {
+    let mut copy = Vec::new();
+    if let Buffers::List(mut node) = request.buffers {
+        while !node.is_null() {
+            let bytes = probe::bytes(node.expose_provenance(), size_of::<BufList>())?;
+            // `Next`, and the three fields of the WSK_BUF without the padding after `Offset`.
+            copy.extend_from_slice(&bytes[..20]);
+            copy.extend_from_slice(&bytes[24..]);
+            node = std::ptr::with_exposed_provenance(probe::read::<usize>(node.expose_provenance())?);
+        }
+    }
+    // A lone WSK_BUF may die when the call returns; its MDL and pages may not. Only the list is read again.
+    if let Buffers::List(_) = request.buffers {
+        for buffer in request.buffers.each() {
+            chain(&buffer, &mut copy)?;
+        }
+    }
+    if request.control_length > 0 {
+        copy.extend(probe::bytes(request.control, request.control_length.min(CONTROL_MAX) as usize)?);
+    }
+    Ok(copy)
+}
+
+/// The bytes of every MDL of a buffer.
+fn chain(buffer: &Buf, copy: &mut Vec<u8>) -> Result<(), probe::Fault> {
+    let (mut mdl, mut left) = (buffer.mdl.expose_provenance(), buffer.offset as usize + buffer.length);
+    while left > 0 && mdl != 0 {
+        let header = probe::bytes(mdl, size_of::<layout::Mdl>())?;
+        // SAFETY: `header` has the size of an MDL, of which any bytes are one.
+        let header: layout::Mdl = unsafe { layout::read(header.as_ptr().cast()) };
+        let length = (header.byte_count as usize).min(left);
+        copy.extend(probe::bytes(header.address().expose_provenance(), length)?);
+        left -= length;
+        mdl = header.next.expose_provenance();
+    }
+    Ok(())
+}
+
+/// Hands the datagrams to the network.
+fn transmit(host: &dyn host::Socket, socket: &Socket, request: &Request) -> Done {
+    if request.flags != 0 || request.remote == 0 {
+        return (answer::INVALID_PARAMETER, 0);
+    }
+    // SAFETY: not null; the driver's address, alive during the call.
+    let remote = unsafe { layout::read_address(std::ptr::with_exposed_provenance(request.remote)) };
+    let remote = match remote {
+        Some(remote) if remote.is_ipv6() == socket.ipv6 => remote,
+        _ => return (answer::INVALID_PARAMETER, 0),
+    };
+    let Some(control) = control_of(socket, request) else { return (answer::INVALID_PARAMETER, 0) };
+    let how = Sending { packet_info: control.packet_info, traffic_class: control.traffic_class };
+    match send_all(host, remote, &how, request) {
+        Ok(bytes) => (answer::SUCCESS, bytes),
+        Err(status) => (status, 0),
+    }
+}
+
+fn control_of(socket: &Socket, request: &Request) -> Option<SendControl> {
+    if request.control_length == 0 {
+        return Some(SendControl::default());
+    }
+    if request.control == 0 || request.control_length > CONTROL_MAX {
+        return None;
+    }
+    let start = std::ptr::with_exposed_provenance::<u8>(request.control);
+    // SAFETY: not null; the driver's control messages, of the length it says, alive during the call.
+    let list = unsafe { std::slice::from_raw_parts(start, request.control_length as usize) };
+    control_messages::parse_send(list, socket.ipv6).ok()
+}
+
+fn send_all(
+    host: &dyn host::Socket,
+    remote: SocketAddr,
+    how: &Sending,
+    request: &Request,
+) -> Result<usize, i32> {
+    let largest = LARGEST[usize::from(remote.is_ipv6())];
+    let mut batch = Batch::default();
+    let mut bytes = 0;
+    for buffer in request.buffers.each() {
+        if buffer.length > largest {
+            return Err(answer::INVALID_BUFFER_SIZE);
+        }
+        bytes += buffer.length;
+        // SAFETY: the chain of a request whose IRP is completed only after this call.
+        let pieces = || unsafe { Pieces::of(&buffer) }.map_err(|_| answer::INVALID_PARAMETER);
+        if batch.push(pieces()?) {
+            continue;
+        }
+        host.send(remote, how, &batch).map_err(status_of)?;
+        batch.clear();
+        if !batch.push(pieces()?) {
+            // More pieces than a whole batch holds: join them.
+            let joined: Vec<u8> = pieces()?.flatten().copied().collect();
+            let mut alone = Batch::default();
+            let _ = alone.push(std::iter::once(&joined[..]));
+            host.send(remote, how, &alone).map_err(status_of)?;
+        }
+    }
+    if !batch.is_empty() {
+        host.send(remote, how, &batch).map_err(status_of)?;
+    }
+    Ok(bytes)
+}
+
+fn status_of(error: SendError) -> i32 {
+    match error {
+        SendError::Unreachable => answer::NETWORK_UNREACHABLE,
+        SendError::BadSource => answer::INVALID_PARAMETER,
+        SendError::TooBig => answer::INVALID_BUFFER_SIZE,
+        SendError::Denied => answer::ACCESS_DENIED,
+        SendError::Resources => answer::INSUFFICIENT_RESOURCES,
+    }
+}
