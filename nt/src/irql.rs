@@ -133,10 +133,18 @@ impl Dispatch<'_> {
 /// A level at which spin locks may be taken.
 ///
 /// Sealed: the three tokens are all there are. [`Passive`] takes part through [`Passive::lend`].
-pub trait Irql: sealed::Sealed {}
+pub trait Irql: sealed::Sealed {
+    /// Whether the level is exactly `DISPATCH_LEVEL`, so that nothing needs to raise it.
+    const AT_DISPATCH: bool;
+}
 
-impl Irql for AtMostDispatch {}
-impl Irql for Dispatch<'_> {}
+impl Irql for AtMostDispatch {
+    const AT_DISPATCH: bool = false;
+}
+
+impl Irql for Dispatch<'_> {
+    const AT_DISPATCH: bool = true;
+}
 
 mod sealed {
     /// Keeps [`super::Irql`] to this module's tokens.

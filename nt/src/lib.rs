@@ -22,7 +22,28 @@
 
 extern crate alloc;
 
+pub mod access;
+pub mod bugcheck;
+pub mod dpc;
+pub mod event;
+pub mod extended_state;
+pub mod irp;
 pub mod irql;
+pub mod mdl;
+pub mod netcx;
+pub mod netio;
 pub mod pool;
+pub mod process;
+pub mod processor;
+pub mod random;
+pub mod rundown;
+pub mod spin_lock;
 pub mod status;
 pub mod sys;
+pub mod thread;
+pub mod time;
+pub mod timer;
+pub mod trace;
+pub mod untrusted;
+pub mod wdf;
+pub mod wsk;

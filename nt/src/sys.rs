@@ -4,4 +4,8 @@
 //! place, and every number in here is compared with `nt/tests/abi.json` by a test. The routines are
 //! resolved by the import libraries of the driver kit, or by those made from `scripts/wdk/lib`.
 
+pub mod cng;
 pub mod ke;
+pub mod netcx;
+pub mod netio;
+pub mod wsk;

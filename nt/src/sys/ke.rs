@@ -1,6 +1,22 @@
-//! Kernel routines and constants that the driver kit hides in macros (`wdm.h`, WDK 10.0.26100).
+//! Kernel routines and constants that the driver kit hides in macros, or writes so that bindings
+//! do not get them (`wdm.h`, WDK 10.0.26100).
 
-use wdk_sys::{KIRQL, LONG_PTR, PVOID};
+use wdk_sys::{ACCESS_MASK, KIRQL, LONG_PTR, PVOID, ULONG, ULONG64, USHORT};
+
+/// For counts and masks over every group.
+pub const ALL_PROCESSOR_GROUPS: USHORT = 0xFFFF;
+/// An `EX_TIMER` whose expiry does not wake a CPU.
+pub const EX_TIMER_NO_WAKE: ULONG = 8;
+/// Every right over a thread.
+pub const THREAD_ALL_ACCESS: ACCESS_MASK = 0x001F_FFFF;
+/// To read a file.
+pub const FILE_READ_DATA: ACCESS_MASK = 1;
+/// To write a file.
+pub const FILE_WRITE_DATA: ACCESS_MASK = 2;
+/// The upper halves of the YMM registers.
+pub const XSTATE_MASK_AVX: ULONG64 = 4;
+/// Mask registers, the upper halves of ZMM0 to 15, and ZMM16 to 31.
+pub const XSTATE_MASK_AVX512: ULONG64 = 0xE0;
 
 unsafe extern "system" {
     /// What the macro `KeRaiseIrql` calls on x64.
