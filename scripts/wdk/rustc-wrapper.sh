@@ -13,13 +13,14 @@
 # That `--extern std=` takes the place of the standard library is no documented promise of the
 # compiler, so scripts/wdk/env.sh tries it (probe.sh) before anything is built.
 #
-# RUSTC_BOOTSTRAP is there for Cargo, which needs it for -Zbuild-std; crates and the feature probes
-# of their build scripts must not see it, or they would take a stable compiler for a nightly one.
+# RUSTC_BOOTSTRAP is there for Cargo, which needs it for -Zbuild-std. It is kept from everything
+# that is not the standard library's source or handed it by an unstable option of Cargo's: build
+# scripts and the features they probe for must see the stable compiler that this is.
 set -eu
 shims=$(dirname "$(readlink -f "$0")")/shims
 rustc=$1
 
-crate='' out_dir='' target='' source='' previous=''
+crate='' out_dir='' target='' source='' unstable='' previous=''
 for argument in "$@"; do
     case $previous in
     --crate-name) crate=$argument ;;
@@ -28,13 +29,14 @@ for argument in "$@"; do
     esac
     case $argument in
     *.rs) source=$argument ;;
+    -Z*) unstable=yes ;;
     esac
     previous=$argument
 done
 
 # `___` is Cargo asking the compiler about itself; the rest is the standard library's own source.
-case $crate:$source in
-___:* | *:*/lib/rustlib/src/* | *:*/rustc-*/library/*) ;;
+case $crate:$unstable:$source in
+___:* | *:yes:* | *:*/lib/rustlib/src/* | *:*/rustc-*/library/*) ;;
 *) unset RUSTC_BOOTSTRAP ;;
 esac
 

@@ -1,0 +1,27 @@
+//! Link arguments of penstock.sys.
+//!
+//! `wdk-build` gives the driver model's own; here are those it leaves out. Nothing is linked when
+//! the driver is only checked for another target, so there is nothing to say then.
+
+use std::{env, error::Error};
+
+fn main() -> Result<(), Box<dyn Error>> {
+    println!("cargo::rerun-if-changed=build.rs");
+    if env::var("CARGO_CFG_TARGET_OS")? != "windows" {
+        return Ok(());
+    }
+    for argument in [
+        // Fills in the image checksum, which the kernel verifies.
+        "/RELEASE",
+        // Same input, same bytes: no time stamps, and no directory names in the image.
+        "/Brepro",
+        "/PDBALTPATH:penstock.pdb",
+        // What nt/src/sys declares beyond the kernel's own routines.
+        "netio.lib",
+        "cng.lib",
+    ] {
+        println!("cargo::rustc-cdylib-link-arg={argument}");
+    }
+    wdk_build::configure_wdk_binary_build()?;
+    Ok(())
+}

@@ -1,0 +1,120 @@
+#!/bin/bash
+# Builds the driver for Windows x64 on Linux.
+set -euo pipefail
+
+usage() {
+    cat <<'TEXT'
+usage: scripts/build.sh [--debug] [--quiet] [--check]
+
+Builds target/driver/penstock.sys and penstock.pdb with the unmodified crates wdk-sys and wdk,
+and checks that the image is one the kernel would map.
+
+  --debug   no optimisation, debug assertions (among them: IRQL checks at run time);
+            result in target/driver/debug/
+  --check   only compile, as `cargo check` does, for Windows; no image
+  --quiet   print nothing but errors and the result
+
+What is missing on this machine is named, with the Debian package; scripts/setup.sh installs it.
+
+environment:
+  PENSTOCK_LLVM    LLVM's directory          (/usr/lib/llvm-19)
+  PENSTOCK_RUST    directory with cargo and rustc, the standard library's source beside them
+                   (/usr/bin, or the toolchain on PATH if that has its source)
+TEXT
+}
+
+fail() {
+    echo "build.sh: $*" >&2
+    exit 1
+}
+
+profile=driver
+command=build
+quiet=()
+for argument in "$@"; do
+    case $argument in
+    --debug) profile=dev ;;
+    --check) command=check ;;
+    --quiet) quiet=(--quiet) ;;
+    --help | -h)
+        usage
+        exit 0
+        ;;
+    *)
+        usage >&2
+        fail "unknown argument: $argument"
+        ;;
+    esac
+done
+
+cd "$(dirname "$(readlink -f "$0")")/.."
+workspace=$PWD
+llvm=${PENSTOCK_LLVM:-/usr/lib/llvm-19}
+
+# The toolchain: it must have the source of the standard library, which is built for the target.
+has_source() {
+    local sysroot
+    [ -x "$1/rustc" ] && [ -x "$1/cargo" ] && sysroot=$("$1/rustc" --print sysroot 2>/dev/null) &&
+        [ -e "$sysroot/lib/rustlib/src/rust/library/core/src/lib.rs" ]
+}
+rust=${PENSTOCK_RUST:-}
+if [ -z "$rust" ]; then
+    on_path=$(dirname "$(command -v rustc || echo none/rustc)")
+    for rust in /usr/bin "$on_path" ''; do
+        if [ -n "$rust" ] && has_source "$rust"; then break; fi
+    done
+fi
+if [ -z "$rust" ] || ! has_source "$rust"; then
+    fail "no Rust toolchain with the standard library's source: run scripts/setup.sh" \
+        "(Debian packages rustc-web, cargo-web, rust-web-src; elsewhere: rustup component add rust-src)"
+fi
+for tool in bin/clang bin/llvm-lib bin/llvm-dlltool bin/lld-link bin/llvm-readobj 'lib/libclang[-.][1s]*'; do
+    compgen -G "$llvm/$tool" >/dev/null || fail "$llvm/$tool is missing: run scripts/setup.sh" \
+        "(Debian packages clang-19, libclang1-19, llvm-19, lld-19), or set PENSTOCK_LLVM"
+done
+
+# Either of these silently takes the place of the flags in .cargo/config.toml.
+for variable in RUSTFLAGS CARGO_ENCODED_RUSTFLAGS CARGO_TARGET_X86_64_PC_WINDOWS_MSVC_RUSTFLAGS; do
+    [ -z "${!variable:-}" ] || echo "build.sh: $variable is ignored" >&2
+    unset "$variable"
+done
+
+scripts/wdk/content.sh --libraries
+export RUSTC=$rust/rustc RUSTDOC=$rust/rustdoc
+. scripts/wdk/env.sh || exit 1
+export CC_x86_64_pc_windows_msvc=$workspace/target/wdk/bin/clang-cl
+export AR_x86_64_pc_windows_msvc=$llvm/bin/llvm-lib
+export CARGO_TARGET_X86_64_PC_WINDOWS_MSVC_LINKER=$llvm/bin/lld-link
+export CARGO_TARGET_DIR=$workspace/target/driver-build
+# For -Zbuild-std; rustc-wrapper.sh keeps it from everything but the standard library.
+export RUSTC_BOOTSTRAP=1
+
+# Where things lie on this machine is nobody's business and would make builds differ.
+source=$("$RUSTC" --print sysroot)/lib/rustlib/src/rust
+remap="'--remap-path-prefix=$workspace=penstock'"
+remap+=", '--remap-path-prefix=$(readlink -f "$source")=rust', '--remap-path-prefix=$source=rust'"
+for registry in "${CARGO_HOME:-$HOME/.cargo}"/registry/src/*; do
+    [ ! -d "$registry" ] || remap+=", '--remap-path-prefix=$registry=registry'"
+done
+
+"$rust/cargo" "$command" --locked "${quiet[@]}" --profile "$profile" --package penstock --lib \
+    --target x86_64-pc-windows-msvc -Zbuild-std=core,alloc \
+    --config "target.x86_64-pc-windows-msvc.rustflags=[$remap]" \
+    --config 'profile.dev.package.compiler_builtins.opt-level=3'
+[ "$command" = build ] || exit 0
+
+built=$CARGO_TARGET_DIR/x86_64-pc-windows-msvc
+if [ "$profile" = dev ]; then
+    built=$built/debug out=target/driver/debug
+else
+    built=$built/$profile out=target/driver
+fi
+scripts/wdk/check-image.sh "$built/penstock.dll"
+mkdir -p "$out"
+# Renamed into place, so that whoever has the old one open keeps it whole.
+for suffix in dll:sys pdb:pdb; do
+    cp "$built/penstock.${suffix%:*}" "$out/penstock.${suffix#*:}.new"
+    mv "$out/penstock.${suffix#*:}.new" "$out/penstock.${suffix#*:}"
+done
+printf '%s  %s bytes  sha256 %s\n' "$out/penstock.sys" "$(stat -c %s "$out/penstock.sys")" \
+    "$(sha256sum <"$out/penstock.sys" | cut -d' ' -f1)"
