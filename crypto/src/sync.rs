@@ -1,15 +1,19 @@
-//! Locks, reference counts and atomics for code that runs with preemption off, and on any host in tests.
+//! Locks, reference counts and atomics for code that runs with preemption off, and on any host in
+//! tests.
 //!
-//! The protocol is entered from several CPUs at once, at up to `DISPATCH_LEVEL` on NT, where nothing may wait. Its
-//! locks therefore spin, and whoever holds one must not be preempted: [`Ground::pinned`] is how the ground under this
-//! crate promises that. Bodies passed to a lock are tens of nanoseconds long: copies, map look-ups, list splices; never
-//! a cipher, never a curve, never a call out of this crate.
+//! The protocol is entered from several CPUs at once, at up to `DISPATCH_LEVEL` on NT, where
+//! nothing may wait. Its locks therefore spin, and whoever holds one must not be preempted:
+//! [`Ground::pinned`] is how the ground under this crate promises that. Bodies passed to a lock are
+//! tens of nanoseconds long: copies, map look-ups, list splices; never a cipher, never a curve,
+//! never a call out of this crate.
 //!
-//! [`Shared`] exists because `alloc::sync::Arc` can only allocate by aborting when memory is short, and a kernel driver
-//! must be able to say no. It has no weak references: who makes a cycle breaks it by hand.
+//! [`Shared`] exists because `alloc::sync::Arc` can only allocate by aborting when memory is short,
+//! and a kernel driver must be able to say no. It has no weak references: who makes a cycle breaks
+//! it by hand.
 //!
-//! Everything atomic is named through [`atomic`], which is loom's under `--cfg loom`, so that a model checker can run
-//! this file's tests over every interleaving. This is, with `aead`, the only file of the crate with `unsafe` in it.
+//! Everything atomic is named through [`atomic`], which is loom's under `--cfg loom`, so that a
+//! model checker can run this file's tests over every interleaving. This is, with `aead`, the only
+//! file of the crate with `unsafe` in it.
 
 #![allow(unsafe_code)] // Locks and reference counts are made of cells and pointers.
 
@@ -34,8 +38,8 @@ pub mod atomic {
 
 /// What this crate's locks stand on: a way to run a few instructions without being preempted.
 ///
-/// On NT the implementor is the proof of being at `DISPATCH_LEVEL`, or one that raises to it and lowers again.
-/// Implementations call `body` exactly once and on the calling thread.
+/// On NT the implementor is the proof of being at `DISPATCH_LEVEL`, or one that raises to it and
+/// lowers again. Implementations call `body` exactly once and on the calling thread.
 pub trait Ground {
     /// Runs `body` with preemption off on this CPU. Calls may nest.
     fn pinned<R>(&self, body: impl FnOnce() -> R) -> R;
@@ -71,14 +75,15 @@ impl From<alloc::collections::TryReserveError> for OutOfMemory {
 
 /// Mutual exclusion by spinning.
 ///
-/// Not fair and not reentrant. Sections are so short that fairness would cost more than it gives: a ticket taken by a
-/// CPU that its hypervisor has stopped would stop everybody behind it.
+/// Not fair and not reentrant. Sections are so short that fairness would cost more than it gives: a
+/// ticket taken by a CPU that its hypervisor has stopped would stop everybody behind it.
 pub struct SpinLock<T> {
     held: AtomicU32,
     value: cell::UnsafeCell<T>,
 }
 
-// SAFETY: `with` hands out `&mut T` to one thread at a time, so sharing the lock only ever moves `T` between threads.
+// SAFETY: `with` hands out `&mut T` to one thread at a time, so sharing the lock only ever moves
+// `T` between threads.
 unsafe impl<T: Send> Sync for SpinLock<T> {}
 
 impl<T> SpinLock<T> {
@@ -103,7 +108,8 @@ impl<T> SpinLock<T> {
     /// Whatever `ground` allows; `<= DISPATCH_LEVEL` on NT.
     pub fn with<R>(&self, ground: &impl Ground, body: impl FnOnce(&mut T) -> R) -> R {
         ground.pinned(|| {
-            // Acquire pairs with the Release in `Held::drop`: what the last holder wrote is seen here.
+            // Acquire pairs with the Release in `Held::drop`: what the last holder wrote is seen
+            // here.
             while self
                 .held
                 .compare_exchange_weak(0, 1, Ordering::Acquire, Ordering::Relaxed)
@@ -116,8 +122,8 @@ impl<T> SpinLock<T> {
             }
             let _held = Held(&self.held);
             self.value.with_mut(|value| {
-                // SAFETY: `held` went from 0 to 1 in this call and goes back only when `_held` drops after this
-                // closure, so no other reference to the value exists.
+                // SAFETY: `held` went from 0 to 1 in this call and goes back only when `_held`
+                // drops after this closure, so no other reference to the value exists.
                 body(unsafe { &mut *value })
             })
         })
@@ -127,6 +133,12 @@ impl<T> SpinLock<T> {
     pub fn get_mut(&mut self) -> &mut T {
         // SAFETY: borrowed mutably for as long as the result lives, so nobody can be inside.
         self.value.with_mut(|value| unsafe { &mut *value })
+    }
+}
+
+impl<T: Default> Default for SpinLock<T> {
+    fn default() -> Self {
+        Self::new(T::default())
     }
 }
 
@@ -141,8 +153,9 @@ impl Drop for Held<'_> {
 
 /// Many readers or one writer, by spinning.
 ///
-/// A waiting writer keeps new readers out, so a stream of readers cannot starve it. For the same reason a reader must
-/// not read the same lock again inside its body: a writer in between would wait for the first read and stop the second.
+/// A waiting writer keeps new readers out, so a stream of readers cannot starve it. For the same
+/// reason a reader must not read the same lock again inside its body: a writer in between would
+/// wait for the first read and stop the second.
 pub struct RwSpinLock<T> {
     /// Readers in the low bits; [`WRITING`] and [`WAITING`] above them.
     state: AtomicU32,
@@ -154,8 +167,8 @@ const WRITING: u32 = 1 << 31;
 /// A writer wants to get in; readers stay out.
 const WAITING: u32 = 1 << 30;
 
-// SAFETY: readers on several threads share `&T` at once (`T: Sync`), and a writer may move `T` between threads
-// (`T: Send`).
+// SAFETY: readers on several threads share `&T` at once (`T: Sync`), and a writer may move `T`
+// between threads (`T: Send`).
 unsafe impl<T: Send + Sync> Sync for RwSpinLock<T> {}
 
 impl<T> RwSpinLock<T> {
@@ -200,8 +213,8 @@ impl<T> RwSpinLock<T> {
             }
             let _reading = Reading(&self.state);
             self.value.with(|value| {
-                // SAFETY: the reader count was raised in this call with no writer inside, and a writer enters only at
-                // count zero, which is reached only after `_reading` drops.
+                // SAFETY: the reader count was raised in this call with no writer inside, and a
+                // writer enters only at count zero, which is reached only after `_reading` drops.
                 body(unsafe { &*value })
             })
         })
@@ -218,8 +231,9 @@ impl<T> RwSpinLock<T> {
         ground.pinned(|| {
             loop {
                 let state = self.state.load(Ordering::Relaxed);
-                // Nobody inside: enter, which also takes down the WAITING flag; other waiting writers raise it again.
-                // Acquire pairs with the Release of the last reader or writer to leave.
+                // Nobody inside: enter, which also takes down the WAITING flag; other waiting
+                // writers raise it again. Acquire pairs with the Release of the last reader or
+                // writer to leave.
                 if state & !WAITING == 0
                     && self
                         .state
@@ -236,8 +250,8 @@ impl<T> RwSpinLock<T> {
             }
             let _wrote = Wrote(&self.state);
             self.value.with_mut(|value| {
-                // SAFETY: the state went from "no reader, no writer" to WRITING in this call, and until `_wrote` drops
-                // neither readers nor writers enter.
+                // SAFETY: the state went from "no reader, no writer" to WRITING in this call, and
+                // until `_wrote` drops neither readers nor writers enter.
                 body(unsafe { &mut *value })
             })
         })
@@ -280,7 +294,8 @@ fn relax() {
 ///
 /// # Invariants
 ///
-/// `counted` points to a live [`Counted`] made by [`Shared::try_new`], and this value owns one of its `references`.
+/// `counted` points to a live [`Counted`] made by [`Shared::try_new`], and this value owns one of
+/// its `references`.
 pub struct Shared<T> {
     counted: NonNull<Counted<T>>,
     owns: PhantomData<Counted<T>>,
@@ -293,7 +308,8 @@ struct Counted<T> {
     value: T,
 }
 
-// SAFETY: a `Shared` on another thread gives `&T` there (`T: Sync`) and may be the one that drops `T` (`T: Send`).
+// SAFETY: a `Shared` on another thread gives `&T` there (`T: Sync`) and may be the one that drops
+// `T` (`T: Send`).
 unsafe impl<T: Send + Sync> Send for Shared<T> {}
 // SAFETY: `&Shared` gives `&T` and can be cloned into a `Shared`: the same two bounds.
 unsafe impl<T: Send + Sync> Sync for Shared<T> {}
@@ -309,7 +325,8 @@ impl<T> Shared<T> {
         // SAFETY: `Counted` holds an `AtomicUsize`, so the layout is not of size zero.
         let block = unsafe { alloc(layout) };
         let counted = NonNull::new(block.cast::<Counted<T>>()).ok_or(OutOfMemory)?;
-        // SAFETY: freshly allocated with the layout of `Counted<T>`: aligned, large enough, nobody else's.
+        // SAFETY: freshly allocated with the layout of `Counted<T>`: aligned, large enough, nobody
+        // else's.
         unsafe { counted.write(Counted { references: AtomicUsize::new(1), value }) };
         // INVARIANT: just made, with one reference, which is this one.
         Ok(Self { counted, owns: PhantomData })
@@ -326,12 +343,13 @@ impl<T> Shared<T> {
         if this.counted().references.load(Ordering::Acquire) != 1 {
             return None;
         }
-        // SAFETY: by the type invariant the block is live; the count is one and that one is borrowed mutably here, so
-        // nobody can clone or dereference it meanwhile.
+        // SAFETY: by the type invariant the block is live; the count is one and that one is
+        // borrowed mutably here, so nobody can clone or dereference it meanwhile.
         Some(unsafe { &mut (*this.counted.as_ptr()).value })
     }
 
-    /// Turns the reference into a pointer to the value, to be carried through a context of the system.
+    /// Turns the reference into a pointer to the value, to be carried through a context of the
+    /// system.
     ///
     /// The reference stays counted until [`Shared::from_raw`] takes it back.
     pub fn into_raw(this: Self) -> *const T {
@@ -350,13 +368,14 @@ impl<T> Shared<T> {
         let block = unsafe { value.byte_sub(core::mem::offset_of!(Counted<T>, value)) };
         // SAFETY: derived from a pointer into a live block, so it is not null.
         let counted = unsafe { NonNull::new_unchecked(block.cast::<Counted<T>>().cast_mut()) };
-        // INVARIANT: the block is live because the reference given away was never dropped; it is this one again.
+        // INVARIANT: the block is live because the reference given away was never dropped; it is
+        // this one again.
         Self { counted, owns: PhantomData }
     }
 
     fn counted(&self) -> &Counted<T> {
-        // SAFETY: by the type invariant the block is live for as long as `self`, and only shared borrows of it exist
-        // (`get_mut` borrows `self` mutably).
+        // SAFETY: by the type invariant the block is live for as long as `self`, and only shared
+        // borrows of it exist (`get_mut` borrows `self` mutably).
         unsafe { self.counted.as_ref() }
     }
 }
@@ -371,9 +390,11 @@ impl<T> Deref for Shared<T> {
 
 impl<T> Clone for Shared<T> {
     fn clone(&self) -> Self {
-        // Relaxed: a new reference is made from one that exists, so the block cannot go away meanwhile.
+        // Relaxed: a new reference is made from one that exists, so the block cannot go away
+        // meanwhile.
         let before = self.counted().references.fetch_add(1, Ordering::Relaxed);
-        // Leaking two to the sixty-third references takes centuries; wrapping the count would be a use after free.
+        // Leaking two to the sixty-third references takes centuries; wrapping the count would be a
+        // use after free.
         assert!(before < usize::MAX / 2, "reference count overflow");
         // INVARIANT: one more reference was counted: this one.
         Self { counted: self.counted, owns: PhantomData }
@@ -389,7 +410,8 @@ impl<T> Drop for Shared<T> {
         // Acquire pairs with the Release of every other reference's drop.
         fence(Ordering::Acquire);
         let counted = self.counted.as_ptr();
-        // SAFETY: the count went to zero, so by the type invariant no other `Shared` to this block exists or can be made.
+        // SAFETY: the count went to zero, so by the type invariant no other `Shared` to this block
+        // exists or can be made.
         unsafe { ptr::drop_in_place(counted) };
         // SAFETY: allocated in `try_new` with this layout, and freed once, by the last reference.
         unsafe { dealloc(counted.cast(), Layout::new::<Counted<T>>()) };

@@ -1,0 +1,165 @@
+//! The handshake against vectors computed by other implementations, step by step.
+
+use std::{string::String, vec::Vec};
+
+use serde_json::Value;
+
+use super::*;
+
+fn vectors() -> Value {
+    serde_json::from_str(include_str!("../../../tests/vectors/wireguard.json")).unwrap()
+}
+
+fn hex(value: &Value) -> Vec<u8> {
+    let text = value.as_str().unwrap();
+    let digits: Vec<u8> = text.chars().map(|c| c.to_digit(16).unwrap() as u8).collect();
+    digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect()
+}
+
+fn bytes<const N: usize>(value: &Value) -> [u8; N] {
+    hex(value).try_into().unwrap()
+}
+
+fn rows<'v>(vectors: &'v Value, group: &str) -> impl Iterator<Item = &'v Value> {
+    vectors[group].as_array().unwrap().iter()
+}
+
+#[test]
+fn the_initial_state_is_the_papers() {
+    let constants = &vectors()["constants"];
+    let chaining_key = hash(&[CONSTRUCTION]);
+    assert_eq!(chaining_key, bytes(&constants["initial_chaining_key"]));
+    assert_eq!(hash(&[&chaining_key, IDENTIFIER]), bytes(&constants["initial_hash"]));
+}
+
+// spec-test: WG 5.4-h, WG 5.4-i
+#[test]
+fn key_derivation() {
+    for row in rows(&vectors(), "kdf") {
+        let (key, input) = (bytes(&row["key"]), hex(&row["input"]));
+        assert_eq!(hmac(&key, &[&input]).expose(), &bytes::<32>(&row["t0"]));
+        let outputs: [Secret; 3] = kdf(&key, &input);
+        for (output, name) in outputs.iter().zip(["t1", "t2", "t3"]) {
+            assert_eq!(output.expose(), &bytes::<32>(&row[name]), "{name}");
+        }
+    }
+}
+
+// spec-test: WG 5.4-g
+#[test]
+fn keyed_blake2s_with_16_bytes_of_output() {
+    for row in rows(&vectors(), "mac") {
+        let (key, input) = (hex(&row["key"]), hex(&row["input"]));
+        let out = match key.len() {
+            16 => mac::<16>(&key.try_into().unwrap(), &[&input]),
+            _ => mac::<32>(&key.try_into().unwrap(), &[&input]),
+        };
+        assert_eq!(out, bytes(&row["out"]));
+    }
+}
+
+// spec-test: WG 5.4-b, WG 5.4-d
+#[test]
+fn private_keys_are_clamped() {
+    for row in rows(&vectors(), "clamping") {
+        let identity = Identity::new(&bytes(&row["given"])).unwrap();
+        assert_eq!(identity.private(), &bytes::<32>(&row["stored"]));
+        assert_eq!(identity.public(), &bytes::<32>(&row["public"]));
+    }
+    assert!(Identity::new(&[0; 32]).is_none());
+}
+
+// spec-test: WG 5.1-a, WG 5.1-e
+#[test]
+fn timestamps() {
+    for row in rows(&vectors(), "tai64n") {
+        let wall = core::time::Duration::new(
+            row["unix_sec"].as_u64().unwrap(),
+            row["unix_nsec"].as_u64().unwrap() as u32,
+        );
+        assert_eq!(super::super::tai64n::Tai64n::of(wall).0, bytes(&row["linux_whitened"]));
+    }
+}
+
+// spec-test: WG 5.4-a
+#[test]
+fn the_top_bit_of_a_public_key_is_ignored() {
+    let identity = Identity::new(&[7; 32]).unwrap();
+    let mut remote = *Identity::new(&[9; 32]).unwrap().public();
+    let one = *identity.static_static(&remote).unwrap().expose();
+    remote[31] |= 0x80;
+    assert_eq!(identity.static_static(&remote).unwrap().expose(), &one);
+    assert!(identity.static_static(&[0; 32]).is_none(), "a zero result is refused");
+}
+
+/// Both roles of both handshakes: every byte of both messages and both session keys.
+// spec-test: WG 5.4.2-a, WG 5.4.2-b, WG 5.4.3-b, WG 5.4.3-c, WG 5.4.5-a, WG 5.2-a
+#[test]
+fn both_handshakes_byte_for_byte() {
+    for row in rows(&vectors(), "handshakes") {
+        let inputs = &row["inputs"];
+        let identity = |name: &str| Identity::new(&bytes(&inputs[name])).unwrap();
+        let initiator = identity("initiator_static_private");
+        let responder = identity("responder_static_private");
+        let preshared_key = Secret::new(bytes(&inputs["preshared_key"]));
+        let index = |name: &str| inputs[name].as_u64().unwrap() as u32;
+        let ephemeral = |name: &str| Zeroizing::new(bytes::<32>(&inputs[name]));
+        let timestamp = bytes(&inputs["tai64n"]);
+
+        let secret = initiator.static_static(responder.public()).unwrap();
+        assert_eq!(secret.expose(), &bytes::<32>(&row["precomputed"]["ss"]));
+        let (initiation, created) = create_initiation(
+            &initiator,
+            responder.public(),
+            &secret,
+            ephemeral("initiator_ephemeral_private"),
+            index("initiator_index"),
+            &timestamp,
+        )
+        .unwrap();
+        let expected: [u8; 148] = bytes(&row["initiation"]["message"]);
+        assert_eq!(initiation[..116], expected[..116]);
+        let last = |name: &str| row[name]["steps"].as_array().unwrap().last().unwrap().clone();
+        assert_eq!(created.symmetric.hash, bytes(&last("initiation")["H"]));
+
+        let message = Initiation::parse(&expected).unwrap();
+        let opened = consume_initiation(&responder, &message).unwrap();
+        assert_eq!(&opened.initiator, initiator.public());
+        let (consumed, opened_timestamp) = opened.authenticate(&secret, &message).unwrap();
+        assert_eq!(opened_timestamp, timestamp);
+        let (response, responders) = consumed
+            .create_response(
+                &preshared_key,
+                ephemeral("responder_ephemeral_private"),
+                index("responder_index"),
+                message.sender,
+            )
+            .unwrap();
+        let expected: [u8; 92] = bytes(&row["response"]["message"]);
+        assert_eq!(response[..60], expected[..60]);
+
+        let message = Response::parse(&expected).unwrap();
+        let initiators = created.consume_response(&initiator, &preshared_key, &message).unwrap();
+        let keys = &row["transport_keys"];
+        let [there, back] = ["initiator_to_responder", "responder_to_initiator"]
+            .map(|name| bytes::<32>(&keys[name]));
+        assert_eq!((initiators.sending.expose(), initiators.receiving.expose()), (&there, &back));
+        assert_eq!((responders.sending.expose(), responders.receiving.expose()), (&back, &there));
+    }
+}
+
+// spec-test: WG 5.4.7-b, WG 5.4.7-d, WG 5.4-f
+#[test]
+fn cookies_seal_and_open() {
+    for row in rows(&vectors(), "cookies") {
+        let reply: [u8; 64] = bytes(&row["cookie_reply"]);
+        let (key, nonce) = (bytes(&row["xaead_key"]), bytes(&row["nonce"]));
+        let (cookie, mac1) = (bytes(&row["cookie"]), bytes(&row["aad_mac1"]));
+        let sealed = seal_cookie(&key, &nonce, &cookie, &mac1);
+        assert_eq!(sealed, reply[32..]);
+        assert_eq!(open_cookie(&key, &nonce, &sealed, &mac1), Some(cookie));
+        assert_eq!(open_cookie(&key, &nonce, &sealed, &[0; 16]), None, "another mac1");
+        let name: String = row["name"].as_str().unwrap().into();
+        assert_eq!(mac::<32>(&bytes(&row["secret"]), &[&hex(&row["mac_input"])]), cookie, "{name}");
+    }
+}
