@@ -1,0 +1,245 @@
+//! The trie against a list of known cases and against a linear scan.
+
+use std::{vec, vec::Vec};
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn prefix(text: &str) -> Prefix {
+    let (address, cidr) = text.split_once('/').unwrap();
+    Prefix::new(address.parse().unwrap(), cidr.parse().unwrap()).unwrap()
+}
+
+fn owner(letter: char) -> Owner {
+    letter as Owner - 'a' as Owner
+}
+
+fn add(table: &mut AllowedIps, text: &str, letter: char) {
+    table.reserve(1, 26).unwrap();
+    assert!(table.insert(prefix(text), owner(letter)));
+}
+
+fn list(table: &AllowedIps, letter: char) -> Vec<Prefix> {
+    let mut cursor = Cursor::default();
+    core::iter::from_fn(|| table.next_of(owner(letter), &mut cursor)).collect()
+}
+
+fn remove_all(table: &mut AllowedIps, letter: char) {
+    while table.remove_some(owner(letter), 1) {}
+}
+
+fn found(table: &AllowedIps, address: &str) -> Option<char> {
+    table.lookup(address.parse().unwrap()).map(|owner| char::from(b'a' + owner as u8))
+}
+
+/// The case list of the kernel implementations.
+// spec-test: WG 2-a, WG 2-d
+#[test]
+fn the_kernel_self_test_list() {
+    let mut table = AllowedIps::new();
+    #[rustfmt::skip]
+    let inserts = [
+        ("192.168.4.0/24", 'a'), ("192.168.4.4/32", 'b'), ("192.168.0.0/16", 'c'), ("192.95.5.64/27", 'd'),
+        ("192.95.5.65/27", 'c'), ("2607:5300:6000:6b00::c05f:543/128", 'd'), ("2607:5300:6000:6b00::/64", 'c'),
+        ("0.0.0.0/0", 'e'), ("::/0", 'e'), ("::/0", 'f'), ("2404:6800::/32", 'g'),
+        ("2404:6800:4004:800:dead:beef:dead:beef/64", 'h'), ("2404:6800:4004:800:dead:beef:dead:beef/128", 'a'),
+        ("2444:6800:40e4:800:deae:beef:def:beef/128", 'c'), ("2444:6800:f0e4:800:eeae:beef::/98", 'b'),
+        ("64.15.112.0/20", 'g'), ("64.15.123.211/25", 'h'), ("10.0.0.0/25", 'a'), ("10.0.0.128/25", 'b'),
+        ("10.1.0.0/30", 'a'), ("10.1.0.4/30", 'b'), ("10.1.0.8/29", 'c'), ("10.1.0.16/29", 'd'),
+    ];
+    for (text, letter) in inserts {
+        add(&mut table, text, letter);
+    }
+    #[rustfmt::skip]
+    let queries = [
+        ("192.168.4.20", 'a'), ("192.168.4.0", 'a'), ("192.168.4.4", 'b'), ("192.168.200.182", 'c'),
+        ("192.95.5.68", 'c'), ("192.95.5.96", 'e'), ("2607:5300:6000:6b00::c05f:543", 'd'),
+        ("2607:5300:6000:6b00::c02e:1ee", 'c'), ("2607:5300:6000:6b01::", 'f'), ("2404:6800:4004:806::1006", 'g'),
+        ("2404:6800:4004:806:0:1234:0:5678", 'g'), ("2404:67ff:4004:806:0:1234:0:5678", 'f'),
+        ("2404:6801:4004:806:0:1234:0:5678", 'f'), ("2404:6800:4004:800:0:1234:0:5678", 'h'),
+        ("2404:6800:4004:800::", 'h'), ("2404:6800:4004:800:1010:1010:1010:1010", 'h'),
+        ("2404:6800:4004:800:dead:beef:dead:beef", 'a'), ("64.15.116.26", 'g'), ("64.15.127.3", 'g'),
+        ("64.15.123.1", 'g'), ("64.15.123.128", 'h'), ("64.15.123.129", 'h'), ("10.0.0.52", 'a'),
+        ("10.0.0.220", 'b'), ("10.1.0.2", 'a'), ("10.1.0.6", 'b'), ("10.1.0.10", 'c'), ("10.1.0.20", 'd'),
+    ];
+    for (address, letter) in queries {
+        assert_eq!(found(&table, address), Some(letter), "{address}");
+    }
+
+    // spec-test: WG 2-e
+    let addresses = ["1.0.0.0", "64.0.0.0", "128.0.0.0", "192.0.0.0", "255.0.0.0"];
+    for address in addresses {
+        add(&mut table, &std::format!("{address}/32"), 'a');
+        assert_eq!(found(&table, address), Some('a'));
+    }
+    remove_all(&mut table, 'a');
+    for address in addresses {
+        assert_eq!(found(&table, address), Some('e'), "{address}: uncovered");
+    }
+    assert_eq!(found(&table, "192.168.4.20"), Some('c'));
+}
+
+#[test]
+fn removing_an_owner_leaves_nothing_behind() {
+    let mut table = AllowedIps::new();
+    add(&mut table, "192.168.0.0/16", 'a');
+    add(&mut table, "192.168.0.0/24", 'a');
+    remove_all(&mut table, 'a');
+    assert_eq!(found(&table, "192.168.0.1"), None);
+    assert_eq!(table.free_count, table.nodes.len(), "all nodes are free");
+}
+
+// spec-test: WG 2-d
+#[test]
+fn prefixes_are_read_back_masked_and_in_order() {
+    let mut table = AllowedIps::new();
+    let given = [
+        "192.95.5.93/27",
+        "2607:5300:6000:6b00::c05f:543/128",
+        "10.1.0.20/29",
+        "2607:5300:6d8a:6bf8:dab1:f1df:c05f:1523/83",
+        "2607:5300:6d8a:6bf8:dab1:f1df:c05f:1523/21",
+    ];
+    for text in given {
+        add(&mut table, text, 'a');
+    }
+    let listed: Vec<_> =
+        list(&table, 'a').iter().map(|p| std::format!("{}/{}", p.address(), p.cidr())).collect();
+    let expected = [
+        "192.95.5.64/27",
+        "2607:5300:6000:6b00::c05f:543/128",
+        "10.1.0.16/29",
+        "2607:5300:6d8a:6bf8:dab1:e000::/83",
+        "2607:5000::/21",
+    ];
+    assert_eq!(listed, expected);
+}
+
+#[test]
+fn a_prefix_moves_and_only_its_owner_can_take_it_away() {
+    let mut table = AllowedIps::new();
+    add(&mut table, "10.0.0.0/8", 'a');
+    add(&mut table, "10.0.0.0/8", 'b');
+    assert_eq!(found(&table, "10.1.1.1"), Some('b'));
+    assert!(list(&table, 'a').is_empty());
+    table.remove(prefix("10.0.0.0/8"), owner('a'));
+    table.remove(prefix("10.0.0.0/9"), owner('b'));
+    assert_eq!(found(&table, "10.1.1.1"), Some('b'));
+    table.remove(prefix("10.0.0.0/8"), owner('b'));
+    assert_eq!(found(&table, "10.1.1.1"), None);
+}
+
+#[test]
+fn all_129_nested_prefixes() {
+    let mut table = AllowedIps::new();
+    let address: IpAddr = "2001:db8:ffff:aaaa:5555:1234:8421:7e81".parse().unwrap();
+    table.reserve(129, 129).unwrap();
+    for cidr in (0..=128).rev() {
+        assert!(table.insert(Prefix::new(address, cidr).unwrap(), cidr.into()));
+    }
+    for cidr in (0..=128).rev() {
+        assert_eq!(table.lookup(address), Some(cidr.into()));
+        table.remove(Prefix::new(address, cidr).unwrap(), cidr.into());
+    }
+    assert_eq!(table.lookup(address), None);
+    assert!(Prefix::new(address, 129).is_none());
+    assert!(Prefix::new("10.0.0.1".parse().unwrap(), 33).is_none());
+}
+
+#[test]
+fn without_room_nothing_changes() {
+    let mut table = AllowedIps::new();
+    assert!(!table.insert(prefix("10.0.0.0/8"), 0));
+    table.reserve(1, 1).unwrap();
+    assert!(!table.insert(prefix("10.0.0.0/8"), 1), "an owner nobody made room for");
+    assert!(table.insert(prefix("10.0.0.0/8"), 0));
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Insert(Prefix, Owner),
+    Remove(Prefix, Owner),
+    RemoveOwner(Owner),
+}
+
+/// Few distinct bits, so that prefixes nest, touch and repeat.
+fn addresses() -> impl Strategy<Value = IpAddr> {
+    prop_oneof![
+        prop::sample::select(vec![
+            0_u32,
+            0x0A00_0000,
+            0x0A00_0001,
+            0x0A01_0000,
+            0x0A80_0000,
+            u32::MAX
+        ])
+        .prop_map(|bits| IpAddr::V4(bits.into())),
+        any::<u32>().prop_map(|bits| IpAddr::V4((bits & 0x8181_0003).into())),
+        any::<u128>().prop_map(|bits| IpAddr::V6((bits & (0x8000_0003 << 96 | 0xFF)).into())),
+    ]
+}
+
+fn prefixes() -> impl Strategy<Value = Prefix> {
+    (addresses(), any::<u8>()).prop_map(|(address, cidr)| {
+        let bits = if address.is_ipv4() { 32 } else { 128 };
+        Prefix::new(address, cidr % (bits + 1)).unwrap()
+    })
+}
+
+fn steps() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        6 => (prefixes(), 0_u32..5).prop_map(|(prefix, owner)| Step::Insert(prefix, owner)),
+        3 => (prefixes(), 0_u32..5).prop_map(|(prefix, owner)| Step::Remove(prefix, owner)),
+        1 => (0_u32..5).prop_map(Step::RemoveOwner),
+    ]
+}
+
+/// Longest prefix first: slow, obvious, and right.
+fn scan(list: &[(Prefix, Owner)], address: IpAddr) -> Option<Owner> {
+    list.iter()
+        .filter(|(prefix, _)| Prefix::new(address, prefix.cidr) == Some(*prefix))
+        .max_by_key(|(prefix, _)| prefix.cidr)
+        .map(|(_, owner)| *owner)
+}
+
+proptest! {
+    #[test]
+    fn agrees_with_a_linear_scan(
+        steps in prop::collection::vec(steps(), 0..80),
+        queries in prop::collection::vec(addresses(), 20),
+    ) {
+        let mut table = AllowedIps::new();
+        let mut model: Vec<(Prefix, Owner)> = Vec::new();
+        for step in steps {
+            match step {
+                Step::Insert(prefix, owner) => {
+                    table.reserve(1, 5).unwrap();
+                    prop_assert!(table.insert(prefix, owner));
+                    model.retain(|(p, _)| *p != prefix);
+                    model.push((prefix, owner));
+                }
+                Step::Remove(prefix, owner) => {
+                    table.remove(prefix, owner);
+                    model.retain(|entry| *entry != (prefix, owner));
+                }
+                Step::RemoveOwner(owner) => {
+                    while table.remove_some(owner, 2) {}
+                    model.retain(|(_, o)| *o != owner);
+                }
+            }
+            for query in &queries {
+                prop_assert_eq!(table.lookup(*query), scan(&model, *query), "{}", query);
+            }
+        }
+        for owner in 0..5 {
+            let mut cursor = Cursor::default();
+            let listed: Vec<_> = core::iter::from_fn(|| table.next_of(owner, &mut cursor)).collect();
+            let expected: Vec<_> = model.iter().filter(|(_, o)| *o == owner).map(|(p, _)| *p).collect();
+            prop_assert_eq!(listed, expected);
+        }
+        let prefixes = model.len();
+        let used = table.nodes.len() - table.free_count;
+        prop_assert!(used <= prefixes.saturating_mul(2), "{} nodes for {} prefixes", used, prefixes);
+    }
+}

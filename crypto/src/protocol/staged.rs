@@ -1,0 +1,142 @@
+//! Packets that wait for a session, one queue per peer, oldest first.
+//!
+//! Bounded in packets and bytes; the oldest go when a new one comes. Nothing is allocated for a
+//! peer that stages nothing. Packets are freed outside the lock. [WG §6.4]
+
+use alloc::{collections::VecDeque, vec::Vec};
+
+use abi::discard::Discard;
+
+use super::limits::{MAX_STAGED_BYTES, MAX_STAGED_PACKETS};
+use crate::sync::{Ground, SpinLock};
+
+/// The queue of one peer.
+pub(super) struct Staged(SpinLock<Queue>);
+
+struct Queue {
+    packets: VecDeque<Vec<u8>>,
+    bytes: usize,
+    /// Why nothing may be staged, if so.
+    closed: Option<Discard>,
+}
+
+impl Staged {
+    /// An empty queue that is closed until the adapter is up.
+    pub(super) const fn new() -> Self {
+        let closed = Some(Discard::AdapterDown);
+        Self(SpinLock::new(Queue { packets: VecDeque::new(), bytes: 0, closed }))
+    }
+
+    /// Adds a packet and returns how many of the oldest went for it.
+    pub(super) fn push(&self, ground: &impl Ground, packet: Vec<u8>) -> Result<u32, Discard> {
+        if packet.len() > MAX_STAGED_BYTES {
+            return Err(Discard::Oversize);
+        }
+        let mut packet = Some(packet);
+        let mut discarded = 0;
+        loop {
+            // One per turn, so that memory is given back with the lock open.
+            let oldest = self.0.with(ground, |queue| {
+                if let Some(reason) = queue.closed {
+                    return Err(reason);
+                }
+                if let Some(packet) = packet.take_if(|packet| queue.has_room_for(packet.len())) {
+                    queue.packets.try_reserve(1).map_err(|_| Discard::NoMemory)?;
+                    queue.bytes = queue.bytes.saturating_add(packet.len());
+                    queue.packets.push_back(packet);
+                }
+                Ok(if packet.is_some() { queue.pop() } else { None })
+            })?;
+            match oldest {
+                Some(_) => discarded = u32::saturating_add(discarded, 1),
+                None => return Ok(discarded),
+            }
+        }
+    }
+
+    /// Takes the oldest packet.
+    pub(super) fn pop(&self, ground: &impl Ground) -> Option<Vec<u8>> {
+        self.0.with(ground, Queue::pop)
+    }
+
+    /// How many packets wait.
+    pub(super) fn len(&self, ground: &impl Ground) -> usize {
+        self.0.with(ground, |queue| queue.packets.len())
+    }
+
+    /// Drops all packets and returns how many there were.
+    pub(super) fn clear(&self, ground: &impl Ground) -> usize {
+        let packets = self.0.with(ground, |queue| {
+            queue.bytes = 0;
+            core::mem::take(&mut queue.packets)
+        });
+        packets.len()
+    }
+
+    /// Opens the queue, or closes it for a reason.
+    pub(super) fn set_closed(&self, ground: &impl Ground, closed: Option<Discard>) {
+        self.0.with(ground, |queue| queue.closed = closed);
+    }
+}
+
+impl Queue {
+    fn has_room_for(&self, bytes: usize) -> bool {
+        self.packets.len() < MAX_STAGED_PACKETS
+            && self.bytes.saturating_add(bytes) <= MAX_STAGED_BYTES
+    }
+
+    fn pop(&mut self) -> Option<Vec<u8>> {
+        let packet = self.packets.pop_front()?;
+        self.bytes = self.bytes.saturating_sub(packet.len());
+        Some(packet)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::vec;
+
+    use super::*;
+    use crate::sync::Unpinned;
+
+    fn open() -> Staged {
+        let staged = Staged::new();
+        staged.set_closed(&Unpinned, None);
+        staged
+    }
+
+    // spec-test: WG 6.4-a
+    #[test]
+    fn the_129th_packet_pushes_out_the_first() {
+        let staged = open();
+        for n in 0..MAX_STAGED_PACKETS {
+            assert_eq!(staged.push(&Unpinned, vec![n as u8]), Ok(0));
+        }
+        assert_eq!(staged.push(&Unpinned, vec![200]), Ok(1));
+        assert_eq!(staged.len(&Unpinned), MAX_STAGED_PACKETS);
+        assert_eq!(staged.pop(&Unpinned), Some(vec![1]), "order kept, oldest gone");
+        assert_eq!(staged.clear(&Unpinned), MAX_STAGED_PACKETS - 1);
+        assert_eq!(staged.pop(&Unpinned), None);
+    }
+
+    #[test]
+    fn bytes_are_bounded_too() {
+        let staged = open();
+        for _ in 0..4 {
+            assert_eq!(staged.push(&Unpinned, vec![0; MAX_STAGED_BYTES / 4]), Ok(0));
+        }
+        assert_eq!(staged.push(&Unpinned, vec![0; MAX_STAGED_BYTES / 4 + 1]), Ok(2));
+        assert_eq!(staged.push(&Unpinned, vec![0; MAX_STAGED_BYTES]), Ok(3));
+        let whole = vec![0; MAX_STAGED_BYTES + 1];
+        assert_eq!(staged.push(&Unpinned, whole), Err(Discard::Oversize));
+        assert_eq!(staged.len(&Unpinned), 1);
+    }
+
+    #[test]
+    fn a_closed_queue_says_why() {
+        let staged = Staged::new();
+        assert_eq!(staged.push(&Unpinned, vec![1]), Err(Discard::AdapterDown));
+        staged.set_closed(&Unpinned, Some(Discard::PeerRemoved));
+        assert_eq!(staged.push(&Unpinned, vec![1]), Err(Discard::PeerRemoved));
+    }
+}
