@@ -7,4 +7,5 @@ extern crate std;
 
 pub mod aead;
 pub mod pipeline;
+pub mod protocol;
 pub mod sync;

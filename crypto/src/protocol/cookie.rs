@@ -1,0 +1,280 @@
+//! MACs and cookies: how a handshake message is judged before it costs a curve multiplication.
+//!
+//! mac1 proves that the sender knows our public key and is always checked. Under load we also want
+//! mac2, a MAC under a cookie that only somebody who receives at the source address can have; who
+//! has none gets one in a cookie reply, which costs two hashes and is shorter than what it answers.
+//! [WG §5.3, 5.4.4, 5.4.7]
+
+use core::net::{IpAddr, SocketAddr};
+
+use subtle::ConstantTimeEq;
+use zeroize::{Zeroize, Zeroizing};
+
+use super::{
+    Instant, Random,
+    hash_table::HashKey,
+    limits::{
+        COOKIE_SECRET_LIFE, COOKIE_USE_LIFE, LABEL_COOKIE, LABEL_MAC1, UNDER_LOAD_AT,
+        UNDER_LOAD_MEMORY,
+    },
+    messages::{COOKIE_REPLY_LEN, CookieReply, Macs, write_macs},
+    noise::{hash, mac, open_cookie, seal_cookie},
+    ratelimiter::RateLimiter,
+};
+use crate::sync::{
+    Ground, SpinLock,
+    atomic::{AtomicU64, Ordering},
+};
+
+/// The two keys that follow from a public key: whoever knows it can compute them.
+#[derive(Clone)]
+pub(super) struct MacKeys {
+    mac1: [u8; 32],
+    cookie: [u8; 32],
+}
+
+impl MacKeys {
+    /// The keys for messages to the owner of `public_key`, and for cookie replies from him.
+    pub(super) fn of(public_key: &[u8; 32]) -> Self {
+        Self { mac1: hash(&[LABEL_MAC1, public_key]), cookie: hash(&[LABEL_COOKIE, public_key]) }
+    }
+
+    // spec: WG 5.3-a
+    pub(super) fn mac1_is_valid(&self, macs: &Macs<'_>) -> bool {
+        mac(&self.mac1, &[macs.before_mac1]).ct_eq(macs.mac1).into()
+    }
+}
+
+/// What one of our cookies is a MAC of: the source's address and port, in network order.
+// spec: WG 5.4.7-b
+fn cookie_for(secret: &[u8; 32], source: SocketAddr) -> Zeroizing<[u8; 16]> {
+    let port = source.port().to_be_bytes();
+    Zeroizing::new(match source.ip() {
+        IpAddr::V4(address) => mac(secret, &[&address.octets(), &port]),
+        IpAddr::V6(address) => mac(secret, &[&address.octets(), &port]),
+    })
+}
+
+/// The secret behind the cookies we give out, replaced every two minutes.
+pub(super) struct CookieSecret {
+    secret: [u8; 32],
+    made_at: Option<Instant>,
+}
+
+impl Drop for CookieSecret {
+    fn drop(&mut self) {
+        self.secret.zeroize();
+    }
+}
+
+impl CookieSecret {
+    pub(super) const fn new() -> Self {
+        Self { secret: [0; 32], made_at: None }
+    }
+
+    /// Whether the secret is too old to be used.
+    // spec: WG 5.4.7-c — lazily, and no previous secret is kept.
+    pub(super) fn is_due(&self, now: Instant) -> bool {
+        self.made_at.is_none_or(|made| now.0.saturating_sub(made.0) >= COOKIE_SECRET_LIFE)
+    }
+
+    /// Replaces the secret if it is still due.
+    pub(super) fn replace(&mut self, secret: &[u8; 32], now: Instant) {
+        if self.is_due(now) {
+            self.secret = *secret;
+            self.made_at = Some(now);
+        }
+    }
+
+    /// The cookie of a source address, under this secret.
+    pub(super) fn cookie(&self, source: SocketAddr) -> Zeroizing<[u8; 16]> {
+        cookie_for(&self.secret, source)
+    }
+}
+
+/// Whether mac2 was made with `cookie`.
+pub(super) fn mac2_is_valid(cookie: &[u8; 16], macs: &Macs<'_>) -> bool {
+    mac(cookie, &[macs.before_mac2]).ct_eq(macs.mac2).into()
+}
+
+/// Makes the reply to a message with these MACs whose sender index is `receiver`.
+// spec: WG 5.4.7-d
+pub(super) fn create_reply(
+    keys: &MacKeys,
+    cookie: &[u8; 16],
+    receiver: u32,
+    macs: &Macs<'_>,
+    random: &mut dyn Random,
+) -> [u8; COOKIE_REPLY_LEN] {
+    let mut nonce = [0; 24];
+    random.fill(&mut nonce);
+    let sealed = seal_cookie(&keys.cookie, &nonce, cookie, macs.mac1);
+    CookieReply::write(receiver, &nonce, &sealed)
+}
+
+/// Opens a cookie reply to a message whose mac1 was `mac1`; `None` if it is none.
+pub(super) fn open_reply(
+    keys: &MacKeys,
+    message: &CookieReply<'_>,
+    mac1: &[u8; 16],
+) -> Option<Zeroizing<[u8; 16]>> {
+    open_cookie(&keys.cookie, message.nonce, message.cookie, mac1).map(Zeroizing::new)
+}
+
+/// One peer's cookie, and the mac1 it would answer.
+#[derive(Default)]
+pub(super) struct CookieJar {
+    /// mac1 of the last message we sent, until a cookie reply has answered it.
+    unanswered_mac1: Option<[u8; 16]>,
+    cookie: Option<[u8; 16]>,
+    received_at: Option<Instant>,
+}
+
+impl Drop for CookieJar {
+    fn drop(&mut self) {
+        self.cookie.zeroize();
+    }
+}
+
+impl CookieJar {
+    /// Writes both MACs of a message to the peer.
+    // spec: WG 5.4.4-a, WG 5.4.4-b — initiations and responses alike.
+    pub(super) fn seal(&mut self, keys: &MacKeys, message: &mut [u8], now: Instant) {
+        let cookie = self.usable(now);
+        let mut mac1 = [0; 16];
+        write_macs(
+            message,
+            |before| {
+                mac1 = mac(&keys.mac1, &[before]);
+                mac1
+            },
+            |before| cookie.map_or([0; 16], |cookie| mac(&cookie, &[before])),
+        );
+        self.unanswered_mac1 = Some(mac1);
+    }
+
+    /// The mac1 a cookie reply must be bound to, if one can come at all.
+    pub(super) fn unanswered(&self) -> Option<[u8; 16]> {
+        self.unanswered_mac1
+    }
+
+    /// Keeps the cookie of a reply to `mac1`, unless another message was sent meanwhile.
+    // spec: WG 5.4.7-f — one cookie per message.
+    pub(super) fn keep(&mut self, mac1: &[u8; 16], cookie: &[u8; 16], now: Instant) -> bool {
+        if self.unanswered_mac1.as_ref() != Some(mac1) {
+            return false;
+        }
+        self.unanswered_mac1 = None;
+        self.cookie = Some(*cookie);
+        self.received_at = Some(now);
+        true
+    }
+
+    fn usable(&self, now: Instant) -> Option<[u8; 16]> {
+        let age = now.0.saturating_sub(self.received_at?.0);
+        self.cookie.filter(|_| age < COOKIE_USE_LIFE)
+    }
+}
+
+/// Whether the driver is flooded with handshakes, and who floods it. One for all adapters.
+pub struct HandshakeLoad {
+    /// When the queue was last seen long, in nanoseconds; `u64::MAX` is never.
+    loaded_at: AtomicU64,
+    limiter: SpinLock<RateLimiter>,
+}
+
+impl HandshakeLoad {
+    /// No load yet; `key` is secret and keys the table of sources.
+    #[must_use]
+    pub fn new(key: HashKey) -> Self {
+        let limiter = SpinLock::new(RateLimiter::new(key));
+        Self { loaded_at: AtomicU64::new(u64::MAX), limiter }
+    }
+
+    /// Tells how many handshake messages wait, the one about to be consumed included.
+    ///
+    /// Called before each [`super::Tunnel::consume`].
+    // spec: WG 7.4-c
+    pub fn observe(&self, queued: usize, now: Instant) {
+        if queued >= UNDER_LOAD_AT {
+            // Relaxed: a hint that publishes nothing.
+            self.loaded_at.store(now.nanoseconds(), Ordering::Relaxed);
+        }
+    }
+
+    /// Whether messages need a valid mac2 now.
+    #[must_use]
+    pub fn is_under_load(&self, now: Instant) -> bool {
+        let loaded_at = self.loaded_at.load(Ordering::Relaxed);
+        let memory = UNDER_LOAD_MEMORY.as_nanos() as u64;
+        loaded_at != u64::MAX && now.nanoseconds().saturating_sub(loaded_at) < memory
+    }
+
+    /// Charges a source for one message; false if it sent too many.
+    pub(super) fn allow(&self, ground: &impl Ground, source: IpAddr, now: Instant) -> bool {
+        let (allowed, _forgotten) = self.limiter.with(ground, |limiter| limiter.allow(source, now));
+        allowed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use core::time::Duration;
+
+    use super::*;
+
+    fn at(milliseconds: u64) -> Instant {
+        Instant(Duration::from_millis(milliseconds))
+    }
+
+    // spec-test: WG 7.4-c
+    #[test]
+    fn under_load_from_512_and_a_second_longer() {
+        let load = HandshakeLoad::new(HashKey::new([1; 16]));
+        assert!(!load.is_under_load(at(0)));
+        load.observe(511, at(1000));
+        assert!(!load.is_under_load(at(1000)));
+        load.observe(512, at(1000));
+        assert!(load.is_under_load(at(1000)));
+        load.observe(0, at(1500));
+        assert!(load.is_under_load(at(1900)));
+        assert!(load.is_under_load(at(1999)));
+        assert!(!load.is_under_load(at(2000)));
+        assert!(!load.is_under_load(at(2100)));
+    }
+
+    // spec-test: WG 5.4.7-c
+    #[test]
+    fn the_secret_lives_two_minutes() {
+        let mut secret = CookieSecret::new();
+        let source = "192.0.2.1:1".parse().unwrap();
+        assert!(secret.is_due(at(0)));
+        secret.replace(&[1; 32], at(0));
+        let first = secret.cookie(source);
+        assert!(!secret.is_due(at(119_999)));
+        secret.replace(&[2; 32], at(119_999));
+        assert_eq!(*secret.cookie(source), *first, "not due: kept");
+        assert!(secret.is_due(at(120_000)));
+        secret.replace(&[2; 32], at(120_000));
+        assert_ne!(*secret.cookie(source), *first);
+    }
+
+    // spec-test: WG 5.4.4-b, WG 5.4.7-f
+    #[test]
+    fn a_cookie_is_used_for_115_seconds() {
+        let keys = MacKeys::of(&[3; 32]);
+        let mut jar = CookieJar::default();
+        let mut message = [0; 148];
+        jar.seal(&keys, &mut message, at(0));
+        assert_eq!(message[132..], [0; 16], "no cookie, no mac2");
+        let mac1: [u8; 16] = message[116..132].try_into().unwrap();
+        assert_eq!(jar.unanswered(), Some(mac1));
+        assert!(!jar.keep(&[0; 16], &[9; 16], at(0)), "another message's");
+        assert!(jar.keep(&mac1, &[9; 16], at(0)));
+        assert!(!jar.keep(&mac1, &[8; 16], at(0)), "one cookie per message");
+        for (age, used) in [(114_000, true), (114_999, true), (115_000, false), (120_000, false)] {
+            jar.seal(&keys, &mut message, at(age));
+            assert_eq!(message[132..] != [0; 16], used, "age {age} ms");
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! A session: two keys, a counter to send with, a window to receive with.
+//!
+//! Immutable but for atomics, so any CPU may use a referenced keypair without a lock. Each
+//! direction has a validity flag of its own: after a change of the private key a session still
+//! receives, and a wiped one does neither, although a chunk may hold it a little longer. Its keys
+//! are zeroed when the last reference goes. [WG §6]
+
+use abi::discard::Discard;
+
+use super::{
+    Instant,
+    limits::{REJECT_AFTER_MESSAGES, REJECT_AFTER_TIME},
+    noise::SessionKeys,
+    peer::Peer,
+    replay::ReceiveWindow,
+};
+use crate::{
+    aead::Key,
+    sync::{
+        Shared,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+/// One session with a peer.
+pub struct Keypair<E> {
+    peer: Shared<Peer<E>>,
+    sending: Key,
+    receiving: Key,
+    /// How the peer addresses us.
+    local_index: u32,
+    /// How we address the peer.
+    remote_index: u32,
+    born: Instant,
+    initiator: bool,
+    may_send: AtomicBool,
+    may_receive: AtomicBool,
+    /// The next counter to send.
+    next_counter: AtomicU64,
+    window: ReceiveWindow,
+}
+
+/// Which session this is; see [`Keypair::new`].
+pub(super) struct SessionFacts {
+    pub(super) local_index: u32,
+    pub(super) remote_index: u32,
+    pub(super) born: Instant,
+    pub(super) initiator: bool,
+}
+
+impl<E> Keypair<E> {
+    /// A fresh session whose counters are 0.
+    // spec: WG 5.4.6-h
+    pub(super) fn new(peer: Shared<Peer<E>>, keys: &SessionKeys, facts: &SessionFacts) -> Self {
+        Self {
+            peer,
+            sending: Key::new(*keys.sending.expose()),
+            receiving: Key::new(*keys.receiving.expose()),
+            local_index: facts.local_index,
+            remote_index: facts.remote_index,
+            born: facts.born,
+            initiator: facts.initiator,
+            may_send: AtomicBool::new(true),
+            may_receive: AtomicBool::new(true),
+            next_counter: AtomicU64::new(0),
+            window: ReceiveWindow::new(),
+        }
+    }
+
+    /// The peer the session is with.
+    #[must_use]
+    pub fn peer(&self) -> &Shared<Peer<E>> {
+        &self.peer
+    }
+
+    /// The key to seal with.
+    #[must_use]
+    pub fn sending(&self) -> &Key {
+        &self.sending
+    }
+
+    /// The key to open with.
+    #[must_use]
+    pub fn receiving(&self) -> &Key {
+        &self.receiving
+    }
+
+    /// The receiver index of messages to the peer.
+    #[must_use]
+    pub fn remote_index(&self) -> u32 {
+        self.remote_index
+    }
+
+    /// The receiver index of messages from the peer.
+    #[must_use]
+    pub fn local_index(&self) -> u32 {
+        self.local_index
+    }
+
+    /// Whether we sent the initiation the session came from.
+    #[must_use]
+    pub fn is_initiator(&self) -> bool {
+        self.initiator
+    }
+
+    /// Time since the keys were derived.
+    #[must_use]
+    // spec: WG 6.2-a
+    pub fn age(&self, now: Instant) -> core::time::Duration {
+        now.0.saturating_sub(self.born.0)
+    }
+
+    /// Whether packets may be sealed with it at `now`.
+    #[must_use]
+    pub fn usable_for_sending(&self, now: Instant) -> bool {
+        // Relaxed, here and below: flags and counters publish nothing; a CPU that reads them late
+        // is one that ran early.
+        self.may_send.load(Ordering::Relaxed)
+            && self.age(now) < REJECT_AFTER_TIME
+            && self.sent_messages() < REJECT_AFTER_MESSAGES
+    }
+
+    /// Whether packets may be opened with it at `now`.
+    #[must_use]
+    pub fn usable_for_receiving(&self, now: Instant) -> bool {
+        self.may_receive.load(Ordering::Relaxed)
+            && self.age(now) < REJECT_AFTER_TIME
+            && !self.window.is_exhausted()
+    }
+
+    /// How many counters were taken.
+    #[must_use]
+    pub fn sent_messages(&self) -> u64 {
+        self.next_counter.load(Ordering::Relaxed)
+    }
+
+    /// Takes `count` counters in a row and returns the first; `None` if not all of them are below
+    /// the limit.
+    // spec: WG 5.4.6-b — each counter is given out once; the exchange cannot wrap.
+    pub(super) fn take_counters(&self, count: u32) -> Option<u64> {
+        self.next_counter
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |next| {
+                next.checked_add(u64::from(count)).filter(|end| *end <= REJECT_AFTER_MESSAGES)
+            })
+            .ok()
+    }
+
+    /// Checks that `counter` is new and marks it as seen. Called by the drain owner alone, after
+    /// the tag has verified.
+    ///
+    /// # Errors
+    ///
+    /// [`Discard::Replayed`], or [`Discard::SessionExpired`] past the limit of messages or once the
+    /// session is wiped.
+    // spec: WG 5.4.6-e
+    pub fn accept(&self, counter: u64) -> Result<(), Discard> {
+        if !self.may_receive.load(Ordering::Relaxed) {
+            return Err(Discard::SessionExpired);
+        }
+        self.window.accept(counter)
+    }
+
+    /// Ends sending; receiving goes on.
+    pub(super) fn stop_sending(&self) {
+        self.may_send.store(false, Ordering::Relaxed);
+    }
+
+    /// Ends both directions.
+    pub(super) fn stop(&self) {
+        self.stop_sending();
+        self.may_receive.store(false, Ordering::Relaxed);
+    }
+
+    /// As if `count` messages had been sent, to come near the limits.
+    #[cfg(test)]
+    pub(super) fn pretend_sent(&self, count: u64) {
+        self.next_counter.store(count, Ordering::Relaxed);
+    }
+}
