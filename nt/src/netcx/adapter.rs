@@ -1,0 +1,322 @@
+//! The adapter object: capabilities, start, link state.
+//!
+//! An adapter is created while its device is being added, configured, and started last: all
+//! capabilities but the MTU must be set before. It is a child of its device, deleted with it; so if
+//! a later step fails, the device's addition must fail too.
+//!
+//! The adapter carries bare IP packets. What that means for its capabilities: any alignment and any
+//! number of fragments on transmit, with no room asked for in front, so that NetAdapterCx never has
+//! to copy; and on receive buffers of our own, which come back by
+//! [`AdapterEvents::return_rx_buffer`].
+//!
+//! Source: <https://learn.microsoft.com/windows-hardware/drivers/netcx/device-and-adapter-initialization>
+
+use core::{
+    num::{NonZeroU32, NonZeroUsize},
+    ptr::{self, NonNull},
+};
+
+use wdk_sys::{NTSTATUS, ULONG};
+
+use super::{Kind, QueueInit};
+use crate::{
+    irql::{AtMostDispatch, Passive},
+    status::{NtError, check, to_status},
+    sys::netcx::*,
+    wdf::{Device, context},
+};
+
+/// What an adapter does; the value is the context of the adapter object.
+pub trait AdapterEvents: Send + Sync + 'static {
+    /// The transmit queue is wanted: `init` must become one.
+    ///
+    /// # Errors
+    ///
+    /// The adapter fails.
+    ///
+    /// # IRQL
+    ///
+    /// `PASSIVE_LEVEL`.
+    fn create_tx_queue(&self, init: QueueInit<'_>, passive: &mut Passive) -> Result<(), NtError>;
+
+    /// A receive queue is wanted: `init` must become one.
+    ///
+    /// # Errors
+    ///
+    /// The adapter fails.
+    ///
+    /// # IRQL
+    ///
+    /// `PASSIVE_LEVEL`.
+    fn create_rx_queue(&self, init: QueueInit<'_>, passive: &mut Passive) -> Result<(), NtError>;
+
+    /// The stack has done with the buffer that was linked under `handle`.
+    ///
+    /// # IRQL
+    ///
+    /// `<= DISPATCH_LEVEL`, any thread.
+    fn return_rx_buffer(&self, handle: NonZeroUsize, level: &AtMostDispatch);
+}
+
+/// A link's speed, which the system puts into route metrics and ring sizes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LinkSpeed {
+    /// Bits per second, each way.
+    pub bits_per_second: u64,
+}
+
+/// How an adapter hands packets over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DataPath {
+    /// The capacity of every receive buffer, in bytes; a packet in a larger one would be dropped.
+    pub max_frame_bytes: NonZeroU32,
+    /// The largest packet the stack sends, in bytes.
+    pub mtu_bytes: NonZeroU32,
+    /// The constant speed of the link.
+    pub speed: LinkSpeed,
+}
+
+/// A handle of an adapter.
+///
+/// # Invariants
+///
+/// The adapter's device has not been cleaned up, as for [`Device`].
+#[derive(Clone, Copy, Debug)]
+pub struct Adapter {
+    adapter: NETADAPTER,
+    speed: LinkSpeed,
+}
+
+// SAFETY: NetAdapterCx's functions take an adapter's handle on any thread.
+unsafe impl Send for Adapter {}
+// SAFETY: as above; NetAdapterCx does its own locking.
+unsafe impl Sync for Adapter {}
+
+impl Adapter {
+    /// Creates an adapter on `device`, its context by `build`, and sets its capabilities.
+    ///
+    /// # Errors
+    ///
+    /// Whatever NetAdapterCx or `build` answers; the device's addition must then fail.
+    ///
+    /// # IRQL
+    ///
+    /// `PASSIVE_LEVEL`.
+    pub fn create<A: AdapterEvents>(
+        device: Device,
+        passive: &mut Passive,
+        data_path: DataPath,
+        build: impl FnOnce(Self, &mut Passive) -> Result<A, NtError>,
+    ) -> Result<Self, NtError> {
+        let adapter = AdapterInit::new(device)?.create::<A>()?;
+        let adapter = Self { adapter, speed: data_path.speed };
+        let context = build(adapter, passive)?;
+        // SAFETY: created above with the attributes of `A`; queues are asked for after the start.
+        unsafe { context::fill(adapter.adapter, context) }
+            .map_err(|_context| NtError::INSUFFICIENT_RESOURCES)?;
+        adapter.set_capabilities::<A>(&data_path);
+        adapter.set_mtu(passive, data_path.mtu_bytes);
+        adapter.set_link(false);
+        Ok(adapter)
+    }
+
+    /// Hands the adapter to the network stack. Its queues come when the device works.
+    ///
+    /// # Errors
+    ///
+    /// Whatever NDIS answers; the adapter is then not started.
+    ///
+    /// # IRQL
+    ///
+    /// `PASSIVE_LEVEL`.
+    pub fn start(self, _passive: &Passive) -> Result<(), NtError> {
+        // SAFETY: PASSIVE_LEVEL by the token; the adapter exists by the type invariant.
+        check(unsafe { NetAdapterStart(self.adapter) })
+    }
+
+    /// Takes the adapter from the network stack; returns when its queues are gone.
+    ///
+    /// # IRQL
+    ///
+    /// `PASSIVE_LEVEL`.
+    pub fn stop(self, _passive: &Passive) {
+        // SAFETY: PASSIVE_LEVEL by the token; the adapter exists by the type invariant.
+        unsafe { NetAdapterStop(self.adapter) };
+    }
+
+    /// The interface's locally unique identifier.
+    ///
+    /// # IRQL
+    ///
+    /// `PASSIVE_LEVEL`.
+    #[must_use]
+    pub fn luid(self, _passive: &Passive) -> u64 {
+        // SAFETY: PASSIVE_LEVEL by the token; the adapter exists by the type invariant.
+        unsafe { NetAdapterGetNetLuid(self.adapter) }.Value
+    }
+
+    /// Sets the largest packet the stack sends.
+    ///
+    /// # IRQL
+    ///
+    /// `PASSIVE_LEVEL`.
+    pub fn set_mtu(self, _passive: &Passive, mtu_bytes: NonZeroU32) {
+        // SAFETY: PASSIVE_LEVEL by the token; the adapter exists by the type invariant; not 0.
+        unsafe { NetAdapterSetLinkLayerMtuSize(self.adapter, mtu_bytes.get()) };
+    }
+
+    /// Connects or disconnects the medium.
+    ///
+    /// # IRQL
+    ///
+    /// `<= DISPATCH_LEVEL`.
+    pub fn set_link(self, up: bool) {
+        let speed = if up { self.speed.bits_per_second } else { 0 };
+        let mut state = NET_ADAPTER_LINK_STATE {
+            Size: size_of::<NET_ADAPTER_LINK_STATE>() as ULONG,
+            TxLinkSpeed: speed,
+            RxLinkSpeed: speed,
+            MediaConnectState: if up {
+                MediaConnectStateConnected
+            } else {
+                MediaConnectStateDisconnected
+            },
+            MediaDuplexState: MediaDuplexStateFull,
+            SupportedPauseFunctions: NetAdapterPauseFunctionTypeUnsupported,
+            AutoNegotiationFlags: NetAdapterAutoNegotiationFlagNone,
+        };
+        // SAFETY: the adapter exists by the type invariant; documented up to DISPATCH_LEVEL; the
+        // state is copied.
+        unsafe { NetAdapterSetLinkState(self.adapter, &raw mut state) };
+    }
+
+    /// Sets all that must be set before the start.
+    fn set_capabilities<A: AdapterEvents>(self, data_path: &DataPath) {
+        let speed = data_path.speed.bits_per_second;
+        let mut link_layer = NET_ADAPTER_LINK_LAYER_CAPABILITIES {
+            Size: size_of::<NET_ADAPTER_LINK_LAYER_CAPABILITIES>() as ULONG,
+            MaxTxLinkSpeed: speed,
+            MaxRxLinkSpeed: speed,
+        };
+        // SAFETY: called by `create` only, at PASSIVE_LEVEL before the start; copied.
+        unsafe { NetAdapterSetLinkLayerCapabilities(self.adapter, &raw mut link_layer) };
+        let mut tx = NET_ADAPTER_TX_CAPABILITIES {
+            Size: size_of::<NET_ADAPTER_TX_CAPABILITIES>() as ULONG,
+            MappingRequirement: NetMemoryMappingRequirementNone,
+            PayloadBackfill: 0,
+            MaximumNumberOfFragments: usize::MAX,
+            FragmentBufferAlignment: NET_ADAPTER_FRAGMENT_DEFAULT_ALIGNMENT,
+            FragmentRingNumberOfElementsHint: 0,
+            MaximumNumberOfQueues: 1,
+            DmaCapabilities: ptr::null_mut(),
+        };
+        let mut rx = NET_ADAPTER_RX_CAPABILITIES {
+            Size: size_of::<NET_ADAPTER_RX_CAPABILITIES>() as ULONG,
+            AllocationMode: NetRxFragmentBufferAllocationModeDriver,
+            AttachmentMode: NetRxFragmentBufferAttachmentModeDriver,
+            FragmentRingNumberOfElementsHint: 0,
+            MaximumFrameSize: data_path.max_frame_bytes.get() as usize,
+            MaximumNumberOfQueues: 1,
+            EvtAdapterReturnRxBuffer: evt_adapter_return_rx_buffer::<A>,
+            FragmentBufferAlignment: NET_ADAPTER_FRAGMENT_DEFAULT_ALIGNMENT,
+            DmaCapabilities: ptr::null_mut(),
+        };
+        // SAFETY: as above.
+        unsafe { NetAdapterSetDataPathCapabilities(self.adapter, &raw mut tx, &raw mut rx) };
+        let checksum = NET_ADAPTER_OFFLOAD_RX_CHECKSUM_CAPABILITIES {
+            Size: size_of::<NET_ADAPTER_OFFLOAD_RX_CHECKSUM_CAPABILITIES>() as ULONG,
+            EvtAdapterOffloadSetRxChecksum: evt_adapter_offload_set_rx_checksum,
+        };
+        // SAFETY: as above.
+        unsafe { NetAdapterOffloadSetRxChecksumCapabilities(self.adapter, &raw const checksum) };
+    }
+}
+
+/// An adapter about to be created.
+///
+/// # Invariants
+///
+/// The pointer came from `NetAdapterInitAllocate` and has not been freed.
+struct AdapterInit(NonNull<NETADAPTER_INIT>);
+
+impl AdapterInit {
+    /// Starts the making of an adapter on `device`.
+    fn new(device: Device) -> Result<Self, NtError> {
+        // SAFETY: the device exists by its invariant; called by `Adapter::create` only, which has
+        // the token of PASSIVE_LEVEL.
+        let init = unsafe { NetAdapterInitAllocate(device.as_raw()) };
+        NonNull::new(init).map(Self).ok_or(NtError::INSUFFICIENT_RESOURCES)
+    }
+
+    /// Creates the adapter, with an empty context for an `A`.
+    fn create<A: AdapterEvents>(self) -> Result<NETADAPTER, NtError> {
+        let mut callbacks = NET_ADAPTER_DATAPATH_CALLBACKS {
+            Size: size_of::<NET_ADAPTER_DATAPATH_CALLBACKS>() as ULONG,
+            EvtAdapterCreateTxQueue: evt_adapter_create_tx_queue::<A>,
+            EvtAdapterCreateRxQueue: evt_adapter_create_rx_queue::<A>,
+        };
+        // SAFETY: the init is not freed, by the type invariant; the callbacks are copied.
+        unsafe { NetAdapterInitSetDatapathCallbacks(self.0.as_ptr(), &raw mut callbacks) };
+        let mut attributes = context::attributes::<A>();
+        let mut adapter: NETADAPTER = ptr::null_mut();
+        // SAFETY: as above; attributes and the handle's place live through the call.
+        check(unsafe { NetAdapterCreate(self.0.as_ptr(), &raw mut attributes, &raw mut adapter) })?;
+        Ok(adapter)
+    }
+}
+
+impl Drop for AdapterInit {
+    fn drop(&mut self) {
+        // SAFETY: allocated and not freed, by the type invariant; still in `Adapter::create`, so at
+        // PASSIVE_LEVEL. It must be freed whether or not the adapter was created.
+        unsafe { NetAdapterInitFree(self.0.as_ptr()) };
+    }
+}
+
+/// `EvtAdapterCreateTxQueue`.
+unsafe extern "system" fn evt_adapter_create_tx_queue<A: AdapterEvents>(
+    adapter: NETADAPTER,
+    init: *mut NETTXQUEUE_INIT,
+) -> NTSTATUS {
+    // SAFETY: documented to be called at PASSIVE_LEVEL.
+    let mut passive = unsafe { Passive::assume() };
+    // SAFETY: registered for an adapter of `A`, which outlives its callbacks.
+    let context = unsafe { context::get::<A>(adapter) }.ok_or(NtError::DEVICE_NOT_READY);
+    // SAFETY: what this callback was given, unused so far.
+    let init = unsafe { QueueInit::new(init, Kind::Transmit) };
+    to_status(context.and_then(|context| context.create_tx_queue(init?, &mut passive)))
+}
+
+/// `EvtAdapterCreateRxQueue`.
+unsafe extern "system" fn evt_adapter_create_rx_queue<A: AdapterEvents>(
+    adapter: NETADAPTER,
+    init: *mut NETRXQUEUE_INIT,
+) -> NTSTATUS {
+    // SAFETY: documented to be called at PASSIVE_LEVEL.
+    let mut passive = unsafe { Passive::assume() };
+    // SAFETY: registered for an adapter of `A`, which outlives its callbacks.
+    let context = unsafe { context::get::<A>(adapter) }.ok_or(NtError::DEVICE_NOT_READY);
+    // SAFETY: what this callback was given, unused so far.
+    let init = unsafe { QueueInit::new(init, Kind::Receive) };
+    to_status(context.and_then(|context| context.create_rx_queue(init?, &mut passive)))
+}
+
+/// `EvtAdapterReturnRxBuffer`.
+unsafe extern "system" fn evt_adapter_return_rx_buffer<A: AdapterEvents>(
+    adapter: NETADAPTER,
+    handle: NET_FRAGMENT_RETURN_CONTEXT_HANDLE,
+) {
+    // SAFETY: documented to be called at or below DISPATCH_LEVEL.
+    let level = unsafe { AtMostDispatch::assume() };
+    // SAFETY: registered for an adapter of `A`, which outlives its callbacks.
+    let context = unsafe { context::get::<A>(adapter) };
+    let returned = context.zip(NonZeroUsize::new(handle.addr()));
+    returned.iter().for_each(|(context, handle)| context.return_rx_buffer(*handle, &level));
+}
+
+/// `EvtAdapterOffloadSetRxChecksum`: a packet that was authenticated is valid whatever is enabled.
+unsafe extern "system" fn evt_adapter_offload_set_rx_checksum(
+    _adapter: NETADAPTER,
+    _offload: NETOFFLOAD,
+) {
+}

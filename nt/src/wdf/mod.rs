@@ -1,0 +1,36 @@
+//! KMDF objects: driver, device, queue, request, parameters key.
+//!
+//! The framework calls a driver through tables of functions and hands it untyped handles. Here a
+//! driver implements two traits instead, [`DriverEvents`] and [`DeviceEvents`], whose values *are*
+//! the contexts of the objects: the trampolines beside each registration find the value behind the
+//! handle, make the IRQL token their callback is documented to have, and call the trait. So nothing
+//! above this crate sees a handle's bits, and nothing above it is `unsafe` but `DriverEntry`.
+//!
+//! Handles ([`Device`], [`Queue`], ...) are plain values, valid while the framework keeps the object:
+//! a device's and its queues' until its [`DeviceEvents::cleanup`] returns. [`Request`] is owned, and completed exactly once.
+//!
+//! Source: <https://learn.microsoft.com/windows-hardware/drivers/wdf/>
+
+pub(crate) mod context;
+mod device;
+mod driver;
+mod events;
+mod queue;
+mod registry;
+mod request;
+mod unicode;
+
+pub use device::{Device, DeviceInit, InterfaceClass};
+pub use driver::{Driver, DriverEvents, Entry};
+pub use events::{DeviceEvents, PowerState};
+pub use queue::Queue;
+pub use registry::ParametersKey;
+pub use request::{Control, Request, RequestorMode};
+
+/// Calls a function of the KMDF table.
+macro_rules! call {
+    ($name:ident $(, $argument:expr)* $(,)?) => {
+        wdk_sys::call_unsafe_wdf_function_binding!($name $(, $argument)*)
+    };
+}
+use call;

@@ -1,0 +1,87 @@
+//! The service's `Parameters` key, read through the framework.
+//!
+//! Policy reaches the driver there. The key is opened read-only, and closed when the value is
+//! dropped. Everything at `PASSIVE_LEVEL`.
+//!
+//! Source: <https://learn.microsoft.com/windows-hardware/drivers/ddi/wdfdriver/nf-wdfdriver-wdfdriveropenparametersregistrykey>
+
+use core::{marker::PhantomData, ptr};
+
+use wdk_sys::{WDFDRIVER, WDFKEY};
+
+use super::{call, unicode::Name};
+use crate::{
+    irql::Passive,
+    status::{NtError, check},
+};
+
+/// The right to read a key (`wdm.h`).
+const KEY_READ: u32 = 0x0002_0019;
+
+/// The longest value name that can be asked for, in UTF-16 units.
+const NAME_MAX: usize = 64;
+
+/// An open key.
+///
+/// # Invariants
+///
+/// The handle is open, and this value's alone. Not `Send`: it lives and dies on a thread that has
+/// shown to be at `PASSIVE_LEVEL`.
+#[derive(Debug)]
+pub struct ParametersKey {
+    key: WDFKEY,
+    _thread: PhantomData<*const ()>,
+}
+
+impl ParametersKey {
+    /// Opens the key of `driver`'s service.
+    ///
+    /// # Safety
+    ///
+    /// `driver` is the handle of this driver.
+    pub(super) unsafe fn open(driver: WDFDRIVER, _passive: &Passive) -> Result<Self, NtError> {
+        let mut key: WDFKEY = ptr::null_mut();
+        // SAFETY: PASSIVE_LEVEL by the token, `driver` by the caller's word; no attributes; the
+        // handle's place lives through the call.
+        check(unsafe {
+            call!(
+                WdfDriverOpenParametersRegistryKey,
+                driver,
+                KEY_READ,
+                ptr::null_mut(),
+                &raw mut key,
+            )
+        })?;
+        // INVARIANT: just opened.
+        Ok(Self { key, _thread: PhantomData })
+    }
+
+    /// The `REG_DWORD` value called `name`.
+    ///
+    /// # Errors
+    ///
+    /// [`NtError::OBJECT_NAME_NOT_FOUND`] if there is none, [`NtError::INVALID_PARAMETER`] if the
+    /// name is longer than 64 UTF-16 units, or what the registry answers, such as for a value of
+    /// another type.
+    ///
+    /// # IRQL
+    ///
+    /// `PASSIVE_LEVEL`.
+    pub fn query_u32(&self, _passive: &Passive, name: &str) -> Result<u32, NtError> {
+        let mut value = 0_u32;
+        let status = Name::<NAME_MAX>::new(name)?.with(|name| {
+            // SAFETY: PASSIVE_LEVEL by the token; the key is open by the type invariant; name and
+            // value live through the call.
+            unsafe { call!(WdfRegistryQueryULong, self.key, name, (&raw mut value).cast()) }
+        });
+        check(status)?;
+        Ok(value)
+    }
+}
+
+impl Drop for ParametersKey {
+    fn drop(&mut self) {
+        // SAFETY: open by the type invariant, and the value has not left its PASSIVE_LEVEL thread.
+        unsafe { call!(WdfRegistryClose, self.key) };
+    }
+}
