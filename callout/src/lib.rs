@@ -12,6 +12,7 @@
 //! |---|---|
 //! | `socket` | the pair of sockets of a port, what they receive and send |
 //! | `run` | up to 32 datagrams sent by one call, and the pool they live in |
+//! | `run_layout` | where they lie in it |
 //! | `route` | the best route that leaves by none of our adapters |
 //! | `best_route` | the choice among rows of the forwarding table |
 //! | `control_messages` | `WSACMSGHDR` lists |
@@ -29,3 +30,20 @@ extern crate std;
 pub mod best_route;
 pub mod control_messages;
 pub mod endpoint;
+#[cfg(feature = "kernel")]
+pub mod route;
+#[cfg(feature = "kernel")]
+pub mod run;
+pub mod run_layout;
+#[cfg(feature = "kernel")]
+pub mod socket;
+
+pub use endpoint::{Family, Local};
+#[cfg(feature = "kernel")]
+pub use nt::wsk::Provider;
+#[cfg(feature = "kernel")]
+pub use route::{Route, Routes};
+#[cfg(feature = "kernel")]
+pub use run::{Run, RunCaps, RunPool};
+#[cfg(feature = "kernel")]
+pub use socket::{Datagram, Datagrams, Receiver, Sockets};

@@ -100,22 +100,44 @@ impl SendRequest {
     ///
     /// # Errors
     ///
-    /// [`NtError::INVALID_PARAMETER`] when they are not all in the buffer, or [`MESSAGES`]
-    /// datagrams are there already; nothing changes.
+    /// [`NtError::INVALID_PARAMETER`] when they begin before the last datagram's end, are not all
+    /// in the buffer, or [`MESSAGES`] datagrams are there already; nothing changes.
     ///
     /// # IRQL
     ///
     /// `<= DISPATCH_LEVEL`.
     pub fn push(&mut self, offset: usize, length: usize) -> Result<(), NtError> {
+        let last = self.messages().next_back().map_or(0, |(offset, length)| offset + length);
         let end = offset.checked_add(length).ok_or(NtError::INVALID_PARAMETER)?;
         let block = self.block_mut();
-        let within = u32::try_from(offset).ok().filter(|_| end <= block.buffer.len());
-        let offset = within.ok_or(NtError::INVALID_PARAMETER)?;
+        let fits = offset >= last && end <= block.buffer.len();
+        let place = u32::try_from(offset).ok().filter(|_| fits);
+        let place = place.ok_or(NtError::INVALID_PARAMETER)?;
         let mdl = block.mdl.as_ptr();
         let node = block.nodes.get_mut(block.used).ok_or(NtError::INVALID_PARAMETER)?;
-        node.Buffer = WSK_BUF { Mdl: mdl, Offset: offset, Length: length };
+        node.Buffer = WSK_BUF { Mdl: mdl, Offset: place, Length: length };
         block.used += 1;
         Ok(())
+    }
+
+    /// The bytes of each datagram, in order, to write.
+    ///
+    /// # IRQL
+    ///
+    /// `<= DISPATCH_LEVEL`.
+    pub fn datagrams_mut(&mut self) -> impl Iterator<Item = &mut [u8]> {
+        let Block { nodes, used, buffer, .. } = self.block_mut();
+        let mut rest = buffer.as_mut_slice();
+        let mut passed = 0;
+        nodes.get(..*used).unwrap_or_default().iter().filter_map(move |node| {
+            // `push` keeps them ascending and apart.
+            let skip = (node.Buffer.Offset as usize).checked_sub(passed)?;
+            let (_, at) = core::mem::take(&mut rest).split_at_mut_checked(skip)?;
+            let (datagram, behind) = at.split_at_mut_checked(node.Buffer.Length)?;
+            passed += skip + datagram.len();
+            rest = behind;
+            Some(datagram)
+        })
     }
 
     /// Takes the last datagram out again; returns where it was.

@@ -1,0 +1,359 @@
+//! The sockets that own the port: one per address family, on the same port.
+//!
+//! The pair is exclusive (`SO_EXCLUSIVEADDRUSE`): without it another program could bind the same
+//! port on one of our addresses and take the tunnel's datagrams, and we could open beside one that
+//! has, and never hear why nothing arrives. The price is that a port is refused while anybody has
+//! it on any address. A family that the machine lacks is a warning, not a failure.
+//!
+//! Nothing here holds a lock. What arrives goes to the [`Receiver`] in the callback that brought
+//! it, and stays WSK's memory until the receiver drops it; what is sent is a [`Run`], which comes
+//! back to its pool by the completion of the call.
+//!
+//! Opening and closing: `PASSIVE_LEVEL`. Everything else: any thread, `<= DISPATCH_LEVEL`.
+
+use core::net::SocketAddr;
+
+use abi::discard::Discard;
+use nt::{
+    irql::{AtMostDispatch, Passive},
+    mdl::{ChainError, MdlChain},
+    netio::SockaddrInet,
+    process::Process,
+    status::NtError,
+    wsk::{self, CONTROL_LEN, Events, Provider, Refused, SendRequest, Socket},
+};
+
+use crate::{
+    control_messages::{Arrival, DEPARTURE_LEN, Departure, write},
+    endpoint::{Family, Local, decode, encode},
+    route::Route,
+    run::Run,
+};
+
+/// How often a port is tried anew that is free in one family and taken in the other.
+const PORT_ATTEMPTS: usize = 100;
+
+const _: () = assert!(DEPARTURE_LEN == CONTROL_LEN);
+
+/// Who the sockets work for. Called on any CPU, on several at once.
+///
+/// Every datagram that the sockets were given, from either side, ends in exactly one of these:
+/// [`Receiver::receive`], [`Receiver::sent`] or [`Receiver::discarded`].
+///
+/// Each socket keeps a clone until it has closed, and drops it at `PASSIVE_LEVEL`. A receiver that
+/// owns its sockets is thus a cycle, which its owner breaks by dropping the sockets.
+pub trait Receiver: Clone + Send + Sync + 'static {
+    /// Datagrams arrived. They go back to WSK when they are dropped, on any thread; that should be
+    /// soon, and the sockets do not close before.
+    ///
+    /// # IRQL
+    ///
+    /// `<= DISPATCH_LEVEL`.
+    fn receive(&self, datagrams: Datagrams, level: &AtMostDispatch);
+
+    /// Datagrams of a run were handed to the network, with so many bytes in all.
+    ///
+    /// # IRQL
+    ///
+    /// `<= DISPATCH_LEVEL`, and maybe inside [`Sockets::send`].
+    fn sent(&self, datagrams: usize, bytes: usize);
+
+    /// Datagrams went no further: to be counted, each once.
+    ///
+    /// # IRQL
+    ///
+    /// `<= DISPATCH_LEVEL`, and maybe inside [`Sockets::send`].
+    fn discarded(&self, reason: Discard, datagrams: usize);
+
+    /// Sending to `remote` failed, as was already counted: its route may be stale.
+    ///
+    /// # IRQL
+    ///
+    /// `<= DISPATCH_LEVEL`, and maybe inside [`Sockets::send`].
+    fn failed(&self, remote: SocketAddr, error: NtError);
+
+    /// The transport under a socket is gone. The sockets are to be opened anew, elsewhere, at
+    /// `PASSIVE_LEVEL`; until then what is sent in that family is discarded. May come repeatedly.
+    ///
+    /// # IRQL
+    ///
+    /// `<= DISPATCH_LEVEL`.
+    fn lost(&self, family: Family);
+}
+
+/// The sockets of one port; closed on drop.
+///
+/// Dropping waits, at `PASSIVE_LEVEL`, for the datagrams held and the runs in flight. It must not
+/// happen in a call to the [`Receiver`]. A new pair is opened before the old one is dropped.
+pub struct Sockets<R: Receiver> {
+    v6: Result<Half<R>, NtError>,
+    v4: Result<Half<R>, NtError>,
+    port: u16,
+    receiver: R,
+}
+
+/// The socket of one family.
+struct Half<R: Receiver> {
+    socket: Socket<Ear<R>>,
+    /// Whether the system knows ECN control messages.
+    ecn: bool,
+}
+
+impl<R: Receiver> Sockets<R> {
+    /// Opens both sockets on `port`, or on a free one for zero, and lets datagrams come.
+    ///
+    /// They belong to the process `owner` in the eyes of the firewall.
+    ///
+    /// # Errors
+    ///
+    /// [`NtError::ADDRESS_ALREADY_EXISTS`] when the port is taken in either family, or when for
+    /// zero a hundred ports were; [`NtError::ACCESS_DENIED`] when it is reserved;
+    /// [`NtError::INSUFFICIENT_RESOURCES`]; what WSK answers when neither family is there.
+    ///
+    /// # IRQL
+    ///
+    /// `PASSIVE_LEVEL`.
+    pub fn open(
+        level: &Passive,
+        provider: &Provider,
+        port: u16,
+        owner: &Process,
+        receiver: R,
+    ) -> Result<Self, NtError> {
+        let mut outcome = Err(NtError::ADDRESS_ALREADY_EXISTS);
+        for _ in 0..PORT_ATTEMPTS {
+            outcome = Self::attempt(level, provider, port, owner, &receiver);
+            match &outcome {
+                // Free in one family, taken in the other: another free port may be so in both.
+                Err(error) if port == 0 && is_taken(*error) => {}
+                _ => break,
+            }
+        }
+        let mut sockets = outcome?;
+        for half in [&mut sockets.v4, &mut sockets.v6].into_iter().flatten() {
+            half.socket.listen(level)?;
+        }
+        Ok(sockets)
+    }
+
+    /// Binds both families to one port.
+    fn attempt(
+        level: &Passive,
+        provider: &Provider,
+        port: u16,
+        owner: &Process,
+        receiver: &R,
+    ) -> Result<Self, NtError> {
+        let bind = |family, port| match Half::bound(level, provider, family, port, owner, receiver)
+        {
+            Err(error) if is_fatal(error) => Err(error),
+            half => Ok(half),
+        };
+        let mut v4 = bind(Family::V4, port)?;
+        let v4_port = v4.as_mut().ok().map(|half| half.port(level)).transpose()?;
+        let mut v6 = bind(Family::V6, v4_port.unwrap_or(port))?;
+        let v6_port = v6.as_mut().ok().map(|half| half.port(level)).transpose()?;
+        let port = match (v4_port.or(v6_port), &v4) {
+            (Some(port), _) => port,
+            (None, Err(error)) => return Err(*error),
+            (None, Ok(_)) => return Err(NtError::UNSUCCESSFUL),
+        };
+        Ok(Self { v6, v4, port, receiver: receiver.clone() })
+    }
+
+    /// The port, of both families.
+    ///
+    /// # IRQL
+    ///
+    /// Any.
+    #[must_use]
+    pub const fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The family that has no socket, and why; `None` when both have.
+    ///
+    /// # IRQL
+    ///
+    /// Any.
+    #[must_use]
+    pub fn missing(&self) -> Option<(Family, NtError)> {
+        let v4 = self.v4.as_ref().err().map(|error| (Family::V4, *error));
+        v4.or_else(|| self.v6.as_ref().err().map(|error| (Family::V6, *error)))
+    }
+
+    /// Whether the transport under one of the sockets is gone, so that they must be opened anew.
+    ///
+    /// # IRQL
+    ///
+    /// Any.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        [&self.v4, &self.v6].into_iter().flatten().any(|half| half.socket.is_lost())
+    }
+
+    /// Sends the run's datagrams to where `route` leads, by one call.
+    ///
+    /// Of `tos` the ECN bits are sent, where the system can; the DSCP bits are the stack's. The
+    /// [`Receiver`] is told what became of the datagrams, maybe before this returns.
+    ///
+    /// # IRQL
+    ///
+    /// `<= DISPATCH_LEVEL`. No lock may be held: the stack is called, down to the network adapter.
+    pub fn send(&self, run: Run, route: &Route, tos: u8, _level: &AtMostDispatch) {
+        let datagrams = run.len();
+        if datagrams == 0 {
+            return;
+        }
+        let remote = route.remote.ip();
+        let family = Family::of(&remote);
+        let half = match family {
+            Family::V4 => &self.v4,
+            Family::V6 => &self.v6,
+        };
+        let Ok(half) = half else {
+            return self.receiver.discarded(Discard::NoSocket, datagrams);
+        };
+        let source = route.source.filter(|source| Family::of(source) == family);
+        let departure = Departure {
+            source: source.unwrap_or(family.unspecified()),
+            interface: route.interface,
+            ecn: if half.ecn { tos } else { 0 },
+        };
+        let mut request = run.into_request();
+        request.address(SockaddrInet(encode(route.remote)), |list| write(&departure, list));
+        if half.socket.send(request).is_err() {
+            let lost = half.socket.is_lost();
+            let reason = if lost { Discard::NoSocket } else { Discard::Stopping };
+            self.receiver.discarded(reason, datagrams);
+        }
+    }
+}
+
+/// Whether a port is somebody else's, or reserved.
+fn is_taken(error: NtError) -> bool {
+    error == NtError::ADDRESS_ALREADY_EXISTS || error == NtError::ACCESS_DENIED
+}
+
+/// Whether opening fails for it; otherwise it is the family that is missing.
+fn is_fatal(error: NtError) -> bool {
+    is_taken(error) || error == NtError::INSUFFICIENT_RESOURCES
+}
+
+impl<R: Receiver> Half<R> {
+    /// A socket of `family`, bound to `port` on every address.
+    fn bound(
+        level: &Passive,
+        provider: &Provider,
+        family: Family,
+        port: u16,
+        owner: &Process,
+        receiver: &R,
+    ) -> Result<Self, NtError> {
+        let ear = Ear { receiver: receiver.clone(), family };
+        let mut socket = Socket::create(level, provider, family.number(), owner.clone(), ear)?;
+        socket.exclusive(level)?;
+        socket.only_its_family(level)?;
+        socket.packet_information(level)?;
+        // Older builds do not know it, and say so in more than one way.
+        let ecn = socket.congestion_notification(level).is_ok();
+        let local = SocketAddr::new(family.unspecified(), port);
+        socket.bind(level, SockaddrInet(encode(local)))?;
+        Ok(Self { socket, ecn })
+    }
+
+    /// The port the socket is bound to.
+    fn port(&mut self, level: &Passive) -> Result<u16, NtError> {
+        let local = self.socket.local_address(level)?;
+        decode(&local.0).map(|local| local.port()).ok_or(NtError::UNSUCCESSFUL)
+    }
+}
+
+/// What the socket of one family tells.
+struct Ear<R> {
+    receiver: R,
+    family: Family,
+}
+
+impl<R: Receiver> Events for Ear<R> {
+    fn received(&self, datagrams: wsk::Datagrams, level: &AtMostDispatch) {
+        self.receiver.receive(Datagrams(datagrams), level);
+    }
+
+    fn refused(&self, count: usize, why: Refused, _level: &AtMostDispatch) {
+        let reason = match why {
+            Refused::Full => Discard::HeldFull,
+            Refused::Closing => Discard::NotUp,
+        };
+        self.receiver.discarded(reason, count);
+    }
+
+    fn sent(&self, request: SendRequest, outcome: Result<usize, NtError>, _: &AtMostDispatch) {
+        let datagrams = request.message_count();
+        match outcome {
+            Ok(bytes) => self.receiver.sent(datagrams, bytes),
+            Err(error) => {
+                self.receiver.discarded(Discard::SendFailed, datagrams);
+                if let Some(remote) = decode(&request.remote().0) {
+                    self.receiver.failed(remote, error);
+                }
+            }
+        }
+    }
+
+    fn lost(&self, _level: &AtMostDispatch) {
+        self.receiver.lost(self.family);
+    }
+}
+
+/// Datagrams that arrived together, at least one; released to WSK on drop, by one call.
+#[must_use = "dropping releases the datagrams unread"]
+pub struct Datagrams(wsk::Datagrams);
+
+impl Datagrams {
+    /// How many there are.
+    ///
+    /// # IRQL
+    ///
+    /// Any.
+    #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "there is at least one")]
+    pub const fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// The datagrams, in order; in place of one that cannot be read, why, to be counted.
+    ///
+    /// # IRQL
+    ///
+    /// `<= DISPATCH_LEVEL`.
+    pub fn iter(&self) -> impl Iterator<Item = Result<Datagram<'_>, Discard>> {
+        self.0.iter().map(|datagram| Datagram::read(&datagram))
+    }
+}
+
+/// One datagram that arrived.
+#[derive(Clone, Copy, Debug)]
+pub struct Datagram<'d> {
+    /// Its bytes, in pieces.
+    pub payload: MdlChain<'d>,
+    /// Who sent it.
+    pub remote: SocketAddr,
+    /// Which of our addresses it was sent to, if the system tells.
+    pub local: Option<Local>,
+    /// Its ECN bits; 0 where the system does not tell.
+    pub ecn: u8,
+}
+
+impl<'d> Datagram<'d> {
+    /// Reads everything about a datagram.
+    fn read(datagram: &wsk::Datagram<'d>) -> Result<Self, Discard> {
+        let payload = datagram.payload().map_err(|error| match error {
+            ChainError::Unmapped => Discard::Unmapped,
+            ChainError::Short => Discard::MalformedMessage,
+        })?;
+        let remote = decode(datagram.remote()).ok_or(Discard::MalformedMessage)?;
+        let Arrival { local, ecn } = Arrival::read(datagram.control());
+        Ok(Self { payload, remote, local, ecn })
+    }
+}
