@@ -130,8 +130,7 @@ impl Routes {
         let generation = self.generation();
         let remote = canonical(remote);
         let family = Family::of(&remote.ip());
-        let table =
-            ForwardTable::get(level, family.number()).map_err(|_| Discard::NoRoute)?;
+        let table = ForwardTable::get(level, family.number()).map_err(|_| Discard::NoRoute)?;
         let scope = scope(&remote);
         let kept = preferred.filter(|local| {
             Family::of(&local.address) == family

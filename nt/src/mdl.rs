@@ -225,9 +225,9 @@ impl<'m> Iterator for Pieces<'m> {
             let list = NonNull::new(self.list.cast_mut())?;
             let skip = core::mem::take(&mut self.skip);
             // SAFETY: by the type invariant the chain goes on as long as there is a rest.
-            let (count, next) = unsafe { (list.as_ref().ByteCount as usize, list.as_ref().Next) };
-            self.list = next;
-            let length = count.saturating_sub(skip).min(self.rest);
+            let mdl = unsafe { list.as_ref() };
+            self.list = mdl.Next;
+            let length = (mdl.ByteCount as usize).saturating_sub(skip).min(self.rest);
             if length == 0 {
                 continue;
             }

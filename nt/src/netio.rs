@@ -10,7 +10,7 @@
 
 use core::{
     ffi::c_void,
-    mem::MaybeUninit,
+    mem::{self, MaybeUninit},
     ptr::{self, NonNull},
     slice,
     sync::atomic::{AtomicU64, Ordering},
@@ -139,16 +139,12 @@ pub struct Interface {
 ///
 /// Source: network/getipinterfaceentry.
 pub fn interface(_level: &Passive, family: u16, luid: u64) -> Result<Interface, NtError> {
-    let mut row = MaybeUninit::<MIB_IPINTERFACE_ROW>::zeroed();
-    let place = row.as_mut_ptr();
-    // SAFETY: the row is ours; this writes one field of it.
-    unsafe { (&raw mut (*place).Family).write(family) };
-    // SAFETY: the same.
-    unsafe { (&raw mut (*place).InterfaceLuid).write(luid) };
+    // SAFETY: integers and bytes only, for which zero is a value; it says "not given" to NT.
+    let mut row: MIB_IPINTERFACE_ROW = unsafe { mem::zeroed() };
+    row.Family = family;
+    row.InterfaceLuid = luid;
     // SAFETY: at PASSIVE_LEVEL; the row is whole, its keys set and the rest zero, as asked for.
-    check(unsafe { GetIpInterfaceEntry(place) })?;
-    // SAFETY: the row was zeroed, and a row of zeroes is valid; NT filled it in.
-    let row = unsafe { row.assume_init_ref() };
+    check(unsafe { GetIpInterfaceEntry(&raw mut row) })?;
     Ok(Interface { metric: row.Metric, connected: row.Connected != 0 })
 }
 

@@ -4,12 +4,11 @@
 //! used is a pointer, so that the layout stays whole. `wdk-sys` has none of this.
 //!
 //! Exports of `netio.sys`.
-#![allow(non_camel_case_types, non_snake_case)]
+#![allow(non_camel_case_types, non_snake_case, clippy::upper_case_acronyms)]
 
 use core::{ffi::c_void, mem::offset_of};
 
 use wdk_sys::{NTSTATUS, PIRP, PMDL};
-
 
 /// `MAKE_WSK_VERSION(1, 0)`.
 pub(crate) const WSK_VERSION_1_0: u16 = 0x0100;
@@ -68,9 +67,8 @@ pub(crate) struct WSK_CLIENT_DISPATCH {
     pub(crate) Version: u16,
     pub(crate) Reserved: u16,
     /// `PFN_WSK_CLIENT_EVENT`; none for a client that wants no client-level events.
-    pub(crate) WskClientEvent: Option<
-        unsafe extern "C" fn(*mut c_void, u32, *mut c_void, usize) -> NTSTATUS,
-    >,
+    pub(crate) WskClientEvent:
+        Option<unsafe extern "C" fn(*mut c_void, u32, *mut c_void, usize) -> NTSTATUS>,
 }
 
 /// `WSK_CLIENT_NPI`.
@@ -173,8 +171,7 @@ pub(crate) type PFN_WSK_CONTROL_SOCKET = unsafe extern "C" fn(
 ) -> NTSTATUS;
 
 /// `PFN_WSK_CLOSE_SOCKET`.
-pub(crate) type PFN_WSK_CLOSE_SOCKET =
-    unsafe extern "C" fn(*mut WSK_SOCKET, PIRP) -> NTSTATUS;
+pub(crate) type PFN_WSK_CLOSE_SOCKET = unsafe extern "C" fn(*mut WSK_SOCKET, PIRP) -> NTSTATUS;
 
 /// `PFN_WSK_BIND`. `LocalAddress, Flags, Irp`.
 pub(crate) type PFN_WSK_BIND =

@@ -209,11 +209,12 @@ impl SendRequest {
     ) {
         let mut this = ManuallyDrop::new(self);
         let raw = this.block.as_ptr();
-        // SAFETY: by the type invariant the block is live; this only forms addresses in it.
-        let (nodes, remote, control) = unsafe {
-            (&raw mut (*raw).nodes, &raw mut (*raw).remote, &raw mut (*raw).control)
-        };
-        let nodes = nodes.cast::<WSK_BUF_LIST>();
+        // SAFETY: by the type invariant the block is live; this only forms an address in it.
+        let nodes = unsafe { &raw mut (*raw).nodes }.cast::<WSK_BUF_LIST>();
+        // SAFETY: the same.
+        let remote = unsafe { &raw mut (*raw).remote };
+        // SAFETY: the same.
+        let control = unsafe { &raw mut (*raw).control };
         let block = this.block_mut();
         block.core = core.as_ptr();
         let used = block.used;

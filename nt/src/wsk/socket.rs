@@ -497,9 +497,10 @@ impl<E: Events> Drop for Socket<E> {
 ///
 /// `socket` is an open datagram socket.
 unsafe fn dispatch(socket: *mut WSK_SOCKET) -> &'static WSK_PROVIDER_DATAGRAM_DISPATCH {
-    // SAFETY: promised by the caller; WSK's tables stay as long as its provider is captured, and
-    // no call outlives that.
-    unsafe { &*(*socket).Dispatch }
+    // SAFETY: promised by the caller.
+    let dispatch = unsafe { (*socket).Dispatch };
+    // SAFETY: WSK's tables stay as long as its provider is captured, and no call outlives that.
+    unsafe { &*dispatch }
 }
 
 impl<E: Events> Context<E> {
