@@ -1,0 +1,8 @@
+//! Brings a Windows driver image to life in a Linux process: maps it, carries calls across, names its addresses.
+
+pub mod gate;
+pub mod pe;
+pub mod probe;
+pub(crate) mod raw;
+pub mod symbols;
+pub mod trap;

@@ -1,0 +1,59 @@
+//! Fault injection: every call that Windows may fail is counted, and the chosen one fails.
+//!
+//! A test runs a scenario with `fail_at(0)`, `fail_at(1)` and so on until a run has fewer such calls: then every single
+//! failure has been seen.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// See the module.
+#[derive(Debug)]
+pub struct Faults {
+    count: AtomicU64,
+    at: AtomicU64,
+}
+
+impl Default for Faults {
+    fn default() -> Self {
+        Self { count: AtomicU64::new(0), at: AtomicU64::new(u64::MAX) }
+    }
+}
+
+impl Faults {
+    /// Counts one call that may fail; true if it is the one that shall.
+    pub(crate) fn strikes(&self) -> bool {
+        self.count.fetch_add(1, Ordering::Relaxed) == self.at.load(Ordering::Relaxed)
+    }
+
+    /// The `n`th call from now on (0: the next) fails, no other.
+    pub fn fail_at(&self, n: u64) {
+        self.count.store(0, Ordering::Relaxed);
+        self.at.store(n, Ordering::Relaxed);
+    }
+
+    /// No call fails.
+    pub fn never(&self) {
+        self.at.store(u64::MAX, Ordering::Relaxed);
+    }
+
+    /// Calls that could have failed since [`Faults::fail_at`].
+    pub fn counted(&self) -> u64 {
+        self.count.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Faults;
+
+    #[test]
+    fn exactly_the_chosen_call_fails() {
+        let faults = Faults::default();
+        assert!(!faults.strikes());
+        faults.fail_at(2);
+        assert_eq!([(); 4].map(|()| faults.strikes()), [false, false, true, false]);
+        faults.fail_at(0);
+        assert!(faults.strikes());
+        faults.never();
+        assert!(!faults.strikes());
+    }
+}

@@ -1,0 +1,75 @@
+//! What the user reads when something is wrong: a stop as WinDbg would show it, and what a driver left behind.
+
+use std::fmt;
+
+/// One line of a driver's call stack.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Frame(pub String);
+
+/// Why a machine stopped.
+#[derive(Clone, Debug)]
+pub struct Stop {
+    /// The machine.
+    pub machine: String,
+    /// The bugcheck code; 0xC4 for rules of the simulator.
+    pub code: u32,
+    /// The rule's name, or the bugcheck's.
+    pub rule: String,
+    /// The bugcheck's parameters.
+    pub parameters: [u64; 4],
+    /// What happened, in words.
+    pub detail: String,
+    /// The thread it happened in.
+    pub thread: String,
+    /// The CPU.
+    pub cpu: u32,
+    /// The IRQL.
+    pub irql: u8,
+    /// The import that noticed.
+    pub import: Option<String>,
+    /// The driver's stack, innermost first.
+    pub stack: Vec<Frame>,
+}
+
+impl fmt::Display for Stop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d] = self.parameters;
+        writeln!(f, "*** STOP {:#x} {} ({a:#x}, {b:#x}, {c:#x}, {d:#x})", self.code, self.rule)?;
+        writeln!(f, "    {}", self.detail)?;
+        write!(
+            f,
+            "    machine {}, thread {}, CPU {}, IRQL {}",
+            self.machine, self.thread, self.cpu, self.irql
+        )?;
+        match &self.import {
+            Some(import) => writeln!(f, ", in nt!{import}")?,
+            None => writeln!(f)?,
+        }
+        for (number, frame) in self.stack.iter().enumerate() {
+            writeln!(f, "  {number:02} {}", frame.0)?;
+        }
+        Ok(())
+    }
+}
+
+/// Something a driver left behind at unload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Leak {
+    /// What kind of thing.
+    pub kind: &'static str,
+    /// Which one, and where it came from.
+    pub detail: String,
+}
+
+impl Leak {
+    /// Makes one.
+    pub fn new(kind: &'static str, detail: impl Into<String>) -> Self {
+        Self { kind, detail: detail.into() }
+    }
+}
+
+impl fmt::Display for Leak {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "leaked {}: {}", self.kind, self.detail)
+    }
+}
