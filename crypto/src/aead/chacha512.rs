@@ -5,7 +5,6 @@
 //! their own results most of the time; the wide pass takes little longer and does twice the work.
 #![allow(unsafe_code)] // Lanes are read and written through raw places; rounds in assembly.
 
-
 use super::chacha::{CONSTANTS, DOUBLE_ROUNDS, Words, double_round};
 use super::deal::{Blocks, Dealer, Lanes};
 use super::group::{GROUP, Group};
@@ -31,7 +30,8 @@ impl Words for V512 {
 /// Puts block 0 of each packet into the group's table of one-time keys.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,bmi2,avx2")]
 pub(super) fn derive(proof: Avx512<'_>, group: &mut Group<'_, '_>) {
-    let lanes = Lanes::<16>::block_zeroes(group);
+    let mut lanes = Lanes::<16>::IDLE;
+    Dealer::new(Blocks::Zero).deal(group, &mut lanes);
     let keys = Keys::of(proof, group);
     match keys.only {
         Some(_) => pass::<true, 16>(proof, &keys, &lanes),

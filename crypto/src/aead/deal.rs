@@ -13,6 +13,8 @@ use super::piece::copy_once;
 /// Which blocks of each packet are dealt.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Blocks {
+    /// Only block 0.
+    Zero,
     /// Block 0 and the text.
     All,
     /// Only the text.
@@ -49,17 +51,6 @@ impl<const N: usize> Lanes<N> {
         source: [EMPTY.as_ptr(); N],
         destination: [core::ptr::dangling_mut(); N],
     };
-
-    /// One lane for block 0 of each packet of the group.
-    pub(super) fn block_zeroes(group: &mut Group<'_, '_>) -> Self {
-        let mut lanes = Self::IDLE;
-        for (lane, index) in (0..group.packets().len().min(N)).enumerate() {
-            lanes.packet[lane] = index as u8;
-            lanes.rest[lane] = ONE_TIME_LEN;
-            lanes.destination[lane] = one_time(group, index);
-        }
-        lanes
-    }
 }
 
 /// How much of block 0 is used. [RFC 8439 §2.6]
@@ -109,7 +100,8 @@ impl Dealer {
         let mut filled = 0;
         while filled < N && self.packet < group.packets().len() {
             let packet = *group.packet(self.packet);
-            let blocks = packet.len.div_ceil(BLOCK_LEN);
+            let blocks =
+                if self.blocks == Blocks::Zero { 0 } else { packet.len.div_ceil(BLOCK_LEN) };
             let count = (blocks + 1).saturating_sub(self.block).min(N - filled);
             for lane in filled..filled + count {
                 self.lane(group, &packet, lanes, lane);

@@ -17,6 +17,9 @@
 
 #[cfg(target_arch = "x86_64")]
 #[macro_use]
+mod rounds256;
+#[cfg(target_arch = "x86_64")]
+#[macro_use]
 mod rounds512;
 
 mod batch;
@@ -24,16 +27,22 @@ mod chacha;
 #[cfg(target_arch = "x86_64")]
 mod chacha512;
 mod deal;
-mod group;
 #[cfg(target_arch = "x86_64")]
-mod ifma;
+mod engines;
+mod group;
 mod key;
+mod lanes;
 mod piece;
 mod poly;
 #[cfg(target_arch = "x86_64")]
 mod poly52;
+mod poly64;
 mod portable;
 mod tier;
+#[cfg(target_arch = "x86_64")]
+mod vector128;
+#[cfg(target_arch = "x86_64")]
+mod vector256;
 #[cfg(target_arch = "x86_64")]
 mod vector512;
 #[cfg(target_arch = "x86_64")]
@@ -41,6 +50,8 @@ mod wipe;
 
 pub use key::Key;
 pub use piece::Piece;
+#[cfg(target_arch = "x86_64")]
+use tier::{Avx2, Avx512, Ifma};
 pub use tier::{ExtendedState, Tier, detect};
 
 /// Length of the Poly1305 tag at the end of a sealed packet. [RFC 8439 §2.8]
@@ -143,8 +154,20 @@ pub struct Job<'a> {
 /// Source: [WG §5.4.6], [RFC 8439 §2.8].
 pub fn seal(state: Option<&ExtendedState>, jobs: &mut [Job<'_>]) {
     #[cfg(target_arch = "x86_64")]
-    if let Some(tier) = state.and_then(ifma::Avx512Ifma::of) {
-        return batch::seal(&tier, jobs);
+    if let Some(state) = state {
+        if let Some(proof) = Ifma::of(state) {
+            return batch::seal(&engines::IfmaTier(proof), jobs);
+        }
+        if let Some(proof) = Avx512::of(state) {
+            return batch::seal(&engines::Avx512Tier(proof), jobs);
+        }
+        if let Some(proof) = Avx2::of(state) {
+            return batch::seal(&engines::Avx2Tier(proof), jobs);
+        }
+    }
+    #[cfg(target_arch = "x86_64")]
+    if state.is_none_or(|state| state.tier() == Tier::Sse2) {
+        return batch::seal(&engines::Sse2Tier, jobs);
     }
     let _ = state;
     for job in jobs {
@@ -163,8 +186,20 @@ pub fn seal(state: Option<&ExtendedState>, jobs: &mut [Job<'_>]) {
 /// Source: [WG §5.4.6], [RFC 8439 §2.8].
 pub fn open(state: Option<&ExtendedState>, jobs: &mut [Job<'_>]) {
     #[cfg(target_arch = "x86_64")]
-    if let Some(tier) = state.and_then(ifma::Avx512Ifma::of) {
-        return batch::open(&tier, jobs);
+    if let Some(state) = state {
+        if let Some(proof) = Ifma::of(state) {
+            return batch::open(&engines::IfmaTier(proof), jobs);
+        }
+        if let Some(proof) = Avx512::of(state) {
+            return batch::open(&engines::Avx512Tier(proof), jobs);
+        }
+        if let Some(proof) = Avx2::of(state) {
+            return batch::open(&engines::Avx2Tier(proof), jobs);
+        }
+    }
+    #[cfg(target_arch = "x86_64")]
+    if state.is_none_or(|state| state.tier() == Tier::Sse2) {
+        return batch::open(&engines::Sse2Tier, jobs);
     }
     let _ = state;
     for job in jobs {

@@ -91,6 +91,7 @@ impl<'a> From<&'a [u8]> for Piece<'a> {
 /// `from` is valid for reads and `to` for writes of `count` bytes, and they do not overlap. The
 /// bytes at `from` may change meanwhile.
 #[cfg(target_arch = "x86_64")]
+#[inline(always)]
 pub(super) unsafe fn copy_once(from: *const u8, to: *mut u8, count: usize) {
     // SAFETY: the caller's promise covers the reads and the writes; the direction flag is clear in
     // every ABI this is built for. Assembly, because the compiler may neither split nor repeat the

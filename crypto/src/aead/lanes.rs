@@ -1,0 +1,148 @@
+//! ChaCha20 with one register of each state word: four or eight lanes at a time.
+//!
+//! Written once for every width below 512 bits. The functions are forced inline and so take the
+//! target features of the tier that calls them.
+#![allow(unsafe_code)] // Lanes are read and written through raw places.
+
+use zeroize::Zeroize;
+
+use super::chacha::{BLOCK_LEN, CONSTANTS};
+use super::deal::{Blocks, Dealer, Lanes};
+use super::group::{GROUP, Group};
+use super::piece::copy_once;
+
+/// A register of `N` 32-bit lanes.
+pub(super) trait Register<const N: usize>: Copy {
+    /// What proves that it may be used.
+    type Proof: Copy;
+    /// The same 32 bits in each lane.
+    fn splat(proof: Self::Proof, lane: u32) -> Self;
+    /// These lanes.
+    fn load(proof: Self::Proof, lanes: &[u32; N]) -> Self;
+    /// Sum of each lane.
+    fn add(self, other: Self) -> Self;
+    /// The twenty rounds.
+    fn rounds(state: &mut [Self; 16]);
+    /// Sixteen words of `N` blocks become `N` blocks of `16 / N` registers.
+    fn transpose(words: &[Self; 16]) -> [Self; 16];
+    /// Adds, bit by bit, as many bytes from `place` as the register has; they are read once.
+    ///
+    /// # Safety
+    ///
+    /// `place` is valid for reads of `4 * N` bytes.
+    unsafe fn xor_once(self, place: *const u8) -> Self;
+    /// Stores the register at `place`.
+    ///
+    /// # Safety
+    ///
+    /// `place` is valid for writes of `4 * N` bytes.
+    unsafe fn store(self, place: *mut u8);
+}
+
+/// Adds the key stream to the blocks of each packet's text, and derives one-time keys.
+#[inline(always)]
+pub(super) fn crypt<R: Register<N>, const N: usize>(
+    proof: R::Proof,
+    group: &mut Group<'_, '_>,
+    blocks: Blocks,
+) {
+    let one_key = group.one_key();
+    let mut lanes = Lanes::<N>::IDLE;
+    let mut dealer = Dealer::new(blocks);
+    while dealer.deal(group, &mut lanes) > 0 {
+        let start = start::<R, N>(proof, group, &lanes, one_key);
+        let mut state = start;
+        R::rounds(&mut state);
+        for (word, start) in state.iter_mut().zip(start) {
+            *word = word.add(start);
+        }
+        finish::<R, N>(&lanes, &R::transpose(&state));
+    }
+}
+
+/// The state of all lanes before the rounds.
+#[inline(always)]
+fn start<R: Register<N>, const N: usize>(
+    proof: R::Proof,
+    group: &Group<'_, '_>,
+    lanes: &Lanes<N>,
+    one_key: bool,
+) -> [R; 16] {
+    let mut state = [R::splat(proof, 0); 16];
+    for (word, constant) in state.iter_mut().zip(CONSTANTS) {
+        *word = R::splat(proof, constant);
+    }
+    let mut keys = [&[0; 8]; N];
+    let (mut counter_low, mut counter_high) = ([0; N], [0; N]);
+    for lane in 0..N {
+        let packet = group.packet(usize::from(lanes.packet[lane]) % GROUP);
+        if let Some((key, counter)) = group.key(packet) {
+            keys[lane] = key;
+            counter_low[lane] = counter as u32;
+            counter_high[lane] = (counter >> 32) as u32;
+        }
+    }
+    for word in 0..8 {
+        state[4 + word] = if one_key {
+            R::splat(proof, keys[0][word])
+        } else {
+            R::load(proof, &keys.map(|key| key[word]))
+        };
+    }
+    state[12] = R::load(proof, &lanes.block);
+    state[14] = R::load(proof, &counter_low);
+    state[15] = R::load(proof, &counter_high);
+    state
+}
+
+/// Adds the key stream to the text.
+#[inline(always)]
+fn finish<R: Register<N>, const N: usize>(lanes: &Lanes<N>, blocks: &[R; 16]) {
+    for lane in 0..N {
+        let (source, destination) = (lanes.source[lane], lanes.destination[lane]);
+        let rest = usize::from(lanes.rest[lane]);
+        if rest == BLOCK_LEN {
+            for part in 0..16 / N {
+                let at = 4 * N * part;
+                let block = blocks[lane * (16 / N) + part];
+                // SAFETY: by the invariant of `Lanes` the source has all 64 bytes.
+                let text = unsafe { block.xor_once(source.wrapping_add(at)) };
+                // SAFETY: by the invariant of `Lanes` the destination has all 64 bytes.
+                unsafe { text.store(destination.wrapping_add(at)) };
+            }
+        } else if rest > 0 {
+            let mut stream = [0; BLOCK_LEN];
+            for part in 0..16 / N {
+                let place = stream.as_mut_ptr().wrapping_add(4 * N * part);
+                // SAFETY: `stream` has the bytes.
+                unsafe { blocks[lane * (16 / N) + part].store(place) };
+            }
+            // SAFETY: by the invariant of `Lanes` both have `rest` bytes, which is below 64.
+            unsafe { xor_part(source, destination, rest, &mut stream) };
+        }
+    }
+}
+
+/// Adds the first bytes of the key stream to the text, and wipes the stream.
+///
+/// # Safety
+///
+/// `source` is valid for reads and `destination` for writes of `rest` bytes, `rest <= 64`, and they
+/// are the same or do not overlap.
+unsafe fn xor_part(
+    source: *const u8,
+    destination: *mut u8,
+    rest: usize,
+    stream: &mut [u8; BLOCK_LEN],
+) {
+    let mut text = [0; BLOCK_LEN];
+    // SAFETY: the caller's promise; `text` has room and is nobody else's.
+    unsafe { copy_once(source, text.as_mut_ptr(), rest) };
+    for (text, stream) in text.iter_mut().zip(&*stream) {
+        *text ^= *stream;
+    }
+    // SAFETY: the caller's promise; `text` is not the destination.
+    unsafe { core::ptr::copy_nonoverlapping(text.as_ptr(), destination, rest) };
+    text.zeroize();
+    stream.zeroize();
+}

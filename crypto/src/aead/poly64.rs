@@ -1,0 +1,140 @@
+//! Poly1305 in general registers, in limbs of 64, 64 and a few bits.
+//!
+//! The tier-independent way: four wide products a block, no vector register, no table. One chain of
+//! blocks waits for itself three quarters of the time, so several packets go abreast; as a group
+//! is sorted by length they mostly end together. [RFC 8439 §2.5]
+#![allow(unsafe_code)] // Text is read through raw places.
+
+use super::group::{GROUP, Group, Packet, Tag};
+use super::poly::{self, CLAMP};
+
+/// The sum of one packet and its factor.
+#[derive(Clone, Copy)]
+struct Chain {
+    /// The sum so far, modulo 2^130 - 5 but for a few bits.
+    low: u128,
+    high: u64,
+    r0: u64,
+    r1: u64,
+    /// `r1 * 5 / 4`: what 2^128 * `r1` is, as `r1` is clamped to a multiple of 4.
+    s1: u64,
+}
+
+impl Chain {
+    #[inline(always)]
+    fn new(key: &[u64; 4]) -> Self {
+        let (r0, r1) = (key[0] & CLAMP[0], key[1] & CLAMP[1]);
+        Self { low: 0, high: 0, r0, r1, s1: r1 + (r1 >> 2) }
+    }
+
+    /// Adds a block of 16 bytes with the bit above it, and multiplies.
+    #[inline(always)]
+    fn take(&mut self, block: u128) {
+        let wide = |a: u64, b: u64| u128::from(a) * u128::from(b);
+        let (sum, carry) = self.low.overflowing_add(block);
+        // At most 6 before the multiplication: see the end of this function.
+        let h2 = self.high + u64::from(carry) + 1;
+        let (h0, h1) = (sum as u64, (sum >> 64) as u64);
+        // r0 and r1 are below 2^60, so none of these sums passes 2^128.
+        let d0 = wide(h0, self.r0) + wide(h1, self.s1);
+        let d1 = wide(h0, self.r1) + wide(h1, self.r0) + u128::from(h2 * self.s1) + (d0 >> 64);
+        let d2 = h2 * self.r0 + (d1 >> 64) as u64;
+        // What is above 2^130 comes back times 5: four times and once.
+        let excess = (d2 & !3) + (d2 >> 2);
+        let low = u128::from(d0 as u64) | d1 << 64;
+        let (low, carry) = low.overflowing_add(u128::from(excess));
+        self.low = low;
+        self.high = (d2 & 3) + u64::from(carry);
+    }
+
+    /// The tag, after the last block.
+    #[inline(always)]
+    fn tag(&self, key: &[u64; 4]) -> Tag {
+        // Plus 5 passes 2^130 exactly if the sum is not below 2^130 - 5.
+        let (reduced, carry) = self.low.overflowing_add(5);
+        let passes = (self.high + u64::from(carry)) >> 2;
+        let take = 0_u128.wrapping_sub(u128::from(passes != 0));
+        let number = (reduced & take) | (self.low & !take);
+        let tag = number.wrapping_add(u128::from(key[2]) | u128::from(key[3]) << 64);
+        [tag as u64, (tag >> 64) as u64]
+    }
+}
+
+/// Adds each packet's computed tag to the group's table.
+#[inline(always)]
+pub(super) fn authenticate(group: &mut Group<'_, '_>) {
+    let count = group.packets().len();
+    let mut index = 0;
+    while index + ABREAST <= count {
+        abreast::<ABREAST>(group, index);
+        index += ABREAST;
+    }
+    while index < count {
+        abreast::<1>(group, index);
+        index += 1;
+    }
+}
+
+/// Packets abreast: as many chains as fill the multiplier. Measured.
+const ABREAST: usize = 2;
+
+/// The tags of `N` packets from `index`.
+#[inline(always)]
+fn abreast<const N: usize>(group: &mut Group<'_, '_>, index: usize) {
+    let mut chains: [Chain; N] =
+        core::array::from_fn(|at| Chain::new(&group.one_time.0[(index + at) % GROUP]));
+    let packets: [Packet; N] = core::array::from_fn(|at| *group.packet(index + at));
+    let blocks = packets.iter().map(|packet| packet.len / 16).min().unwrap_or(0);
+    for block in 0..blocks {
+        for (chain, packet) in chains.iter_mut().zip(&packets) {
+            // SAFETY: every packet has this block.
+            chain.take(unsafe { load(packet.source.wrapping_add(16 * block)) });
+        }
+    }
+    for (at, (chain, packet)) in chains.iter_mut().zip(&packets).enumerate() {
+        for block in blocks..packet.len / 16 {
+            // SAFETY: this packet has this block.
+            chain.take(unsafe { load(packet.source.wrapping_add(16 * block)) });
+        }
+        rest(chain, packet);
+        let index = (index + at) % GROUP;
+        poly::add_tag(&mut group.tags[index], chain.tag(&group.one_time.0[index]));
+    }
+}
+
+/// The tag of one packet.
+#[inline(always)]
+pub(super) fn alone(packet: &Packet, key: &[u64; 4]) -> Tag {
+    let mut chain = Chain::new(key);
+    for block in 0..packet.len / 16 {
+        // SAFETY: the packet has this block.
+        chain.take(unsafe { load(packet.source.wrapping_add(16 * block)) });
+    }
+    rest(&mut chain, packet);
+    chain.tag(key)
+}
+
+/// The block that the packet has only a part of, and the block of lengths. [RFC 8439 §2.8]
+#[inline(always)]
+fn rest(chain: &mut Chain, packet: &Packet) {
+    let count = packet.len % 16;
+    if count > 0 {
+        let mut last = [0; 16];
+        let from = packet.source.wrapping_add(packet.len - count);
+        // SAFETY: the packet has these bytes, `last` has room, and they are different memory.
+        unsafe { core::ptr::copy_nonoverlapping(from, last.as_mut_ptr(), count) };
+        chain.take(u128::from_le_bytes(last));
+    }
+    chain.take((packet.len as u128) << 64);
+}
+
+/// The 16 bytes from `place`, lowest first.
+///
+/// # Safety
+///
+/// `place` is valid for reads of 16 bytes.
+#[inline(always)]
+unsafe fn load(place: *const u8) -> u128 {
+    // SAFETY: the caller's promise; an array of bytes needs no alignment.
+    u128::from_le_bytes(unsafe { place.cast::<[u8; 16]>().read() })
+}
