@@ -1,2 +1,44 @@
-//! The inner side of the tunnel.
+//! The inner side of the tunnel: a network adapter that carries bare IP packets.
+//!
+//! [`Adapter`] is what the driver makes on a device. Packets the machine sends come to its
+//! [`Datapath::transmit`] as a [`TxBatch`]; each is either done at once, or taken along as a
+//! [`TxSlot`] and done when that is dropped, on any CPU. Packets for the machine are written into an
+//! [`RxBuffer`] of the driver's [`RxPool`] and given to the adapter's [`RxQueue`], on any CPU.
+//!
+//! | file | subject |
+//! |---|---|
+//! | `adapter` | the adapter, and what its queues do for NetAdapterCx |
+//! | `ring` | indices that wrap; which packets can be returned (pure) |
+//! | `tx_queue` | advance and cancel of the transmit queue, slots |
+//! | `tx_packet` | a packet to send: its bytes, and its end |
+//! | `rx_pool` | receive buffers, from taking one to its return by the stack |
+//! | `rx_queue` | buffers waiting for the ring; advance and cancel of the receive queue |
+//! | `shared` | shared ownership whose allocation may fail |
+//!
+//! `unsafe` is allowed in `tx_packet` (reads ring elements that are the driver's, outside of
+//! callbacks), `rx_pool` (owns the buffers' memory) and `shared`; the trampolines are in `nt`.
+//!
+//! ```text
+//! . scripts/wdk/env.sh && cargo test -p netadapter
+//! ```
 #![no_std]
+#![deny(unsafe_code)]
+
+extern crate alloc;
+#[cfg(test)]
+extern crate std;
+
+mod adapter;
+mod ring;
+mod rx_pool;
+mod rx_queue;
+mod shared;
+mod tx_packet;
+mod tx_queue;
+
+pub use adapter::{Adapter, Config, Datapath};
+pub use nt::netcx::{Layer3, Piece};
+pub use rx_pool::{RxBuffer, RxPool};
+pub use rx_queue::{Indication, RxQueue};
+pub use tx_packet::{Pieces, TxBatch, TxPacket, TxSlot};
+pub use tx_queue::TxQueue;

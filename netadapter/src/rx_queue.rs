@@ -1,0 +1,180 @@
+//! The receive queue: buffers in, packets up.
+//!
+//! Whoever has opened a packet gives its buffer to [`RxQueue`], from any CPU; it waits there until
+//! NetAdapterCx advances the queue, which only links it: the packet's bytes are not touched again.
+//! A buffer goes into a ring only when there is a packet and a fragment for it, and both are returned
+//! in the same call, so that no buffer is ever attached to a slot that is then skipped or ignored:
+//! NetAdapterCx would not give it back.
+//!
+//! Advance and cancel run at PASSIVE_LEVEL or DISPATCH_LEVEL, one at a time, on any CPU.
+
+use core::sync::atomic::{AtomicBool, Ordering};
+
+use abi::discard::Discard;
+use nt::{
+    irql::{AtMostDispatch, Passive},
+    netcx::{Entered, Kind, Notifier, PacketQueueEvents, Rings, Started},
+    status::NtError,
+};
+
+use crate::{
+    adapter::Datapath,
+    ring,
+    rx_pool::{RxBuffer, RxPool, Waiting},
+    shared::Shared,
+};
+
+/// The adapter's receive side, from any thread.
+#[derive(Clone)]
+pub struct RxQueue(Shared<RxState>);
+
+struct RxState {
+    waiting: Waiting,
+    notifier: Notifier,
+}
+
+impl RxQueue {
+    /// A receive side without a ring, for at most `limit` waiting buffers of `pool`.
+    pub(crate) fn try_new(pool: RxPool, limit: u32, passive: &Passive) -> Result<Self, NtError> {
+        let notifier = Notifier::new(Kind::Receive, passive);
+        Shared::try_new(RxState { waiting: Waiting::new(pool, limit), notifier }).map(Self)
+    }
+
+    /// Starts handing buffers over; `None` if there is no ring or it is being stopped. Dropping the
+    /// indication wakes the queue, once for all buffers.
+    ///
+    /// # IRQL
+    ///
+    /// `<= DISPATCH_LEVEL`, and the queue waits for the indication when it stops.
+    #[must_use]
+    pub fn open(&self) -> Option<Indication<'_>> {
+        let inside = self.0.notifier.enter()?;
+        Some(Indication { waiting: &self.0.waiting, inside })
+    }
+
+    /// Hands one buffer over; [`RxQueue::notify`] must follow sometime.
+    ///
+    /// # Errors
+    ///
+    /// The buffer, if there is no ring, as many wait as may, or it is of another pool.
+    ///
+    /// # IRQL
+    ///
+    /// `<= DISPATCH_LEVEL`.
+    pub fn indicate(&self, buffer: RxBuffer) -> Result<(), RxBuffer> {
+        // The queue does not stop between the question and the push, so what is pushed is found.
+        let Some(_inside) = self.0.notifier.enter() else { return Err(buffer) };
+        self.0.waiting.push(buffer)
+    }
+
+    /// Wakes the queue, if it sleeps.
+    ///
+    /// # IRQL
+    ///
+    /// `<= DISPATCH_LEVEL`.
+    pub fn notify(&self) {
+        self.0.notifier.notify();
+    }
+}
+
+impl core::fmt::Debug for RxQueue {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str("RxQueue")
+    }
+}
+
+/// Buffers being handed over.
+#[must_use = "dropping it wakes the queue"]
+pub struct Indication<'queue> {
+    waiting: &'queue Waiting,
+    inside: Entered<'queue>,
+}
+
+impl Indication<'_> {
+    /// Hands one buffer over.
+    ///
+    /// # Errors
+    ///
+    /// The buffer, if as many wait as may, or it is of another pool.
+    ///
+    /// # IRQL
+    ///
+    /// `<= DISPATCH_LEVEL`.
+    pub fn push(&mut self, buffer: RxBuffer) -> Result<(), RxBuffer> {
+        self.waiting.push(buffer)
+    }
+}
+
+impl Drop for Indication<'_> {
+    fn drop(&mut self) {
+        self.inside.notify();
+    }
+}
+
+impl core::fmt::Debug for Indication<'_> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str("Indication")
+    }
+}
+
+/// The context of the queue object.
+pub(crate) struct RxQueueContext<D> {
+    queue: RxQueue,
+    cancelled: AtomicBool,
+    datapath: Shared<D>,
+}
+
+impl<D: Datapath> RxQueueContext<D> {
+    /// The context of a queue that serves `queue`.
+    pub(crate) fn new(queue: RxQueue, datapath: Shared<D>) -> Self {
+        Self { queue, cancelled: AtomicBool::new(false), datapath }
+    }
+
+    /// Returns everything: the ring's unused elements, and the buffers that wait for them.
+    fn empty(&self, rings: &mut Rings<'_>) {
+        ring::return_unused(rings);
+        self.discard_waiting();
+    }
+
+    /// Puts the waiting buffers back into the pool, and counts them.
+    fn discard_waiting(&self) {
+        let mut discarded = 0;
+        while let Some((buffer, _layer3)) = self.queue.0.waiting.pop() {
+            drop(buffer);
+            discarded += 1;
+        }
+        if discarded != 0 {
+            self.datapath.discard(Discard::NotUp, discarded);
+        }
+    }
+}
+
+impl<D: Datapath> PacketQueueEvents for RxQueueContext<D> {
+    fn start(&self, queue: &Started<'_>, passive: &mut Passive) {
+        self.cancelled.store(false, Ordering::Relaxed);
+        self.queue.0.notifier.open(queue, passive);
+    }
+
+    fn stop(&self, passive: &mut Passive) {
+        // From here on nobody pushes, so that what waits now is all.
+        self.queue.0.notifier.close(passive);
+        self.discard_waiting();
+    }
+
+    fn advance(&self, rings: &mut Rings<'_>, _level: &AtMostDispatch) {
+        if self.cancelled.load(Ordering::Relaxed) {
+            return self.empty(rings);
+        }
+        let waiting = &self.queue.0.waiting;
+        ring::fill(rings, || waiting.pop().map(|(buffer, layer3)| (buffer.lend(), layer3)));
+    }
+
+    fn cancel(&self, rings: &mut Rings<'_>, _level: &AtMostDispatch) {
+        self.cancelled.store(true, Ordering::Relaxed);
+        self.empty(rings);
+    }
+
+    fn arm(&self, enabled: bool) {
+        self.queue.0.notifier.arm(enabled);
+    }
+}

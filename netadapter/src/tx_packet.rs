@@ -1,0 +1,284 @@
+//! A packet to send: where its bytes are, and how it ends.
+//!
+//! The bytes stay where the stack has them until the packet is returned, which is after every value
+//! here that stands for it has been dropped. They are the sender's, who may still be writing, so
+//! they are given out as addresses and lengths, to be read once, and never as slices.
+#![allow(unsafe_code)] // Reads ring elements that are the driver's, outside of callbacks.
+
+use core::{fmt, marker::PhantomData, ptr::NonNull};
+
+use nt::netcx::{Indices, Layer3, Packet, Piece};
+
+use crate::{ring::step, tx_queue::TxState};
+
+/// The packets that NetAdapterCx has given us and that nobody has looked at yet.
+///
+/// Packets are given in the order in which they were sent. What is not taken stays in the ring, and
+/// comes again with the next advance: see [`crate::TxQueue::resume`].
+pub struct TxBatch<'advance> {
+    state: &'advance TxState,
+    next: u32,
+    end: u32,
+    mask: u32,
+    /// Packets NetAdapterCx has no bytes for.
+    malformed: u64,
+    /// Packets whose memory could not be mapped.
+    unmapped: u64,
+}
+
+impl<'advance> TxBatch<'advance> {
+    /// What lies between the indices of a transmit ring.
+    pub(crate) fn new(state: &'advance TxState, packets: Indices) -> Self {
+        let Indices { next, end, mask, .. } = packets;
+        Self { state, next, end, mask, malformed: 0, unmapped: 0 }
+    }
+
+    /// Where looking stopped, and how many packets were malformed and unmapped.
+    pub(crate) fn finish(self) -> (u32, u64, u64) {
+        (self.next, self.malformed, self.unmapped)
+    }
+
+    /// How many packets there are still, at most.
+    #[must_use]
+    pub fn remaining(&self) -> u32 {
+        crate::ring::distance(self.next, self.end, self.mask)
+    }
+}
+
+impl<'advance> Iterator for TxBatch<'advance> {
+    type Item = TxPacket<'advance>;
+
+    fn next(&mut self) -> Option<TxPacket<'advance>> {
+        while self.next != self.end {
+            let index = self.next;
+            self.next = step(index, 1, self.mask);
+            self.state.slots.hold(index);
+            // SAFETY: this is an advance of the queue, and the packet is the driver's: it lies
+            // between NextIndex and EndIndex, and is returned after it has been marked done.
+            let packet = unsafe { self.state.view.packet(index) };
+            let body = Body { packet, index };
+            // SAFETY: as above.
+            match unsafe { body.len(self.state) } {
+                Some(len) if len != 0 && !packet.ignore => {
+                    return Some(TxPacket { state: self.state, body, len, _thread: PhantomData });
+                }
+                Some(_) => self.malformed += 1,
+                None => self.unmapped += 1,
+            }
+            self.state.slots.finish(index);
+        }
+        None
+    }
+}
+
+impl fmt::Debug for TxBatch<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TxBatch").field("remaining", &self.remaining()).finish_non_exhaustive()
+    }
+}
+
+/// A packet in the ring.
+#[derive(Clone, Copy)]
+struct Body {
+    packet: Packet,
+    index: u32,
+}
+
+impl Body {
+    /// The bytes of all fragments; `None` if one of them could not be mapped.
+    ///
+    /// # Safety
+    ///
+    /// The packet is the driver's, and the queue exists.
+    unsafe fn len(&self, state: &TxState) -> Option<usize> {
+        (0..self.packet.fragment_count).try_fold(0_usize, |len, at| {
+            // SAFETY: the caller's promise.
+            let piece = unsafe { state.view.piece(self.fragment(at)) }?;
+            len.checked_add(piece.len)
+        })
+    }
+
+    /// Index of the fragment after `at` others; the ring masks it.
+    fn fragment(&self, at: u32) -> u32 {
+        self.packet.fragment_index.wrapping_add(at)
+    }
+}
+
+/// A packet in the advance that gave it. Dropping it is being done with it.
+#[must_use = "dropping a packet returns it to the stack"]
+pub struct TxPacket<'advance> {
+    state: &'advance TxState,
+    body: Body,
+    len: usize,
+    /// Of the thread the advance runs on.
+    _thread: PhantomData<*const ()>,
+}
+
+impl<'advance> TxPacket<'advance> {
+    /// The packet's bytes, all together; never 0.
+    #[must_use]
+    pub fn byte_count(&self) -> usize {
+        self.len
+    }
+
+    /// The kind of packet that NetAdapterCx found by its headers.
+    #[must_use]
+    pub fn layer3(&self) -> Layer3 {
+        self.body.packet.layer3
+    }
+
+    /// Where the bytes are, in order.
+    #[must_use]
+    pub fn pieces(&self) -> Pieces<'_> {
+        Pieces { state: self.state, body: self.body, at: 0 }
+    }
+
+    /// Copies the packet's first bytes, as many as there are and `to` has room for; returns how many.
+    #[must_use]
+    pub fn copy_to(&self, to: &mut [u8]) -> usize {
+        copy(self.pieces(), to)
+    }
+
+    /// Takes the packet along, beyond the advance.
+    ///
+    /// # Errors
+    ///
+    /// The packet itself, when as many packets are in flight as may be (half of the ring): it must
+    /// then be done here.
+    pub fn defer(self) -> Result<TxSlot, Self> {
+        let Some(inside) = self.state.notifier.enter() else { return Err(self) };
+        if !self.state.slots.defer(self.body.index) {
+            return Err(self);
+        }
+        inside.into_raw();
+        let packet = core::mem::ManuallyDrop::new(self);
+        // INVARIANT: marked as in flight, inside the notifier, and no `TxPacket` is left.
+        Ok(TxSlot { state: NonNull::from(packet.state), body: packet.body, len: packet.len })
+    }
+}
+
+impl Drop for TxPacket<'_> {
+    fn drop(&mut self) {
+        self.state.slots.finish(self.body.index);
+    }
+}
+
+impl fmt::Debug for TxPacket<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TxPacket").field("len", &self.len).finish_non_exhaustive()
+    }
+}
+
+/// A packet in flight, on any thread at or below DISPATCH_LEVEL. Dropping it is being done with it.
+///
+/// The queue stops only when all its slots have been dropped, so one must not be kept for longer
+/// than its bytes are needed; what has to wait for something is copied.
+///
+/// # Invariants
+///
+/// The packet at `body.index` is marked as in flight, by this value alone; somebody is inside the
+/// queue's notifier for it, so that the queue, and with it `state`, exists.
+#[must_use = "dropping a slot returns the packet to the stack"]
+pub struct TxSlot {
+    state: NonNull<TxState>,
+    body: Body,
+    len: usize,
+}
+
+// SAFETY: what a slot refers to is shared by atomics, and the packet in the ring is not written.
+unsafe impl Send for TxSlot {}
+// SAFETY: as above; a shared slot only reads.
+unsafe impl Sync for TxSlot {}
+
+impl TxSlot {
+    /// The packet's bytes, all together; never 0.
+    #[must_use]
+    pub fn byte_count(&self) -> usize {
+        self.len
+    }
+
+    /// The kind of packet that NetAdapterCx found by its headers.
+    #[must_use]
+    pub fn layer3(&self) -> Layer3 {
+        self.body.packet.layer3
+    }
+
+    /// Where the bytes are, in order.
+    #[must_use]
+    pub fn pieces(&self) -> Pieces<'_> {
+        // SAFETY: exists by the type invariant, for as long as this value is borrowed.
+        let state = unsafe { self.state.as_ref() };
+        Pieces { state, body: self.body, at: 0 }
+    }
+
+    /// Copies the packet's first bytes, as many as there are and `to` has room for; returns how many.
+    #[must_use]
+    pub fn copy_to(&self, to: &mut [u8]) -> usize {
+        copy(self.pieces(), to)
+    }
+}
+
+impl Drop for TxSlot {
+    fn drop(&mut self) {
+        // SAFETY: exists by the type invariant, until `inside` is dropped below.
+        let state = unsafe { self.state.as_ref() };
+        // SAFETY: entered by `TxPacket::defer`, once for this slot.
+        let inside = unsafe { state.notifier.from_raw() };
+        state.slots.land(self.body.index);
+        inside.notify();
+    }
+}
+
+impl fmt::Debug for TxSlot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TxSlot").field("len", &self.len).finish_non_exhaustive()
+    }
+}
+
+/// The pieces of a packet.
+#[derive(Clone)]
+pub struct Pieces<'packet> {
+    state: &'packet TxState,
+    body: Body,
+    at: u32,
+}
+
+impl Iterator for Pieces<'_> {
+    type Item = Piece;
+
+    fn next(&mut self) -> Option<Piece> {
+        while self.at < self.body.packet.fragment_count {
+            let index = self.body.fragment(self.at);
+            self.at += 1;
+            // SAFETY: the packet is the driver's as long as the value that lent this is not dropped,
+            // and so is the queue's existence.
+            let piece = unsafe { self.state.view.piece(index) };
+            // All pieces were mapped when the packet was first looked at, and they do not change.
+            if let Some(piece) = piece.filter(|piece| piece.len != 0) {
+                return Some(piece);
+            }
+        }
+        None
+    }
+}
+
+impl fmt::Debug for Pieces<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pieces").field("at", &self.at).finish_non_exhaustive()
+    }
+}
+
+/// Copies the beginning of `pieces` to `to`.
+fn copy(pieces: Pieces<'_>, to: &mut [u8]) -> usize {
+    let mut copied = 0;
+    for piece in pieces {
+        let rest = &mut to[copied..];
+        let len = piece.len.min(rest.len());
+        // SAFETY: the piece is mapped as long as `pieces` is borrowed; `rest` is our own memory,
+        // which is no part of it, and has at least `len` bytes. The sender may be writing: then we
+        // get bytes of before and after, as from any buffer it does not leave alone.
+        unsafe { piece.address.as_ptr().copy_to_nonoverlapping(rest.as_mut_ptr(), len) };
+        copied += len;
+    }
+    copied
+}
