@@ -27,7 +27,7 @@ use super::{
 };
 use crate::sync::{
     Ground, OutOfMemory, RwSpinLock, Shared, SpinLock,
-    atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+    atomic::{AtomicBool, AtomicU32, Ordering},
 };
 
 /// One WireGuard interface.
@@ -46,8 +46,6 @@ pub struct Tunnel<E> {
     timestamp_floor: SpinLock<Tai64n>,
     pub(super) table: RwSpinLock<Table<E>>,
     pub(super) schedule: SpinLock<Schedule>,
-    /// When `poll` was last called, to notice that the machine slept.
-    polled_at: AtomicU64,
     /// A configuration is being prepared.
     pub(super) preparing: AtomicBool,
 }
@@ -140,7 +138,6 @@ impl<E> Tunnel<E> {
                 sequence: 0,
             }),
             schedule: SpinLock::new(Schedule::new()),
-            polled_at: AtomicU64::new(NEVER),
             preparing: AtomicBool::new(false),
         })
     }
@@ -239,7 +236,6 @@ impl<E> Tunnel<E> {
         if self.has_slept(ground, now) {
             self.resumed(ground, now);
         }
-        self.polled_at.store(now.nanoseconds(), Ordering::Relaxed);
         while let Some(slot) = self.schedule.with(ground, |due| due.pop_due(now.nanoseconds())) {
             // The slot's peer may be another one by now, or none: then there is nothing due.
             if let Some(peer) = self.table.read(ground, |table| table.peer(slot).cloned()) {
@@ -257,12 +253,7 @@ impl<E> Tunnel<E> {
 
     /// Whether the earliest timer is overdue by so much that nobody can have been awake.
     fn has_slept(&self, ground: &impl Ground, now: Now) -> bool {
-        let polled_at = self.polled_at.load(Ordering::Relaxed);
-        let jump = CLOCK_JUMP.as_nanos() as u64;
-        let overdue = |due: Instant| now.nanoseconds() > due.nanoseconds().saturating_add(jump);
-        polled_at != NEVER
-            && now.nanoseconds() > polled_at.saturating_add(jump)
-            && self.next_wake(ground).is_some_and(overdue)
+        self.next_wake(ground).is_some_and(|due| now.monotonic.0.saturating_sub(due.0) > CLOCK_JUMP)
     }
 
     /// Fires the timers of one peer that are due.
