@@ -4,7 +4,7 @@ set -euo pipefail
 
 usage() {
     cat <<'TEXT'
-usage: scripts/build.sh [--debug] [--quiet] [--check]
+usage: scripts/build.sh [--debug] [--quiet] [--check | --clippy]
 
 Builds target/driver/penstock.sys and penstock.pdb with the unmodified crates wdk-sys and wdk,
 and checks that the image is one the kernel would map.
@@ -12,6 +12,7 @@ and checks that the image is one the kernel would map.
   --debug   no optimisation, debug assertions (among them: IRQL checks at run time);
             result in target/driver/debug/
   --check   only compile, as `cargo check` does, for Windows; no image
+  --clippy  as --check, with Clippy, for which a warning is an error
   --quiet   print nothing but errors and the result
 
 What is missing on this machine is named, with the Debian package; scripts/setup.sh installs it.
@@ -35,6 +36,7 @@ for argument in "$@"; do
     case $argument in
     --debug) profile=dev ;;
     --check) command=check ;;
+    --clippy) command=clippy ;;
     --quiet) quiet=(--quiet) ;;
     --help | -h)
         usage
@@ -68,6 +70,9 @@ if [ -z "$rust" ] || ! has_source "$rust"; then
     fail "no Rust toolchain with the standard library's source: run scripts/setup.sh" \
         "(Debian packages rustc-web, cargo-web, rust-web-src; elsewhere: rustup component add rust-src)"
 fi
+if [ "$command" = clippy ] && [ ! -x "$rust/cargo-clippy" ]; then
+    fail "no Clippy beside $rust/rustc: run scripts/setup.sh (Debian package rust-web-clippy)"
+fi
 for tool in bin/clang bin/llvm-lib bin/llvm-dlltool bin/lld-link bin/llvm-readobj 'lib/libclang[-.][1s]*'; do
     compgen -G "$llvm/$tool" >/dev/null || fail "$llvm/$tool is missing: run scripts/setup.sh" \
         "(Debian packages clang-19, libclang1-19, llvm-19, lld-19), or set PENSTOCK_LLVM"
@@ -97,10 +102,19 @@ for registry in "${CARGO_HOME:-$HOME/.cargo}"/registry/src/*; do
     [ ! -d "$registry" ] || remap+=", '--remap-path-prefix=$registry=registry'"
 done
 
-"$rust/cargo" "$command" --locked "${quiet[@]}" --profile "$profile" --package penstock --lib \
+# A workspace crate that the driver does not stand on does not build for Windows: name the others.
+packages=(--package penstock) lints=()
+if [ "$command" = clippy ]; then
+    export PATH=$rust:$PATH
+    packages+=(--package abi --package crypto --package nt --package callout --package netadapter)
+    lints=(-- -D warnings)
+fi
+
+"$rust/cargo" "$command" --locked "${quiet[@]}" --profile "$profile" "${packages[@]}" --lib \
     --target x86_64-pc-windows-msvc -Zbuild-std=core,alloc \
     --config "target.x86_64-pc-windows-msvc.rustflags=[$remap]" \
-    --config 'profile.dev.package.compiler_builtins.opt-level=3'
+    --config 'profile.dev.package.compiler_builtins.opt-level=3' \
+    "${lints[@]}"
 [ "$command" = build ] || exit 0
 
 built=$CARGO_TARGET_DIR/x86_64-pc-windows-msvc

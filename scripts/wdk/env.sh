@@ -17,6 +17,10 @@ if [ ! -e "$penstock_wdk/rustc-wrapper.sh" ]; then
 fi
 
 "$penstock_wdk/content.sh" || return 1
+# wdk-macros never looks again at a header it has read.
+find "${CARGO_TARGET_DIR:-${penstock_wdk%/scripts/wdk}/target}" -maxdepth 9 \
+    -name cached_function_info_map.json \
+    ! -newer "$penstock_wdk/include/wdf/kmdf/1.31/wdfcalls.h" -delete 2>/dev/null || true
 export WDKContentRoot="${penstock_wdk%/scripts/wdk}/target/wdk"
 export Version_Number=10.0.26100.0
 export RUSTC_WRAPPER="$penstock_wdk/rustc-wrapper.sh"

@@ -38,7 +38,7 @@ typedef struct _WDF_CLASS_BIND_INFO WDF_CLASS_BIND_INFO;
 typedef NTSTATUS(NTAPI WDF_VERSION_BIND_CLASS)(WDF_BIND_INFO2 *, PWDF_DRIVER_GLOBALS, WDF_CLASS_BIND_INFO *);
 typedef VOID(NTAPI WDF_VERSION_UNBIND_CLASS)(WDF_BIND_INFO2 *, PWDF_DRIVER_GLOBALS, WDF_CLASS_BIND_INFO *);
 
-/* The long form has 40 more bytes, which only the class extension reads. */
+/* The long form, WDF_CLASS_BIND_INFO2, has 40 more bytes, which only the class extension reads. */
 struct _WDF_CLASS_BIND_INFO {
     ULONG Size;
     PWSTR ClassName;

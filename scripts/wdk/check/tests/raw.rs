@@ -1,0 +1,95 @@
+//! `nt/src/sys` against the driver kit's numbers.
+
+use declarations::{abi::Abi, raw::Raw, read};
+
+fn raw() -> Raw {
+    let mut raw = Raw::default();
+    for file in ["ke", "cng", "wsk", "netio", "netcx"] {
+        raw.read(&read(&format!("nt/src/sys/{file}.rs")));
+    }
+    raw
+}
+
+fn none(wrong: &[String]) {
+    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn every_structure_lies_as_in_the_kit() {
+    let (abi, raw) = (Abi::load(), raw());
+    let wrong: Vec<_> = raw
+        .records
+        .iter()
+        .filter(|(name, _)| !OPAQUE.contains(&name.as_str()))
+        .flat_map(|(name, record)| abi.differences(name, record))
+        .collect();
+    none(&wrong);
+    assert!(raw.records.len() > 25, "{} structures", raw.records.len());
+}
+
+/// Structures that are only pointed to.
+const OPAQUE: [&str; 1] = ["WSK_CLIENT"];
+
+#[test]
+fn every_number_is_the_kit_s() {
+    let (abi, raw) = (Abi::load(), raw());
+    let mut wrong = Vec::new();
+    for (name, value) in &raw.constants {
+        let digits = value.replace('_', "");
+        let value = digits
+            .strip_prefix("0x")
+            .map_or_else(|| digits.parse().ok(), |hex| i64::from_str_radix(hex, 16).ok());
+        let other = KIT_NAMES.iter().find(|(ours, _)| ours == name);
+        let names = other.map_or_else(|| vec![name.as_str()], |(_, kit)| kit.to_vec());
+        for kit in names {
+            let kit_value = abi.value(kit);
+            if kit_value.is_none()
+                || kit_value.map(|value| value & 0xFFFF_FFFF)
+                    != value.map(|value| value & 0xFFFF_FFFF)
+            {
+                wrong.push(format!("{name}: {value:?}, kit {kit} {kit_value:?}"));
+            }
+        }
+    }
+    none(&wrong);
+    assert!(raw.constants.len() > 15);
+}
+
+/// Our name for what the kit calls something else, or several things; or which is in no table at
+/// hand (a macro with arguments, the count of a function table, a header that was not read).
+const KIT_NAMES: [(&str, &[&str]); 6] = [
+    ("WSK_VERSION_1_0", &[]),
+    ("WSK_SET_OPTION", &["WskSetOption"]),
+    ("PKTINFO", &["IP_PKTINFO", "IPV6_PKTINFO"]),
+    ("RECVECN", &["IP_RECVECN", "IPV6_RECVECN"]),
+    ("FUNCTION_COUNT", &[]),
+    ("BCRYPT_USE_SYSTEM_PREFERRED_RNG", &[]),
+];
+
+#[test]
+fn every_entry_of_the_function_table_is_at_its_index() {
+    let (abi, raw) = (Abi::load(), raw());
+    let table = "NetAdapterCx_2_1";
+    for (index, name) in &raw.entries {
+        assert_eq!(abi.index(table, name), Some(*index), "{name}");
+    }
+    assert!(raw.entries.len() > 15, "{} entries", raw.entries.len());
+    let count = raw.constants.iter().find(|(name, _)| name == "FUNCTION_COUNT");
+    assert_eq!(count.and_then(|(_, value)| value.parse().ok()), abi.count(table));
+}
+
+#[test]
+fn every_routine_is_exported_and_takes_as_much() {
+    let (abi, raw) = (Abi::load(), raw());
+    for (name, count) in &raw.functions {
+        if name == "BCryptGenRandom" {
+            continue; // cng.sys is in no list at hand
+        }
+        let exported = ["ntoskrnl.exe", "netio.sys"].iter().any(|dll| abi.exports(dll, name));
+        assert!(exported, "{name} is no export");
+        if let Some(kit) = abi.get("functions", name) {
+            assert_eq!(kit["params"].as_array().map(Vec::len), Some(*count), "{name}");
+        }
+    }
+    assert!(raw.functions.len() > 10, "{} routines", raw.functions.len());
+}
