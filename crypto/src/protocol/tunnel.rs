@@ -356,6 +356,9 @@ impl<E> Tunnel<E> {
             }
             if peer.has_expired_session(ground, now) {
                 peer.wipe(ground);
+                // What they were about went with the session; the first packet makes a new one.
+                peer.timers.cancel(Timer::Keepalive);
+                peer.timers.cancel(Timer::NewHandshake);
             }
             let at = now
                 .nanoseconds()
