@@ -1,3 +1,5 @@
+//! The choice of a route: a table of edges, and random tables against a slow search.
+
 use std::{collections::HashMap, vec, vec::Vec};
 
 use proptest::prelude::*;

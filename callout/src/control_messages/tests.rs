@@ -1,3 +1,5 @@
+//! Lists of control messages: well formed, cut short, lying about their lengths, and random.
+
 use std::{vec, vec::Vec};
 
 use proptest::prelude::*;
