@@ -122,28 +122,20 @@ impl<'g, 'j> Group<'g, 'j> {
     /// From here on the output is the input: what has been sealed is what is authenticated.
     pub(super) fn read_back(&mut self) {
         for packet in &mut self.packets {
-            // INVARIANT: the destination is readable.
-            packet.source = packet.destination;
-            packet.scattered = false;
+            packet.read_back();
         }
     }
 
     /// Writes each computed tag behind its text.
     pub(super) fn write_tags(&mut self) {
         for (packet, tag) in self.packets.iter().zip(&self.tags).take(self.count) {
-            let place = packet.destination.wrapping_add(packet.len).cast::<[u8; TAG_LEN]>();
-            let [low, high] = *tag;
-            let bytes = (u128::from(high) << 64 | u128::from(low)).to_le_bytes();
-            // SAFETY: a job to seal has exactly `TAG_LEN` bytes behind its text; `[u8; 16]` needs
-            // no alignment.
-            unsafe { place.write(bytes) };
+            packet.write_tag(*tag);
         }
     }
 
     /// Whether the computed tag is the one found. Takes the same time wherever they differ.
     pub(super) fn is_authentic(&self, index: usize) -> bool {
-        let [low, high] = self.tags[index % GROUP];
-        subtle::ConstantTimeEq::ct_eq(&(low | high), &0).into()
+        is_zero(self.tags[index % GROUP])
     }
 
     /// Takes the forged packets out: zeroes their places, and leaves them without bytes.
@@ -156,10 +148,8 @@ impl<'g, 'j> Group<'g, 'j> {
                 authentic |= 1 << index;
                 continue;
             }
-            let packet = &mut self.packets[index];
-            // SAFETY: by the type invariant the bytes are ours to write.
-            unsafe { packet.destination.write_bytes(0, packet.len) };
-            packet.len = 0;
+            self.packets[index].zero();
+            self.packets[index].len = 0;
         }
         authentic
     }
@@ -198,9 +188,41 @@ impl Packet {
         Self { source, destination, len, job: index, scattered }
     }
 
+    /// As [`Packet::to_seal`], for a packet that goes alone: its pieces are brought together first.
+    pub(super) fn to_seal_alone(job: &mut Job<'_>) -> Self {
+        let packet = Self::to_seal(job, 0);
+        if packet.scattered {
+            job.source.gather(job.destination);
+        }
+        // INVARIANT: the destination now holds the source, and is readable.
+        Self { scattered: false, ..packet }
+    }
+
+    /// From here on the output is the input.
+    pub(super) fn read_back(&mut self) {
+        // INVARIANT: the destination is readable.
+        self.source = self.destination;
+        self.scattered = false;
+    }
+
+    /// Writes the tag behind the text of a packet that was sealed.
+    pub(super) fn write_tag(&self, tag: Tag) {
+        let place = self.destination.wrapping_add(self.len).cast::<[u8; TAG_LEN]>();
+        let bytes = (u128::from(tag[1]) << 64 | u128::from(tag[0])).to_le_bytes();
+        // SAFETY: a job to seal has exactly `TAG_LEN` bytes behind its text; `[u8; 16]` needs no
+        // alignment.
+        unsafe { place.write(bytes) };
+    }
+
+    /// Zeroes the output of a packet that is forged.
+    pub(super) fn zero(&self) {
+        // SAFETY: by the type invariant the bytes are ours to write.
+        unsafe { self.destination.write_bytes(0, self.len) };
+    }
+
     /// The place of a job to open, whose source has a tag and whose destination has room; and the
     /// tag. A source that may change is copied to the destination here, and never read again.
-    fn to_open(job: &mut Job<'_>, index: u8) -> (Self, Tag) {
+    pub(super) fn to_open(job: &mut Job<'_>, index: u8) -> (Self, Tag) {
         let len = job.source.len().saturating_sub(TAG_LEN);
         let mut tag = [0; TAG_LEN];
         let steady = match job.source {
@@ -221,6 +243,11 @@ impl Packet {
             [tag as u64, (tag >> 64) as u64],
         )
     }
+}
+
+/// Whether the difference of two tags is none. Takes the same time wherever they differ.
+pub(super) fn is_zero(difference: Tag) -> bool {
+    subtle::ConstantTimeEq::ct_eq(&(difference[0] | difference[1]), &0).into()
 }
 
 /// What a packet without bytes points to, and what block 0 is added to.

@@ -14,11 +14,11 @@ use super::piece::copy_once;
 /// A register of `N` 32-bit lanes.
 pub(super) trait Register<const N: usize>: Copy {
     /// What proves that it may be used.
-    type Proof: Copy;
+    type Proof<'s>: Copy;
     /// The same 32 bits in each lane.
-    fn splat(proof: Self::Proof, lane: u32) -> Self;
+    fn splat(proof: Self::Proof<'_>, lane: u32) -> Self;
     /// These lanes.
-    fn load(proof: Self::Proof, lanes: &[u32; N]) -> Self;
+    fn load(proof: Self::Proof<'_>, lanes: &[u32; N]) -> Self;
     /// Sum of each lane.
     fn add(self, other: Self) -> Self;
     /// The twenty rounds.
@@ -42,7 +42,7 @@ pub(super) trait Register<const N: usize>: Copy {
 /// Adds the key stream to the blocks of each packet's text, and derives one-time keys.
 #[inline(always)]
 pub(super) fn crypt<R: Register<N>, const N: usize>(
-    proof: R::Proof,
+    proof: R::Proof<'_>,
     group: &mut Group<'_, '_>,
     blocks: Blocks,
 ) {
@@ -63,7 +63,7 @@ pub(super) fn crypt<R: Register<N>, const N: usize>(
 /// The state of all lanes before the rounds.
 #[inline(always)]
 fn start<R: Register<N>, const N: usize>(
-    proof: R::Proof,
+    proof: R::Proof<'_>,
     group: &Group<'_, '_>,
     lanes: &Lanes<N>,
     one_key: bool,
@@ -129,7 +129,7 @@ fn finish<R: Register<N>, const N: usize>(lanes: &Lanes<N>, blocks: &[R; 16]) {
 ///
 /// `source` is valid for reads and `destination` for writes of `rest` bytes, `rest <= 64`, and they
 /// are the same or do not overlap.
-unsafe fn xor_part(
+pub(super) unsafe fn xor_part(
     source: *const u8,
     destination: *mut u8,
     rest: usize,

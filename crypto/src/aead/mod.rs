@@ -38,6 +38,7 @@ mod poly;
 mod poly52;
 mod poly64;
 mod portable;
+mod rows;
 mod tier;
 #[cfg(target_arch = "x86_64")]
 mod vector128;

@@ -37,7 +37,7 @@ interleave! {
 
 impl Register<4> for V128 {
     /// Nothing to prove.
-    type Proof = ();
+    type Proof<'s> = ();
 
     #[inline(always)]
     fn splat((): (), lane: u32) -> Self {

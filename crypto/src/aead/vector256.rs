@@ -7,6 +7,7 @@
 use core::arch::x86_64::*;
 
 use super::lanes::Register;
+use super::rows::{Row, Stream};
 use super::tier::Avx2;
 
 /// Eight 32-bit lanes.
@@ -16,17 +17,17 @@ use super::tier::Avx2;
 /// A value exists only while a proof of AVX2 does.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
-pub(super) struct V256<'s>(__m256i, core::marker::PhantomData<Avx2<'s>>);
+pub(super) struct V256(__m256i);
 
 /// Declares methods that are one intrinsic of two registers.
 macro_rules! operations {
     ($($(#[$doc:meta])* $name:ident = $intrinsic:ident $(::<$count:literal>)?;)*) => {
-        impl V256<'_> {
+        impl V256 {
             $($(#[$doc])*
             #[inline(always)]
             fn $name(self, other: Self) -> Self {
                 // SAFETY: by the type invariant AVX2 may be used.
-                self.with(unsafe { $intrinsic $(::<$count>)? (self.0, other.0) })
+                Self(unsafe { $intrinsic $(::<$count>)? (self.0, other.0) })
             })*
         }
     };
@@ -35,6 +36,12 @@ macro_rules! operations {
 operations! {
     /// Sum of 32-bit lanes.
     add32 = _mm256_add_epi32;
+    /// Bitwise difference.
+    xor = _mm256_xor_si256;
+    /// Bitwise or.
+    or = _mm256_or_si256;
+    /// Bytes of each half in the order that the other says.
+    pick8 = _mm256_shuffle_epi8;
     /// Low 32-bit lanes of each half, interleaved.
     low32 = _mm256_unpacklo_epi32;
     /// High 32-bit lanes of each half, interleaved.
@@ -49,27 +56,19 @@ operations! {
     high128 = _mm256_permute2x128_si256::<0x31>;
 }
 
-impl V256<'_> {
-    /// Another value under the same proof.
-    #[inline(always)]
-    fn with(self, value: __m256i) -> Self {
-        Self(value, self.1)
-    }
-}
-
-impl<'s> Register<8> for V256<'s> {
-    type Proof = Avx2<'s>;
+impl Register<8> for V256 {
+    type Proof<'s> = Avx2<'s>;
 
     #[inline(always)]
-    fn splat(_: Avx2<'s>, lane: u32) -> Self {
+    fn splat(_: Avx2<'_>, lane: u32) -> Self {
         // SAFETY: the argument is the proof.
-        Self(unsafe { _mm256_set1_epi32(lane.cast_signed()) }, core::marker::PhantomData)
+        Self(unsafe { _mm256_set1_epi32(lane.cast_signed()) })
     }
 
     #[inline(always)]
-    fn load(_: Avx2<'s>, lanes: &[u32; 8]) -> Self {
+    fn load(_: Avx2<'_>, lanes: &[u32; 8]) -> Self {
         // SAFETY: the first argument is the proof, the second has 32 bytes; no alignment needed.
-        Self(unsafe { _mm256_loadu_si256(lanes.as_ptr().cast()) }, core::marker::PhantomData)
+        Self(unsafe { _mm256_loadu_si256(lanes.as_ptr().cast()) })
     }
 
     #[inline(always)]
@@ -110,7 +109,114 @@ impl<'s> Register<8> for V256<'s> {
     #[inline(always)]
     unsafe fn xor_once(self, place: *const u8) -> Self {
         // SAFETY: the type invariant; the caller promises the bytes.
-        self.with(unsafe { xor_once(self.0, place) })
+        Self(unsafe { xor_once(self.0, place) })
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, place: *mut u8) {
+        // SAFETY: the type invariant; the caller promises the bytes; no alignment needed.
+        unsafe { _mm256_storeu_si256(place.cast(), self.0) };
+    }
+}
+
+impl V256 {
+    /// 32-bit lanes rotated left by `LEFT`, which is 32 less `RIGHT`.
+    #[inline(always)]
+    fn rotate<const LEFT: i32, const RIGHT: i32>(self) -> Self {
+        // SAFETY: by the type invariant AVX2 may be used.
+        let left = Self(unsafe { _mm256_slli_epi32::<LEFT>(self.0) });
+        // SAFETY: by the type invariant AVX2 may be used.
+        left.or(Self(unsafe { _mm256_srli_epi32::<RIGHT>(self.0) }))
+    }
+
+    /// Bytes of each four lanes in this order.
+    #[inline(always)]
+    fn shuffle(self, order: [u8; 16]) -> Self {
+        let order = [order, order];
+        // SAFETY: the array has 32 bytes; the type invariant; no alignment needed.
+        self.pick8(Self(unsafe { _mm256_loadu_si256(order.as_ptr().cast()) }))
+    }
+
+    /// 32-bit lanes of each half in the order of `N`.
+    #[inline(always)]
+    fn turn32<const N: i32>(self) -> Self {
+        // SAFETY: by the type invariant AVX2 may be used.
+        Self(unsafe { _mm256_shuffle_epi32::<N>(self.0) })
+    }
+}
+
+impl Row for V256 {
+    type Proof<'s> = Avx2<'s>;
+    const BLOCKS: usize = 2;
+
+    #[inline(always)]
+    fn splat(_: Avx2<'_>, row: [u32; 4]) -> Self {
+        // SAFETY: the array has 16 bytes; no alignment needed. SSE2 is the baseline.
+        let row = unsafe { _mm_loadu_si128(row.as_ptr().cast()) };
+        // SAFETY: the first argument is the proof.
+        Self(unsafe { _mm256_broadcastsi128_si256(row) })
+    }
+
+    #[inline(always)]
+    fn counts(proof: Avx2<'_>) -> Self {
+        <Self as Register<8>>::load(proof, &[0, 0, 0, 0, 1, 0, 0, 0])
+    }
+
+    #[inline(always)]
+    fn add(self, other: Self) -> Self {
+        self.add32(other)
+    }
+
+    #[inline(always)]
+    fn quarter_round(rows: &mut [Self; 4]) {
+        let [mut a, mut b, mut c, mut d] = *rows;
+        a = a.add32(b);
+        d = d.xor(a).shuffle([2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13]);
+        c = c.add32(d);
+        b = b.xor(c).rotate::<12, 20>();
+        a = a.add32(b);
+        d = d.xor(a).shuffle([3, 0, 1, 2, 7, 4, 5, 6, 11, 8, 9, 10, 15, 12, 13, 14]);
+        c = c.add32(d);
+        b = b.xor(c).rotate::<7, 25>();
+        *rows = [a, b, c, d];
+    }
+
+    #[inline(always)]
+    fn diagonal(rows: &mut [Self; 4], back: bool) {
+        let [_, b, c, d] = rows;
+        (*b, *c, *d) = if back {
+            (b.turn32::<0x93>(), c.turn32::<0x4e>(), d.turn32::<0x39>())
+        } else {
+            (b.turn32::<0x39>(), c.turn32::<0x4e>(), d.turn32::<0x93>())
+        };
+    }
+
+    #[inline(always)]
+    fn blocks([a, b, c, d]: [Self; 4]) -> [Self; 4] {
+        [a.low128(b), c.low128(d), a.high128(b), c.high128(d)]
+    }
+
+    #[inline(always)]
+    fn load(proof: Avx2<'_>, stream: &Stream, at: usize) -> Self {
+        match stream.bytes.get(at..at + 32) {
+            // SAFETY: the slice has 32 bytes; the first argument is the proof.
+            Some(bytes) => Self(unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) }),
+            None => <Self as Register<8>>::splat(proof, 0),
+        }
+    }
+
+    #[inline(always)]
+    fn keep(self, stream: &mut Stream, at: usize) {
+        if let Some(bytes) = stream.bytes.get_mut(at..at + 32) {
+            // SAFETY: the slice has 32 bytes; the type invariant.
+            unsafe { _mm256_storeu_si256(bytes.as_mut_ptr().cast(), self.0) };
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn xor_once(self, place: *const u8) -> Self {
+        // SAFETY: the type invariant; the caller promises the bytes.
+        Self(unsafe { xor_once(self.0, place) })
     }
 
     #[inline(always)]
@@ -144,7 +250,7 @@ unsafe fn xor_once(with: __m256i, place: *const u8) -> __m256i {
 /// The twenty rounds.
 #[target_feature(enable = "avx2")]
 #[inline]
-fn rounds(state: &mut [V256<'_>; 16]) {
+fn rounds(state: &mut [V256; 16]) {
     let order = |bytes: [u8; 16]| {
         let low = u128::from_le_bytes(bytes);
         let (low, high) = ((low as u64).cast_signed(), ((low >> 64) as u64).cast_signed());

@@ -7,6 +7,7 @@
 
 use core::arch::x86_64::*;
 
+use super::rows::{Row, Stream};
 use super::tier::{Avx512, Ifma};
 
 /// Sixteen 32-bit or eight 64-bit lanes.
@@ -51,8 +52,6 @@ operations! {
     low64(other) = _mm512_unpacklo_epi64;
     /// High 64-bit lanes of each 128 bits, interleaved.
     high64(other) = _mm512_unpackhi_epi64;
-    /// Product of the low halves of 64-bit lanes.
-    mul32(other) = _mm512_mul_epu32;
 }
 
 impl V512 {
@@ -224,6 +223,13 @@ impl V512 {
         Self(unsafe { _mm512_rol_epi32::<N>(self.0) })
     }
 
+    /// 32-bit lanes of each 128 bits in the order of `N`.
+    #[inline(always)]
+    pub(super) fn turn32<const N: i32>(self) -> Self {
+        // SAFETY: by the type invariant the features of the intrinsic may be used.
+        Self(unsafe { _mm512_shuffle_epi32::<N>(self.0) })
+    }
+
     /// 64-bit lanes shifted left.
     #[inline(always)]
     pub(super) fn left64<const N: u32>(self) -> Self {
@@ -299,6 +305,94 @@ impl V512 {
     pub(super) fn sum64(self) -> u64 {
         // SAFETY: by the type invariant the features of the intrinsic may be used.
         unsafe { _mm512_reduce_add_epi64(self.0) }.cast_unsigned()
+    }
+}
+
+impl Row for V512 {
+    type Proof<'s> = Avx512<'s>;
+    const BLOCKS: usize = 4;
+
+    #[inline(always)]
+    fn splat(_: Avx512<'_>, row: [u32; 4]) -> Self {
+        // SAFETY: the array has 16 bytes; no alignment needed. SSE2 is the baseline.
+        let row = unsafe { _mm_loadu_si128(row.as_ptr().cast()) };
+        // SAFETY: the first argument is the proof.
+        Self(unsafe { _mm512_broadcast_i32x4(row) })
+    }
+
+    #[inline(always)]
+    fn counts(proof: Avx512<'_>) -> Self {
+        Self::load32(proof, &[0, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0])
+    }
+
+    #[inline(always)]
+    fn add(self, other: Self) -> Self {
+        self.add32(other)
+    }
+
+    #[inline(always)]
+    fn quarter_round(rows: &mut [Self; 4]) {
+        let [mut a, mut b, mut c, mut d] = *rows;
+        a = a.add32(b);
+        d = d.xor(a).rotate32::<16>();
+        c = c.add32(d);
+        b = b.xor(c).rotate32::<12>();
+        a = a.add32(b);
+        d = d.xor(a).rotate32::<8>();
+        c = c.add32(d);
+        b = b.xor(c).rotate32::<7>();
+        *rows = [a, b, c, d];
+    }
+
+    #[inline(always)]
+    fn diagonal(rows: &mut [Self; 4], back: bool) {
+        let [_, b, c, d] = rows;
+        (*b, *c, *d) = if back {
+            (b.turn32::<0x93>(), c.turn32::<0x4e>(), d.turn32::<0x39>())
+        } else {
+            (b.turn32::<0x39>(), c.turn32::<0x4e>(), d.turn32::<0x93>())
+        };
+    }
+
+    #[inline(always)]
+    fn blocks([a, b, c, d]: [Self; 4]) -> [Self; 4] {
+        let (ab, cd) = (a.quarters::<0x44>(b), c.quarters::<0x44>(d));
+        let (upper_ab, upper_cd) = (a.quarters::<0xee>(b), c.quarters::<0xee>(d));
+        [
+            ab.quarters::<0x88>(cd),
+            ab.quarters::<0xdd>(cd),
+            upper_ab.quarters::<0x88>(upper_cd),
+            upper_ab.quarters::<0xdd>(upper_cd),
+        ]
+    }
+
+    #[inline(always)]
+    fn load(proof: Avx512<'_>, stream: &Stream, at: usize) -> Self {
+        match stream.bytes.get(at..at + 64) {
+            // SAFETY: the slice has 64 bytes, and they are ours.
+            Some(bytes) => unsafe { Self::load(proof, bytes.as_ptr()) },
+            None => Self::zero(proof),
+        }
+    }
+
+    #[inline(always)]
+    fn keep(self, stream: &mut Stream, at: usize) {
+        if let Some(bytes) = stream.bytes.get_mut(at..at + 64) {
+            // SAFETY: the slice has 64 bytes, and they are ours.
+            unsafe { self.store(bytes.as_mut_ptr()) };
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn xor_once(self, place: *const u8) -> Self {
+        // SAFETY: the caller's promise.
+        unsafe { V512::xor_once(self, place) }
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, place: *mut u8) {
+        // SAFETY: the caller's promise.
+        unsafe { V512::store(self, place) };
     }
 }
 

@@ -6,6 +6,18 @@
 
 use super::tier::{Avx2, Avx512};
 
+/// Zeroes bytes that nobody will read again, so that the compiler would leave it out.
+pub(super) fn bytes(bytes: &mut [u8]) {
+    bytes.fill(0);
+    // SAFETY: does nothing; but the compiler has to think that it reads the bytes.
+    unsafe {
+        core::arch::asm!(
+            "/* {bytes} */", bytes = in(reg) bytes.as_mut_ptr(),
+            options(nostack, preserves_flags),
+        );
+    }
+}
+
 /// Zeroes ZMM0 to ZMM31.
 #[target_feature(enable = "avx512f")]
 pub(super) fn zmm(_: Avx512<'_>) {

@@ -1,0 +1,196 @@
+//! One packet at a time: ChaCha20 by rows instead of by words.
+//!
+//! A register holds a row of four words of each of its blocks, so the rounds of a few blocks take a
+//! few registers and no transposing; a short packet is done after one latency of the rounds,
+//! whatever the width. The key stream goes to a buffer on the stack first: opening needs block 0,
+//! then has to wait for the tag, and would else compute the first blocks twice.
+//!
+//! Forced inline into the functions of a tier, like `lanes`.
+#![allow(unsafe_code)] // The text is read and written through raw places.
+
+use super::chacha::{BLOCK_LEN, CONSTANTS, DOUBLE_ROUNDS};
+use super::group::Packet;
+use super::lanes::xor_part;
+
+/// A register of rows of four words.
+pub(super) trait Row: Copy {
+    /// What proves that it may be used.
+    type Proof<'s>: Copy;
+    /// How many rows it holds.
+    const BLOCKS: usize;
+    /// How many bytes that is.
+    const LEN: usize = 16 * Self::BLOCKS;
+    /// The same row everywhere.
+    fn splat(proof: Self::Proof<'_>, row: [u32; 4]) -> Self;
+    /// 0, 1, 2 and so on in the first words of the rows, zero elsewhere.
+    fn counts(proof: Self::Proof<'_>) -> Self;
+    /// Sum of each lane.
+    fn add(self, other: Self) -> Self;
+    /// Two quarter steps on four rows: additions to `a` and `c`, rotations by 16 and 12, 8 and 7.
+    fn quarter_round(rows: &mut [Self; 4]);
+    /// Words of rows 1, 2 and 3 moved by one, two and three places, or back.
+    fn diagonal(rows: &mut [Self; 4], back: bool);
+    /// Rows 0 to 3 of all blocks become blocks, one behind the other.
+    fn blocks(rows: [Self; 4]) -> [Self; 4];
+    /// The bytes of the buffer from `at`, one register of them.
+    fn load(proof: Self::Proof<'_>, stream: &Stream, at: usize) -> Self;
+    /// Puts the register into the buffer at `at`.
+    fn keep(self, stream: &mut Stream, at: usize);
+    /// Adds, bit by bit, one register of bytes from `place`; they are read once.
+    ///
+    /// # Safety
+    ///
+    /// `place` is valid for reads of `Self::LEN` bytes.
+    unsafe fn xor_once(self, place: *const u8) -> Self;
+    /// Stores the register at `place`.
+    ///
+    /// # Safety
+    ///
+    /// `place` is valid for writes of `Self::LEN` bytes.
+    unsafe fn store(self, place: *mut u8);
+}
+
+/// Blocks that the buffer holds: enough for a packet of 1420 bytes.
+const STREAM_BLOCKS: usize = 24;
+
+/// Key stream of one packet. Wiped when dropped.
+#[repr(C, align(64))]
+pub(super) struct Stream {
+    pub(super) bytes: [u8; STREAM_BLOCKS * BLOCK_LEN],
+    /// How many bytes have been used.
+    used: usize,
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        super::wipe::bytes(&mut self.bytes[..self.used.min(STREAM_BLOCKS * BLOCK_LEN)]);
+    }
+}
+
+/// One packet's cipher: its state, and the part of the stream that was made last.
+pub(super) struct Cipher<'s, R: Row> {
+    proof: R::Proof<'s>,
+    rows: [R; 4],
+    stream: Stream,
+    /// First block of the stream.
+    first: usize,
+}
+
+impl<'s, R: Row> Cipher<'s, R> {
+    /// With the first blocks of the stream, as many as the packet needs and the buffer holds.
+    #[inline(always)]
+    pub(super) fn new(proof: R::Proof<'s>, key: &[u32; 8], counter: u64, packet: &Packet) -> Self {
+        let [k0, k1, k2, k3, k4, k5, k6, k7] = *key;
+        let rows = [
+            R::splat(proof, CONSTANTS),
+            R::splat(proof, [k0, k1, k2, k3]),
+            R::splat(proof, [k4, k5, k6, k7]),
+            R::splat(proof, [0, 0, counter as u32, (counter >> 32) as u32]).add(R::counts(proof)),
+        ];
+        let stream = Stream { bytes: [0; STREAM_BLOCKS * BLOCK_LEN], used: 0 };
+        let mut cipher = Self { proof, rows, stream, first: 0 };
+        cipher.fill(0, packet.len.div_ceil(BLOCK_LEN) + 1);
+        cipher
+    }
+
+    /// The one-time key of Poly1305. Only before [`Cipher::apply`].
+    #[inline(always)]
+    pub(super) fn one_time_key(&self) -> [u64; 4] {
+        let mut key = [0; 4];
+        for (word, bytes) in key.iter_mut().zip(self.stream.bytes.as_chunks::<8>().0) {
+            *word = u64::from_le_bytes(*bytes);
+        }
+        key
+    }
+
+    /// Adds the key stream to the whole text.
+    #[inline(always)]
+    pub(super) fn apply(&mut self, packet: &Packet) {
+        let mut done = 0;
+        // Block 0 is not for the text.
+        let mut at = BLOCK_LEN;
+        loop {
+            let count = (STREAM_BLOCKS * BLOCK_LEN - at).min(packet.len - done);
+            self.apply_stream(packet, done, at, count);
+            done += count;
+            if done == packet.len {
+                break;
+            }
+            let next = self.first + STREAM_BLOCKS;
+            self.fill(next, (packet.len - done).div_ceil(BLOCK_LEN));
+            at = 0;
+        }
+    }
+
+    /// Adds `count` bytes of the stream from `at` to the text from `start`.
+    #[inline(always)]
+    fn apply_stream(&mut self, packet: &Packet, start: usize, at: usize, count: usize) {
+        let source = packet.source.wrapping_add(start);
+        let destination = packet.destination.wrapping_add(start);
+        let mut done = 0;
+        while done + R::LEN <= count {
+            let stream = R::load(self.proof, &self.stream, at + done);
+            // SAFETY: by the invariant of `Packet`, as `start + count` is within its length.
+            let text = unsafe { stream.xor_once(source.wrapping_add(done)) };
+            // SAFETY: as above.
+            unsafe { text.store(destination.wrapping_add(done)) };
+            done += R::LEN;
+        }
+        let rest = count - done;
+        if let Some(stream) = self.stream.bytes.get_mut(at + done..at + done + BLOCK_LEN)
+            && let Some(stream) = stream.first_chunk_mut::<BLOCK_LEN>()
+            && rest > 0
+        {
+            let (source, destination) = (source.wrapping_add(done), destination.wrapping_add(done));
+            // SAFETY: as above; fewer than 64 bytes are left.
+            unsafe { xor_part(source, destination, rest, stream) };
+        }
+    }
+
+    /// Makes up to a buffer of stream from block `first`.
+    #[inline(always)]
+    fn fill(&mut self, first: usize, blocks: usize) {
+        let blocks = blocks.min(STREAM_BLOCKS);
+        self.first = first;
+        let mut done = 0;
+        while done < blocks {
+            done += match (blocks - done).div_ceil(R::BLOCKS) {
+                1 => self.pass::<1>(first, done),
+                2 => self.pass::<2>(first, done),
+                _ => self.pass::<3>(first, done),
+            };
+        }
+        self.stream.used = self.stream.used.max(done * BLOCK_LEN);
+    }
+
+    /// `SETS` registers of blocks from block `done` of the buffer; returns how many those are.
+    #[inline(always)]
+    fn pass<const SETS: usize>(&mut self, first: usize, done: usize) -> usize {
+        let mut start = [self.rows; SETS];
+        for (set, rows) in start.iter_mut().enumerate() {
+            let block = (first + done + set * R::BLOCKS) as u32;
+            rows[3] = rows[3].add(R::splat(self.proof, [block, 0, 0, 0]));
+        }
+        let mut state = start;
+        for _ in 0..DOUBLE_ROUNDS {
+            for rows in &mut state {
+                R::quarter_round(rows);
+                R::diagonal(rows, false);
+            }
+            for rows in &mut state {
+                R::quarter_round(rows);
+                R::diagonal(rows, true);
+            }
+        }
+        for (set, (rows, start)) in state.iter_mut().zip(&start).enumerate() {
+            for (row, start) in rows.iter_mut().zip(start) {
+                *row = row.add(*start);
+            }
+            for (part, blocks) in R::blocks(*rows).into_iter().enumerate() {
+                let at = (done + set * R::BLOCKS) * BLOCK_LEN + part * R::LEN;
+                blocks.keep(&mut self.stream, at);
+            }
+        }
+        SETS * R::BLOCKS
+    }
+}
