@@ -21,7 +21,9 @@ pub mod io;
 pub mod ke;
 pub mod machine;
 pub mod mm;
+pub mod netcx;
 pub mod ob;
+pub mod pnp;
 pub mod pool;
 pub mod processor;
 pub mod ps;
@@ -31,6 +33,7 @@ pub mod se;
 pub mod status;
 pub mod thread;
 pub mod timer;
+pub mod wdf;
 pub mod xstate;
 pub mod zw;
 
@@ -217,6 +220,16 @@ static TABLES: &[Table] = &[
     (timer::IMPORTS, timer::BEHAVIOURS),
     (xstate::IMPORTS, xstate::BEHAVIOURS),
     (zw::IMPORTS, &[]),
+    (wdf::binding::IMPORTS, wdf::BEHAVIOURS),
+    (wdf::object_functions::IMPORTS, &[]),
+    (wdf::driver::IMPORTS, &[]),
+    (wdf::registry::IMPORTS, &[]),
+    (wdf::device::IMPORTS, &[]),
+    (wdf::file::IMPORTS, &[]),
+    (wdf::queue::IMPORTS, &[]),
+    (wdf::request::IMPORTS, &[]),
+    (netcx::adapter_functions::IMPORTS, netcx::BEHAVIOURS),
+    (netcx::queue::IMPORTS, &[]),
 ];
 
 /// What one number of the gate's table stands for.

@@ -33,7 +33,8 @@ pub enum Parent {
 }
 
 /// Driver and device.
-pub const DRIVER_OR_DEVICE: Allowed = Allowed { parent: Parent::Forbidden, level: true, scope: true };
+pub const DRIVER_OR_DEVICE: Allowed =
+    Allowed { parent: Parent::Forbidden, level: true, scope: true };
 /// I/O queue.
 pub const QUEUE: Allowed = Allowed { parent: Parent::Optional, level: true, scope: true };
 /// File objects of a device.
@@ -75,26 +76,19 @@ impl Attributes {
     /// # Errors
     ///
     /// The status of that rule.
-    ///
-    /// # Safety
-    ///
-    /// NULL, or a `WDF_OBJECT_ATTRIBUTES` of the size it claims.
-    pub unsafe fn read(from: Address, allowed: Allowed) -> Result<Self, NtStatus> {
+    pub fn read(from: Address, allowed: Allowed) -> Result<Self, NtStatus> {
         if from.is_null() {
             return match allowed.parent {
                 Parent::Mandatory => Err(status::WDF_PARENT_NOT_SPECIFIED),
                 _ => Ok(Self::default()),
             };
         }
-        // SAFETY: `Size`, by the caller's promise.
-        if unsafe { from.read::<u32>(0) } != SIZE {
+        if from.read::<u32>(0) != SIZE {
             return Err(status::INFO_LENGTH_MISMATCH);
         }
-        // SAFETY: the size is right, so all fields are there.
-        let field = |offset| unsafe { from.read::<u64>(offset) };
+        let field = |offset| from.read::<u64>(offset);
         let (size_override, info) = (field(40), Address(field(48)));
-        // SAFETY: NULL or a type info, by the caller's promise.
-        let mut context = unsafe { read_type(info, size_override) }?;
+        let mut context = read_type(info, size_override)?;
         (context.cleanup, context.destroy) = (field(8), field(16));
         let (level, scope) = (field(24) as u32, (field(24) >> 32) as u32);
         let attributes = Self { context, parent: field(32), level, scope };
@@ -123,22 +117,17 @@ impl Attributes {
     }
 }
 
-/// # Safety
-///
-/// NULL, or a `WDF_OBJECT_CONTEXT_TYPE_INFO`.
-unsafe fn read_type(info: Address, size_override: u64) -> Result<ContextType, NtStatus> {
+fn read_type(info: Address, size_override: u64) -> Result<ContextType, NtStatus> {
     if info.is_null() {
         return match size_override {
             0 => Ok(ContextType::default()),
             _ => Err(status::WDF_OBJECT_ATTRIBUTES_INVALID),
         };
     }
-    // SAFETY: `Size`, by the caller's promise.
-    if unsafe { info.read::<u32>(0) } != TYPE_INFO_SIZE {
+    if info.read::<u32>(0) != TYPE_INFO_SIZE {
         return Err(status::INFO_LENGTH_MISMATCH);
     }
-    // SAFETY: the size is right, so all fields are there.
-    let field = |offset| unsafe { info.read::<u64>(offset) };
+    let field = |offset| info.read::<u64>(offset);
     let (name, size) = (field(8), field(16));
     if (size > 0 && name == 0) || (size_override != 0 && size_override < size) {
         return Err(status::WDF_OBJECT_ATTRIBUTES_INVALID);
@@ -158,8 +147,7 @@ mod tests {
     }
 
     fn verdict(attributes: &[u64; 7], allowed: Allowed) -> Result<Attributes, NtStatus> {
-        // SAFETY: the array is a `WDF_OBJECT_ATTRIBUTES`.
-        unsafe { Attributes::read(Address(attributes.as_ptr() as u64), allowed) }
+        Attributes::read(Address(attributes.as_ptr() as u64), allowed)
     }
 
     const TIMER: Allowed = Allowed { parent: Parent::Mandatory, level: true, scope: false };
@@ -179,7 +167,11 @@ mod tests {
             (TIMER, |_, _| (), status::WDF_PARENT_NOT_SPECIFIED),
             (DRIVER_OR_DEVICE, |a, _| a[3] = 0, status::WDF_OBJECT_ATTRIBUTES_INVALID),
             (DRIVER_OR_DEVICE, |a, _| a[3] = 5 << 32 | 1, status::WDF_OBJECT_ATTRIBUTES_INVALID),
-            (TIMER, |a, _| (a[3], a[4]) = (3 << 32 | 1, 1), status::WDF_SYNCHRONIZATION_SCOPE_INVALID),
+            (
+                TIMER,
+                |a, _| (a[3], a[4]) = (3 << 32 | 1, 1),
+                status::WDF_SYNCHRONIZATION_SCOPE_INVALID,
+            ),
             (REQUEST, |a, _| a[3] = 1 << 32 | 2, status::WDF_EXECUTION_LEVEL_INVALID),
         ];
         for (number, (allowed, change, expected)) in rows.into_iter().enumerate() {
@@ -189,20 +181,24 @@ mod tests {
             if attributes[6] != 0 {
                 attributes[6] = info.as_ptr() as u64;
             }
-            let got = verdict(&attributes, allowed).map_or_else(|status| status, |_| status::SUCCESS);
+            let got =
+                verdict(&attributes, allowed).map_or_else(|status| status, |_| status::SUCCESS);
             assert_eq!(got, expected, "row {number}: {got:#x}");
         }
         info[2] = 21;
         let mut attributes = initialised();
         attributes[6] = info.as_ptr() as u64;
         let context = verdict(&attributes, DRIVER_OR_DEVICE).unwrap().context;
-        assert_eq!((context.size, context.unique), (24, info.as_ptr() as u64), "rounded up, by address");
+        assert_eq!(
+            (context.size, context.unique),
+            (24, info.as_ptr() as u64),
+            "rounded up, by address"
+        );
     }
 
     #[test]
     fn no_attributes_are_fine_unless_a_parent_is_needed() {
-        // SAFETY: NULL.
-        let read = |allowed| unsafe { Attributes::read(Address(0), allowed) };
+        let read = |allowed| Attributes::read(Address(0), allowed);
         assert!(read(QUEUE).is_ok());
         assert_eq!(read(TIMER), Err(status::WDF_PARENT_NOT_SPECIFIED));
     }

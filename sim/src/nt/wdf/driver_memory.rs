@@ -1,11 +1,18 @@
 //! Structures the driver hands in, read and written at documented offsets.
 //!
-//! The simulator shares the driver's address space, so a pointer is used as it is. A NULL one is
-//! refused by the caller (`FxPointerNotNull` bugchecks, `facts/kmdf.md` §0); a wild one faults.
+//! The simulator shares the driver's address space. NULL where Windows requires a pointer is refused
+//! by the caller (`FxPointerNotNull` bugchecks, `facts/kmdf.md` §0); a wild pointer stops the machine
+//! here, with the import that was given it, and reads as zeros.
+
+use crate::loader::probe::{self, Fault, Plain};
+use crate::nt::machine::Thread;
 
 /// The address of a structure in the driver's memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Address(pub u64);
+
+/// Longest name that is read: NT's own limit for a path component, in bytes.
+const MAX_WIDE: u64 = 510;
 
 impl Address {
     /// Whether the driver passed NULL.
@@ -20,94 +27,60 @@ impl Address {
         Self(self.0.wrapping_add(offset))
     }
 
-    /// Copies a value out.
-    ///
-    /// # Safety
-    ///
-    /// The driver's structure holds a `T` at `offset`, and any bytes are a valid `T`.
+    /// The number at `offset`.
     #[must_use]
-    pub unsafe fn read<T: Copy>(self, offset: u64) -> T {
-        // SAFETY: the caller promises a `T` there; the driver promises no alignment.
-        unsafe { (self.at(offset).0 as *const T).read_unaligned() }
+    pub fn read<T: Plain>(self, offset: u64) -> T {
+        checked(probe::read(self.at(offset).0 as usize))
     }
 
-    /// Copies a value in.
-    ///
-    /// # Safety
-    ///
-    /// The driver's structure has room for a `T` at `offset`, writable.
-    pub unsafe fn write<T: Copy>(self, offset: u64, value: T) {
-        // SAFETY: the caller promises room for a `T`; the driver promises no alignment.
-        unsafe { (self.at(offset).0 as *mut T).write_unaligned(value) }
+    /// `N` quad words from `offset` on.
+    #[must_use]
+    pub fn words<const N: usize>(self, offset: u64) -> [u64; N] {
+        std::array::from_fn(|index| self.read(offset + 8 * index as u64))
+    }
+
+    /// Writes a number at `offset`.
+    pub fn write<T: Plain>(self, offset: u64, value: T) {
+        checked(probe::write(self.at(offset).0 as usize, value));
     }
 
     /// Copies `length` bytes out.
-    ///
-    /// # Safety
-    ///
-    /// `length` bytes are readable here.
     #[must_use]
-    pub unsafe fn bytes(self, length: usize) -> Vec<u8> {
-        // SAFETY: the caller promises the bytes; they are copied before anything else runs.
-        unsafe { core::slice::from_raw_parts(self.0 as *const u8, length) }.to_vec()
+    pub fn bytes(self, length: usize) -> Vec<u8> {
+        checked(probe::bytes(self.0 as usize, length))
     }
 
     /// Copies `bytes` in.
-    ///
-    /// # Safety
-    ///
-    /// `bytes.len()` bytes are writable here.
-    pub unsafe fn fill(self, bytes: &[u8]) {
-        // SAFETY: the caller promises the room; `bytes` is the simulator's own.
-        unsafe { (self.0 as *mut u8).copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) }
+    pub fn fill(self, bytes: &[u8]) {
+        checked(probe::write_bytes(self.0 as usize, bytes));
     }
 
-    /// Reads the text of a `UNICODE_STRING` here; `None` for NULL or an empty one.
-    ///
-    /// # Safety
-    ///
-    /// NULL, or a `UNICODE_STRING` whose buffer holds `Length` bytes.
+    /// The text of a `UNICODE_STRING` here; `None` for NULL or an empty one.
     #[must_use]
-    pub unsafe fn unicode_string(self) -> Option<String> {
+    pub fn unicode_string(self) -> Option<String> {
         if self.is_null() {
             return None;
         }
-        // SAFETY: `Length`, by the caller's promise.
-        let length: u16 = unsafe { self.read(0) };
-        // SAFETY: `Buffer`, by the caller's promise.
-        let buffer: u64 = unsafe { self.read(8) };
-        if length == 0 || buffer == 0 {
-            return None;
-        }
-        // SAFETY: `Length` bytes are there, by the caller's promise.
-        let bytes = unsafe { Self(buffer).bytes(length.into()) };
-        Some(utf16(&bytes))
+        Some(checked(probe::unicode_string(self.0 as usize))).filter(|text| !text.is_empty())
     }
 
-    /// Reads a NUL-terminated wide string here.
-    ///
-    /// # Safety
-    ///
-    /// Readable up to its NUL.
+    /// A NUL-terminated wide string here.
     #[must_use]
-    pub unsafe fn wide_string(self) -> String {
-        let mut length = 0;
-        loop {
-            // SAFETY: the caller promises everything up to the NUL.
-            let unit: u16 = unsafe { self.read(length) };
-            if unit == 0 || length > 2 * 260 {
-                // SAFETY: these bytes were read one by one just now.
-                let bytes = unsafe { self.bytes(length as usize) };
-                return utf16(&bytes);
-            }
-            length += 2;
-        }
+    pub fn wide_string(self) -> String {
+        let units = (0..MAX_WIDE).step_by(2).map(|offset| self.read::<u16>(offset));
+        let units: Vec<u16> = units.take_while(|unit| *unit != 0).collect();
+        String::from_utf16_lossy(&units)
     }
 }
 
-fn utf16(bytes: &[u8]) -> String {
-    let units = bytes.chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]]));
-    char::decode_utf16(units).map(|unit| unit.unwrap_or(char::REPLACEMENT_CHARACTER)).collect()
+/// Stops the machine for a pointer that cannot be followed.
+fn checked<T: Default>(result: Result<T, Fault>) -> T {
+    result.unwrap_or_else(|Fault(address)| {
+        if let Some(thread) = Thread::current() {
+            thread.stop("WILD POINTER", format!("a framework function was given {address:#x}"));
+        }
+        T::default()
+    })
 }
 
 #[cfg(test)]
@@ -117,19 +90,21 @@ mod tests {
     #[test]
     fn text_is_read_by_length_or_by_nul() {
         let text: Vec<u16> = "penstock\0rest".encode_utf16().collect();
-        let buffer = text.as_ptr() as u64;
-        // SAFETY: the array has a NUL.
-        assert_eq!(unsafe { Address(buffer).wide_string() }, "penstock");
-        let mut string = [0_u64; 2];
-        string[1] = buffer;
-        let at = Address(string.as_mut_ptr() as u64);
-        // SAFETY: sixteen bytes, of length 0.
-        assert_eq!(unsafe { at.unicode_string() }, None);
-        // SAFETY: sixteen writable bytes.
-        unsafe { at.write(0, 6_u16) };
-        // SAFETY: a `UNICODE_STRING` of three characters.
-        assert_eq!(unsafe { at.unicode_string() }.as_deref(), Some("pen"));
-        // SAFETY: NULL is allowed.
-        assert_eq!(unsafe { Address(0).unicode_string() }, None);
+        let buffer = text.as_ptr().expose_provenance() as u64;
+        assert_eq!(Address(buffer).wide_string(), "penstock");
+        let mut string = [0_u64, buffer];
+        let at = Address(string.as_mut_ptr().expose_provenance() as u64);
+        assert_eq!(at.unicode_string(), None);
+        at.write(0, 6_u16);
+        assert_eq!(at.unicode_string().as_deref(), Some("pen"));
+        assert_eq!(Address(0).unicode_string(), None);
+        assert_eq!(at.words::<2>(0)[1], buffer);
+    }
+
+    #[test]
+    fn a_wild_pointer_reads_as_zero() {
+        crate::loader::trap::install();
+        assert_eq!(Address(0x10).read::<u64>(0), 0);
+        Address(0x10).write(0, 1_u8);
     }
 }

@@ -279,12 +279,17 @@ impl Objects {
             return false;
         }
         Self::dispose(host, object);
+        self.remove(host, object);
+        true
+    }
+
+    /// Takes a disposed object from its parent and runs the second phase of its deletion.
+    pub fn remove(&self, host: &dyn Host, object: &Arc<Object>) {
         let parent = object.inner().parent.upgrade();
         if let Some(parent) = parent {
             parent.inner().children.retain(|child| child.handle != object.handle);
         }
         self.destroy(host, object);
-        true
     }
 
     /// Runs the first phase of deletion alone: what happens to a request's children and contexts

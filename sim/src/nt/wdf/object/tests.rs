@@ -27,7 +27,12 @@ impl Host for Recorder {
 }
 
 fn named(letter: u8) -> ContextType {
-    ContextType { unique: u64::from(letter), size: 8, cleanup: letter.into(), destroy: letter.into() }
+    ContextType {
+        unique: u64::from(letter),
+        size: 8,
+        cleanup: letter.into(),
+        destroy: letter.into(),
+    }
 }
 
 /// A device `A` with a queue `B`, that with a request `C`; and a queue `D`.

@@ -1,0 +1,248 @@
+//! The queues of an adapter: created, started, stopped, destroyed, each in NetAdapterCx's order.
+//!
+//! One transmit and one receive queue; there is no RSS here. Stopping waits for the host to return
+//! every received packet *before* the driver hears Cancel, and for the driver to complete every
+//! accepted packet after it.
+//!
+//! Source: `facts/netcx-os.md` §2.3, §3 (`nxadapterstatemachine.h`, `nxtranslationapp.cpp`,
+//! `queuecontrol.cpp`, read in Microsoft's source).
+
+use std::sync::{Arc, Mutex};
+
+use super::Sizes;
+use super::adapter::{Adapter, Capabilities};
+use super::poll_thread::{Poll, wait_or_die};
+use super::queue::PacketQueue;
+use super::ring_verifier::Direction;
+use super::rx_translator::{Parts, RxTranslator};
+use super::tx_translator::TxTranslator;
+use crate::nt::machine::{Dead, Machine};
+use crate::nt::wdf::Wdf;
+use crate::nt::wdf::status::NtStatus;
+use crate::verifier::schedule::{JoinHandle, lock};
+
+/// Where an adapter's data path stands. Names as in NetAdapterCx.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Path {
+    Halted,
+    AdapterPaused,
+    AdapterRestarted,
+    DatapathPaused,
+    Running,
+}
+
+/// What happens to a data path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Event {
+    Initialize,
+    Halt,
+    Create,
+    Destroy,
+    Restart,
+    Pause,
+}
+
+/// What a transition does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Action {
+    CreateDatapath,
+    StartDatapath,
+    StopDatapath,
+    DestroyDatapath,
+}
+
+impl Path {
+    /// The table of transitions: actions in order, and the next state; `None` for an event that
+    /// does not occur in this state.
+    pub(crate) fn on(self, event: Event) -> Option<(&'static [Action], Self)> {
+        use Action::{CreateDatapath, DestroyDatapath, StartDatapath, StopDatapath};
+        Some(match (self, event) {
+            (Self::Halted, Event::Initialize) => (&[], Self::AdapterPaused),
+            (Self::AdapterPaused, Event::Create) => (&[CreateDatapath], Self::DatapathPaused),
+            (Self::AdapterPaused, Event::Restart) => (&[], Self::AdapterRestarted),
+            (Self::AdapterPaused, Event::Halt) => (&[], Self::Halted),
+            (Self::AdapterRestarted, Event::Create) => {
+                (&[CreateDatapath, StartDatapath], Self::Running)
+            }
+            (Self::AdapterRestarted, Event::Pause) => (&[], Self::AdapterPaused),
+            (Self::DatapathPaused, Event::Restart) => (&[StartDatapath], Self::Running),
+            (Self::DatapathPaused, Event::Destroy) => (&[DestroyDatapath], Self::AdapterPaused),
+            (Self::Running, Event::Pause) => (&[StopDatapath], Self::DatapathPaused),
+            (Self::Running, Event::Destroy) => {
+                (&[StopDatapath, DestroyDatapath], Self::AdapterRestarted)
+            }
+            _ => return None,
+        })
+    }
+}
+
+/// The queues of one adapter and the threads that poll them.
+pub(crate) struct DataPath {
+    adapter: Arc<Adapter>,
+    tx: Arc<TxTranslator>,
+    rx: Arc<RxTranslator>,
+    threads: Mutex<Vec<JoinHandle>>,
+}
+
+impl DataPath {
+    /// Asks the driver for its queues: transmit, then receive.
+    ///
+    /// # Errors
+    ///
+    /// [`Dead`]; inside, the driver's status, with nothing left over.
+    pub(crate) fn create(
+        machine: &Arc<Machine>,
+        adapter: &Arc<Adapter>,
+        capabilities: Capabilities,
+        sizes: Sizes,
+    ) -> Result<Result<Arc<Self>, NtStatus>, Dead> {
+        let tx_queue = match PacketQueue::ask(machine, adapter, Direction::Transmit, sizes)? {
+            Ok(queue) => queue,
+            Err(status) => return Ok(Err(status)),
+        };
+        let rx_queue = match PacketQueue::ask(machine, adapter, Direction::Receive, sizes)? {
+            Ok(queue) => queue,
+            Err(status) => {
+                delete(machine, &tx_queue);
+                return Ok(Err(status));
+            }
+        };
+        let tx = TxTranslator::new(
+            tx_queue,
+            adapter.outbox.clone(),
+            capabilities.mtu as usize,
+            capabilities.tx_fragments,
+        );
+        let parts = Parts {
+            queue: rx_queue,
+            inbox: adapter.inbox.clone(),
+            adapter: adapter.handle(),
+            return_buffer: capabilities.return_rx_buffer,
+            max_frame: capabilities.rx_frame,
+            pool: sizes.receive_pool,
+        };
+        let rx = RxTranslator::new(machine, parts);
+        let threads = vec![
+            tx.queue().context.start(machine, "tx", tx.clone() as Arc<dyn Poll>),
+            rx.queue().context.start(machine, "rx", rx.clone() as Arc<dyn Poll>),
+        ];
+        Ok(Ok(Arc::new(Self { adapter: adapter.clone(), tx, rx, threads: Mutex::new(threads) })))
+    }
+
+    /// Tells the transmit queue that the host has sent something.
+    pub(crate) fn notify_transmit(&self, machine: &Machine) {
+        self.tx.queue().context.notify(machine);
+    }
+
+    /// Opens the gates and starts both queues.
+    pub(crate) fn start(&self, machine: &Machine) {
+        self.adapter.inbox.set_open(true);
+        self.adapter.outbox.set_open(true);
+        self.tx.set_stopping(false);
+        self.rx.set_stopping(false);
+        for queue in self.queues() {
+            let started = queue.clone();
+            queue.context.run_task(machine, move |machine| started.start(machine));
+            queue.context.notify(machine);
+        }
+        machine.world().wake(self.adapter.outbox.key());
+    }
+
+    /// Stops both queues: gates, Cancel, drain, Stop.
+    pub(crate) fn stop(&self, machine: &Machine) {
+        let (outbox, inbox) = (&self.adapter.outbox, &self.adapter.inbox);
+        inbox.set_open(false);
+        let returns = self.rx.returns();
+        if !wait_or_die(machine, returns.key(), "the host to return received packets", || {
+            returns.all_back()
+        }) {
+            return;
+        }
+        outbox.set_open(false);
+        machine.world().wake(outbox.key());
+        self.tx.set_stopping(true);
+        self.cancel(machine, self.tx.queue());
+        self.rx.set_stopping(true);
+        self.cancel(machine, self.rx.queue());
+        if !wait_or_die(machine, outbox.key(), "the driver to complete accepted packets", || {
+            outbox.is_empty()
+        }) {
+            return;
+        }
+        let (tx, rx) = (&self.tx, &self.rx);
+        let stopped =
+            wait_or_die(machine, tx.key(), "the transmit queue to drain", || tx.ready_to_stop())
+                && wait_or_die(machine, rx.key(), "the receive queue to drain", || {
+                    rx.ready_to_stop()
+                });
+        if !stopped {
+            return;
+        }
+        for queue in self.queues() {
+            let stopped = queue.clone();
+            queue.context.run_task(machine, move |machine| stopped.stop(machine));
+        }
+    }
+
+    fn cancel(&self, machine: &Machine, queue: &Arc<PacketQueue>) {
+        let cancelled = queue.clone();
+        queue.context.run_task(machine, move |machine| cancelled.cancel(machine));
+        queue.context.notify(machine);
+    }
+
+    /// Ends the polls and deletes the queue objects: transmit, then receive.
+    pub(crate) fn destroy(&self, machine: &Machine) {
+        for queue in self.queues() {
+            queue.context.end(machine);
+        }
+        let threads = std::mem::take(&mut *lock(&self.threads));
+        for thread in threads {
+            thread.join(None);
+        }
+        if machine.is_dead() {
+            return;
+        }
+        for queue in self.queues() {
+            delete(machine, queue);
+        }
+    }
+
+    fn queues(&self) -> [&Arc<PacketQueue>; 2] {
+        [self.tx.queue(), self.rx.queue()]
+    }
+}
+
+fn delete(machine: &Machine, queue: &PacketQueue) {
+    Wdf::of(machine).objects.delete(machine, queue.object());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Both orders of creation and restart end in the same state with the same actions.
+    #[test]
+    fn create_and_restart_come_in_either_order() {
+        use Action::{CreateDatapath, DestroyDatapath, StartDatapath, StopDatapath};
+        for events in [[Event::Create, Event::Restart], [Event::Restart, Event::Create]] {
+            let mut path = Path::AdapterPaused;
+            let mut actions = Vec::new();
+            for event in events {
+                let (done, next) = path.on(event).unwrap();
+                actions.extend_from_slice(done);
+                path = next;
+            }
+            assert_eq!(
+                (path, &actions[..]),
+                (Path::Running, &[CreateDatapath, StartDatapath][..]),
+                "{events:?}"
+            );
+        }
+        let (actions, path) = Path::Running.on(Event::Destroy).unwrap();
+        assert_eq!((actions, path), (&[StopDatapath, DestroyDatapath][..], Path::AdapterRestarted));
+        let (actions, path) = Path::Running.on(Event::Pause).unwrap();
+        assert_eq!((actions, path), (&[StopDatapath][..], Path::DatapathPaused));
+        assert_eq!(Path::Halted.on(Event::Create), None);
+        assert_eq!(Path::Running.on(Event::Halt), None);
+    }
+}

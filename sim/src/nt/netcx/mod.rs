@@ -1,0 +1,178 @@
+//! NetAdapterCx 2.1: the operating system's side of a network adapter, for an IP medium.
+//!
+//! Between the driver's rings and the host stand no real NBLs: a packet on its way to the driver is a
+//! buffer with up to four pieces ([`tx_translator`]), one on its way from the driver a view of the
+//! driver's own buffers ([`rx_translator`]). What NDIS would do to an NBL in between (offload
+//! information, software segmentation) is not modelled; no offload is offered but Rx checksum.
+//!
+//! | file | what |
+//! |---|---|
+//! | `binding` | the class extension's function table |
+//! | `adapter`, `adapter_functions` | `NETADAPTER`: capabilities, start, stop, link; its host's side |
+//! | `data_path` | creating, starting, stopping, destroying the queues, in order |
+//! | `queue` | `NETPACKETQUEUE` and its rings |
+//! | `execution_context`, `poll_thread` | who runs a queue's callbacks, when and at which IRQL |
+//! | `tx_translator`, `rx_translator` | packets into and out of rings |
+//! | `ring`, `ring_verifier`, `packet_layout` | shared memory, its rules, headers |
+//!
+//! Source: `facts/netcx-os.md` (microsoft/Network-Adapter-Class-Extension de94903, read in
+//! Microsoft's source); newer Windows may differ.
+
+use std::sync::{Arc, Mutex};
+
+use crate::nt::behaviours;
+use crate::nt::machine::{Machine, Thread};
+use crate::nt::wdf::Entered;
+use crate::nt::wdf::object::Kind;
+use crate::verifier::schedule::lock;
+
+pub mod adapter;
+pub mod adapter_functions;
+pub mod binding;
+pub(crate) mod data_path;
+pub mod execution_context;
+pub mod packet_layout;
+pub(crate) mod poll_thread;
+pub mod queue;
+pub mod ring;
+pub mod ring_verifier;
+pub mod rx_translator;
+pub mod tx_translator;
+
+use adapter::Adapter;
+
+behaviours! {
+    pub(crate) static BEHAVIOURS;
+    /// The data path is created before NDIS restarts the adapter, or after.
+    [mark: Unknown, source: "facts/netcx-os.md 2.3"]
+    DATA_PATH_BEFORE_RESTART;
+    /// A poll starts in a DPC and goes on in a thread once its budget is used.
+    [mark: ReadInSource, source: "facts/netcx-os.md 4"]
+    POLL_STARTS_IN_A_DPC;
+    /// A DPC's budget is a number of rounds, not KeShouldYieldProcessor.
+    [mark: Inferred, source: "facts/netcx-os.md 0: simplified"]
+    DPC_BUDGET_IN_ROUNDS;
+    /// Packets have no NBLs behind them; a send is a buffer, a receive a view of the driver's buffers.
+    [mark: Inferred, source: "simplified: the driver imports no ndis.sys"]
+    PACKETS_WITHOUT_NBLS;
+    /// Ring sizes and pool sizes are parameters; Windows' come from NxPerfTuner.
+    [mark: Inferred, source: "facts/netcx-os.md 6: not in the repository"]
+    RING_SIZES_ARE_PARAMETERS;
+    /// An element is padded to its widest extension and to 8 bytes.
+    [mark: Inferred, source: "facts/netcx-os.md: not established"]
+    ELEMENT_PADDING;
+    /// The verifying dispatch alternates Advance between its own level and DISPATCH, and raises for Cancel.
+    [mark: ReadInSource, source: "facts/netcx-os.md 9"]
+    ADVANCE_ALTERNATES_LEVELS;
+    /// `EvtSetNotificationEnabled` is called with TRUE only, on transmit only while packets are out.
+    [mark: ReadInSource, source: "facts/netcx-os.md 4"]
+    NOTIFICATION_TRUE_ONLY;
+    /// The checksum extension is there when the capability was set; NDIS may never enable it.
+    [mark: Inferred, source: "facts/netadaptercx.md 7"]
+    RX_CHECKSUM_EXTENSION;
+    /// `EvtAdapterOffloadSetRxChecksum` is not called.
+    [mark: Inferred, source: "simplified: no OID_TCP_OFFLOAD_PARAMETERS here"]
+    NO_OFFLOAD_OIDS;
+    /// A returned Rx buffer comes back in a later poll of its queue.
+    [mark: ReadInSource, source: "facts/netcx-os.md 6"]
+    RX_BUFFERS_RETURN_IN_A_POLL;
+    /// The Rx gate waits for every indicated packet before the driver hears Cancel.
+    [mark: ReadInSource, source: "facts/netcx-os.md 3"]
+    RX_GATE_WAITS;
+}
+
+/// Sizes that Windows tunes by itself.
+#[derive(Clone, Copy, Debug)]
+pub struct Sizes {
+    /// Elements of each packet ring; a power of two.
+    pub packets: u32,
+    /// Elements of each fragment ring; a power of two.
+    pub fragments: u32,
+    /// NBLs and MDLs of the receive pool.
+    pub receive_pool: u32,
+    /// Packets that may wait for the driver or be with it.
+    pub outstanding: usize,
+    /// Rounds of one poll in a DPC.
+    pub dpc_rounds: u32,
+}
+
+impl Default for Sizes {
+    fn default() -> Self {
+        Self { packets: 1024, fragments: 1024, receive_pool: 4096, outstanding: 2048, dpc_rounds: 32 }
+    }
+}
+
+/// NetAdapterCx of one machine.
+#[derive(Default)]
+pub struct NetCx {
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    globals: u64,
+    sizes: Sizes,
+    adapters: Vec<Arc<Adapter>>,
+    inits: Vec<Arc<adapter_functions::AdapterInit>>,
+    made: u64,
+}
+
+impl NetCx {
+    /// NetAdapterCx of `machine`.
+    pub fn of(machine: &Machine) -> Arc<Self> {
+        machine.extension::<Self>()
+    }
+
+    /// Sets the sizes that adapters started later get.
+    pub fn set_sizes(&self, sizes: Sizes) {
+        lock(&self.state).sizes = sizes;
+    }
+
+    /// All adapters, in the order of their creation.
+    pub fn adapters(&self) -> Vec<Arc<Adapter>> {
+        lock(&self.state).adapters.clone()
+    }
+}
+
+/// A NetAdapterCx function that has been entered with the right globals.
+struct Called<'t> {
+    wdf: Entered<'t>,
+    netcx: Arc<NetCx>,
+}
+
+impl<'t> Called<'t> {
+    fn new(thread: &'t Thread, globals: u64) -> Option<Self> {
+        let wdf = Entered::for_extension(thread)?;
+        let netcx = NetCx::of(&wdf.machine);
+        let known = lock(&netcx.state).globals;
+        if globals == 0 || globals != known {
+            thread.stop("CorruptedPrivateGlobals", format!("{globals:#x}, bound with {known:#x}"));
+            return None;
+        }
+        Some(Self { wdf, netcx })
+    }
+
+    /// Stops with one of NetAdapterCx's failure codes.
+    fn fail(&self, code: &str, detail: impl Into<String>) {
+        self.wdf.thread.stop(code, detail);
+    }
+
+    fn adapter(&self, handle: u64) -> Option<Arc<Adapter>> {
+        self.wdf.body(handle, Kind::Adapter)
+    }
+
+    /// The structure at `pointer`, if it is there and of the size this version has.
+    fn structure(&self, name: &str, pointer: u64, size: u32) -> Option<crate::nt::wdf::driver_memory::Address> {
+        if pointer == 0 {
+            self.fail("ParameterCantBeNull", name);
+            return None;
+        }
+        let address = crate::nt::wdf::driver_memory::Address(pointer);
+        let found: u32 = address.read(0);
+        if found != size {
+            self.fail("InvalidStructTypeSize", format!("{name}: Size {found}, not {size}"));
+            return None;
+        }
+        Some(address)
+    }
+}

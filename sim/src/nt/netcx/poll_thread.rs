@@ -1,0 +1,193 @@
+//! The thread behind an execution context: it is the poll DPC as well as the worker thread.
+//!
+//! [`State`] says when each may run; one host thread plays both, pinned to the queue's CPU and at
+//! `DISPATCH_LEVEL` in the driver while it is the DPC. That they never overlap is then by
+//! construction, as NetAdapterCx has it by its lock.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use super::execution_context::{Phase, PollEnd, PollLoop, Round, Runner, State, Step, Wake};
+use crate::nt::machine::{Level, Machine};
+use crate::verifier::schedule::{JoinHandle, Key, lock};
+
+type Task = Box<dyn FnOnce(&Machine) + Send>;
+
+/// What a queue does when it is polled.
+pub(crate) trait Poll: Send + Sync {
+    /// One round; the number of packets moved. `level` is what the driver is to be called at.
+    fn round(&self, machine: &Machine, level: Level) -> usize;
+    /// Arms the notifications.
+    fn arm(&self, machine: &Machine, level: Level);
+    /// Disarms them.
+    fn disarm(&self);
+}
+
+/// An execution context with its thread.
+pub(crate) struct ExecutionContext {
+    state: Mutex<State>,
+    tasks: Mutex<VecDeque<Task>>,
+    over: AtomicBool,
+    dpc_rounds: u32,
+    cpu: u32,
+}
+
+impl ExecutionContext {
+    /// Makes a sleeping context whose DPC runs on `cpu`.
+    pub(crate) fn new(dpc_rounds: u32, cpu: u32) -> Arc<Self> {
+        Arc::new(Self {
+            state: Mutex::new(State::new(true)),
+            tasks: Mutex::default(),
+            over: AtomicBool::new(false),
+            dpc_rounds,
+            cpu,
+        })
+    }
+
+    /// Starts its thread, which polls `poll`.
+    pub(crate) fn start(
+        self: &Arc<Self>,
+        machine: &Arc<Machine>,
+        name: &str,
+        poll: Arc<dyn Poll>,
+    ) -> JoinHandle {
+        let (context, inner) = (self.clone(), machine.clone());
+        machine
+            .world()
+            .spawn(&format!("{} {name}", machine.name()), move || context.run(&inner, &*poll))
+    }
+
+    /// Ends its thread.
+    pub(crate) fn end(&self, machine: &Machine) {
+        self.over.store(true, Ordering::Release);
+        machine.world().wake(Key::of(self));
+    }
+
+    /// There may be work to poll for. Callable at any IRQL.
+    pub(crate) fn notify(&self, machine: &Machine) {
+        let wake = lock(&self.state).notify();
+        self.carry_out(machine, wake);
+    }
+
+    /// Whether a poll should give way to a task.
+    fn task_pending(&self) -> bool {
+        lock(&self.state).task_pending()
+    }
+
+    /// Runs `task` in the worker thread and waits for it; `false` if the machine died first.
+    pub(crate) fn run_task(
+        &self,
+        machine: &Machine,
+        task: impl FnOnce(&Machine) + Send + 'static,
+    ) -> bool {
+        let done = Arc::new(AtomicBool::new(false));
+        let finished = done.clone();
+        lock(&self.tasks).push_back(Box::new(move |machine| {
+            task(machine);
+            finished.store(true, Ordering::Release);
+            machine.world().wake(Key::of(&*finished));
+        }));
+        let wake = lock(&self.state).queue_task();
+        self.carry_out(machine, wake);
+        let waited = machine.wait(Key::of(&*done), None, "a task of an execution context", || {
+            done.load(Ordering::Acquire).then_some(())
+        });
+        if waited.is_err() && !machine.is_dead() {
+            machine.die("SIMULATOR", "a task of an execution context never ran");
+        }
+        waited.is_ok()
+    }
+
+    fn carry_out(&self, machine: &Machine, wake: Wake) {
+        if wake != Wake::Nobody {
+            machine.world().wake(Key::of(self));
+        }
+    }
+
+    fn run(&self, machine: &Arc<Machine>, poll: &dyn Poll) {
+        loop {
+            let runner = machine.wait(Key::of(self), None, "work for a packet queue", || {
+                if self.over.load(Ordering::Acquire) {
+                    return Some(None);
+                }
+                match lock(&self.state).phase() {
+                    Phase::WaitingWorkerDpc => Some(Some(Runner::Dpc)),
+                    Phase::WaitingWorkerThread => Some(Some(Runner::Thread)),
+                    _ => None,
+                }
+            });
+            match runner {
+                Ok(Some(Runner::Dpc)) => {
+                    machine.on_cpu(self.cpu, || self.serve(machine, poll, Runner::Dpc))
+                }
+                Ok(Some(Runner::Thread)) => self.serve(machine, poll, Runner::Thread),
+                _ => return,
+            }
+        }
+    }
+
+    fn serve(&self, machine: &Machine, poll: &dyn Poll, runner: Runner) {
+        let mut step = lock(&self.state).enter(runner);
+        loop {
+            step = match step {
+                Step::Leave(_) => return,
+                Step::RunTask => {
+                    let task = lock(&self.tasks).pop_front();
+                    if let Some(task) = task {
+                        task(machine);
+                    }
+                    lock(&self.state).task_done()
+                }
+                Step::Poll => {
+                    let end = self.poll(machine, poll, runner);
+                    lock(&self.state).polled(end)
+                }
+            };
+        }
+    }
+
+    fn poll(&self, machine: &Machine, poll: &dyn Poll, runner: Runner) -> PollEnd {
+        let level = if runner == Runner::Dpc { Level::Dispatch } else { Level::Passive };
+        let mut rounds = PollLoop::default();
+        let mut done = 0;
+        poll.disarm();
+        loop {
+            if machine.is_dead() {
+                return PollEnd::NoMoreWork;
+            }
+            let work = poll.round(machine, level);
+            done += 1;
+            let out_of_budget = runner == Runner::Dpc && done >= self.dpc_rounds;
+            match rounds.round(work, self.task_pending(), out_of_budget) {
+                Round::Again => {}
+                Round::Arm => poll.arm(machine, level),
+                Round::Disarm => poll.disarm(),
+                Round::End(end) => return end,
+            }
+        }
+    }
+}
+
+/// How long a power transition may wait for the driver before Windows gives the machine up.
+pub(crate) const POWER_WATCHDOG: Duration = Duration::from_secs(120);
+
+/// Waits until `done`, and stops the machine if that takes longer than Windows allows a power
+/// transition to take; `false` if the machine is dead.
+pub(crate) fn wait_or_die(
+    machine: &Machine,
+    key: Key,
+    what: &'static str,
+    mut done: impl FnMut() -> bool,
+) -> bool {
+    let deadline = machine.world().now() + POWER_WATCHDOG;
+    match machine.wait(key, Some(deadline), what, || done().then_some(())) {
+        Ok(()) => true,
+        Err(None) => false,
+        Err(Some(_)) => {
+            machine.die("DRIVER_POWER_STATE_FAILURE (0x9F)", format!("waited 120 s for {what}"));
+            false
+        }
+    }
+}
