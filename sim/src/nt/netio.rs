@@ -18,7 +18,8 @@ use std::sync::{Arc, Mutex};
 use crate::host::Outer;
 use crate::host::routes::{Change, Interface, Route, Tables};
 use crate::loader::probe;
-use crate::nt::machine::{Call, Level, Machine, Thread};
+use crate::nt::machine::Machine;
+use crate::nt::thread::{Call, Level, Thread};
 use crate::nt::wsk::{self, layout};
 use crate::nt::{behaviours, imports};
 use crate::verifier::report::Leak;
@@ -94,7 +95,14 @@ imports! {
         let Some(interface) = netio.find(&tables, luid, index) else { return NOT_FOUND };
         let to = destination.ip();
         let Some(route) = tables.best_route(to, Some(interface.index)) else { return NETWORK_UNREACHABLE };
-        let from = tables.source(route, to);
+        let asked = probe::bytes(source, layout::SOCKADDR_LEN).ok().filter(|_| source != 0).and_then(|bytes| {
+            // SAFETY: as above.
+            unsafe { layout::read_address(bytes.as_ptr()) }
+        });
+        let from = match asked.map(|asked| asked.ip()).filter(|asked| !asked.is_unspecified()) {
+            Some(asked) => Some(asked).filter(|asked| tables.owner(*asked).is_some()),
+            None => tables.source(route, to),
+        };
         if from.is_none() {
             return NETWORK_UNREACHABLE;
         }
@@ -176,6 +184,8 @@ behaviours! {
     [mark: Inferred, source: "facts/wsk.md 9"] NOTIFICATIONS_ARE_SERIAL;
     /// The initial notification comes before the registering call returns, or soon after it.
     [mark: Unknown, source: "facts/wsk.md 9"] INITIAL_NOTIFICATION_IS_SYNCHRONOUS;
+    /// A source address that is not local has no best route.
+    [mark: Inferred, source: "facts/wsk.md 9"] FOREIGN_SOURCE_HAS_NO_ROUTE;
     /// No route at all is STATUS_NETWORK_UNREACHABLE.
     [mark: Inferred, source: "facts/wsk.md 9"] NO_ROUTE_IS_UNREACHABLE;
 }

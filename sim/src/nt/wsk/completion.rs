@@ -14,7 +14,8 @@ use super::{Wsk, answer};
 use crate::loader::probe;
 use crate::nt::io;
 use crate::nt::level::DISPATCH;
-use crate::nt::machine::{Machine, Thread};
+use crate::nt::machine::Machine;
+use crate::nt::thread::{Level, Thread};
 use crate::verifier::schedule::{Key, lock};
 
 /// What a finished request puts into its IRP: status and information.
@@ -68,7 +69,7 @@ pub(super) fn finish_now(
 ) -> i32 {
     match work(thread) {
         Some((status, information)) => {
-            complete(thread, irp, (status, information));
+            complete(thread, irp, (status, information), Level::Current);
             status
         }
         None => later(thread, wsk, RETRY, (function, irp, work)),
@@ -134,17 +135,13 @@ fn carry_out(thread: &Thread, wsk: &Wsk, mut late: Late) {
         let detail = format!("IRP {:#x} of {} changed while WSK had it", late.irp, late.function);
         return thread.machine().die("WSK_VIOLATION: IRP touched", detail);
     }
-    if late.raised {
-        let Ok(before) = thread.raise(DISPATCH) else { return };
-        complete(thread, late.irp, done);
-        thread.lower(before);
-    } else {
-        complete(thread, late.irp, done);
-    }
+    let level = if late.raised { Level::Dispatch } else { Level::Passive };
+    complete(thread, late.irp, done, level);
 }
 
-fn complete(thread: &Thread, irp: usize, (status, information): Done) {
-    io::complete_irp(thread, irp, status, information);
+fn complete(thread: &Thread, irp: usize, (status, information): Done, level: Level) {
+    // A machine that died over it has its report; the caller has nothing to add.
+    let _ = io::complete_irp(thread.machine(), irp, status, information as u64, level);
 }
 
 fn key(wsk: &Wsk) -> Key {

@@ -18,7 +18,7 @@ use std::time::Duration;
 use crate::host::Outer;
 use crate::loader::probe;
 use crate::nt::level::PASSIVE;
-use crate::nt::machine::{Machine, Thread};
+use crate::nt::machine::Machine;
 use crate::nt::{behaviours, imports};
 use crate::verifier::report::Leak;
 use crate::verifier::schedule::{Key, lock};
@@ -243,10 +243,4 @@ impl Wsk {
         }
         things
     }
-}
-
-/// Stops the machine for an IRP that is not there.
-fn without_irp(thread: &Thread, function: &str) -> i32 {
-    thread.stop("WSK_VIOLATION: no IRP", format!("{function} needs an IRP"));
-    answer::INVALID_PARAMETER
 }

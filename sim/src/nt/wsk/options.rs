@@ -10,7 +10,7 @@ use super::ports::Sharing;
 use super::socket::{EVENT_RECEIVE_FROM, Socket, State};
 use super::{UNKNOWN_OPTION_IS_NOT_SUPPORTED, control_messages as cmsg};
 use crate::loader::probe;
-use crate::nt::machine::Thread;
+use crate::nt::thread::Thread;
 use crate::verifier::schedule::lock;
 use std::sync::atomic::Ordering;
 

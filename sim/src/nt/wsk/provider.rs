@@ -14,16 +14,17 @@ use super::completion::{finish, finish_now};
 use super::layout::{self, AF_INET, AF_INET6};
 use super::send::{self, Request};
 use super::socket::{self, Inside, Socket, State};
-use super::{Wsk, answer, options, receive, without_irp, wsk};
+use super::{Wsk, answer, options, receive, wsk};
 use crate::loader::probe;
 use crate::nt::imports;
+use crate::nt::io;
 use crate::nt::level::PASSIVE;
-use crate::nt::machine::Thread;
+use crate::nt::thread::Thread;
 use crate::verifier::schedule::lock;
 
 const SOCK_DGRAM: u16 = 2;
 const IPPROTO_UDP: u32 = 17;
-const WSK_FLAG_DATAGRAM_SOCKET: u32 = 2;
+const WSK_FLAG_DATAGRAM_SOCKET: u32 = 4;
 const WSK_SET_STATIC_EVENT_CALLBACKS: u32 = 7;
 const WSK_TDI_BEHAVIOR: u32 = 8;
 
@@ -85,8 +86,8 @@ imports! {
         thread, client: usize, family: u16, kind: u16, protocol: u32, flags: u32, context: u64,
         dispatch: usize, owning_process: usize, owning_thread: usize, security: usize, irp: usize,
     ) -> i32 {
-        if irp == 0 {
-            return without_irp(thread, "WskSocket");
+        if !takes(thread, irp, "WskSocket") {
+            return 0;
         }
         let wsk = wsk(thread.machine());
         let registration =
@@ -149,7 +150,7 @@ imports! {
             // A preference that has no effect here; its result may be ignored.
             WSK_TDI_BEHAVIOR => {
                 drop(registrations);
-                if irp != 0 {
+                if irp != 0 && takes(thread, irp, "WskControlClient") {
                     return finish_now(thread, &wsk, "WskControlClient", irp, Box::new(|_| Some((answer::SUCCESS, 0))));
                 }
                 answer::SUCCESS
@@ -181,8 +182,8 @@ imports! {
         if control.is_event_callback() && irp == 0 {
             return control.apply(thread, &inside.0).0;
         }
-        if irp == 0 {
-            return without_irp(thread, "WskControlSocket");
+        if !takes(thread, irp, "WskControlSocket") {
+            return 0;
         }
         let socket = inside.0.clone();
         // The input is read when the request is carried out: it must last until then.
@@ -193,8 +194,8 @@ imports! {
     [max: DISPATCH, mark: Documented, source: "DDI wsk/nc-wsk-pfn_wsk_close_socket", point: true]
     fn WskCloseSocket(thread, socket: usize, irp: usize) -> i32 {
         let Some((wsk, inside)) = enter(thread, socket, "WskCloseSocket") else { return 0 };
-        if irp == 0 {
-            return without_irp(thread, "WskCloseSocket");
+        if !takes(thread, irp, "WskCloseSocket") {
+            return 0;
         }
         socket::close(thread, &wsk, &inside.0, irp)
     }
@@ -203,8 +204,8 @@ imports! {
     [max: PASSIVE, mark: Documented, source: "DDI wsk/nc-wsk-pfn_wsk_bind", point: true]
     fn WskBind(thread, socket: usize, local: usize, flags: u32, irp: usize) -> i32 {
         let Some((wsk, inside)) = enter(thread, socket, "WskBind") else { return 0 };
-        if irp == 0 {
-            return without_irp(thread, "WskBind");
+        if !takes(thread, irp, "WskBind") {
+            return 0;
         }
         let Some(local) = address_at(thread, local, "WskBind") else { return 0 };
         if flags != 0 || local.is_ipv6() != inside.0.ipv6 {
@@ -229,8 +230,8 @@ imports! {
     [max: DISPATCH, mark: Documented, source: "DDI wsk/nc-wsk-pfn_wsk_get_local_address"]
     fn WskGetLocalAddress(thread, socket: usize, local: usize, irp: usize) -> i32 {
         let Some((wsk, inside)) = enter(thread, socket, "WskGetLocalAddress") else { return 0 };
-        if irp == 0 {
-            return without_irp(thread, "WskGetLocalAddress");
+        if !takes(thread, irp, "WskGetLocalAddress") {
+            return 0;
         }
         let socket = inside.0.clone();
         finish(thread, &wsk, "WskGetLocalAddress", irp, Box::new(move |thread| {
@@ -276,8 +277,8 @@ imports! {
 
 fn send_request(thread: &Thread, socket: usize, request: Request) -> i32 {
     let Some((wsk, inside)) = enter(thread, socket, "a send") else { return 0 };
-    if request.irp == 0 {
-        return without_irp(thread, "a send");
+    if !takes(thread, request.irp, "a send") {
+        return 0;
     }
     send::send(thread, &wsk, &inside.0, request)
 }
@@ -295,6 +296,15 @@ fn enter(thread: &Thread, socket: usize, function: &str) -> Option<(Arc<Wsk>, In
     }
     found.calls.fetch_add(1, Ordering::AcqRel);
     Some((wsk, Inside(found)))
+}
+
+/// Takes the IRP of a call; stops the machine if there is none, or it cannot be sent.
+fn takes(thread: &Thread, irp: usize, function: &str) -> bool {
+    if irp == 0 {
+        thread.stop("WSK_VIOLATION: no IRP", format!("{function} needs an IRP"));
+        return false;
+    }
+    io::take_irp(thread, irp)
 }
 
 /// The socket address at `address`; stops the machine if there is none.

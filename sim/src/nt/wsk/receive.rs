@@ -20,7 +20,8 @@ use super::layout::{self, Buf, Indication, Mdl, SOCKADDR_LEN};
 use super::socket::{EVENT_RECEIVE_FROM, Socket};
 use super::{Wsk, answer};
 use crate::host::{Landing, Place};
-use crate::nt::machine::{Call, Level, Machine, Thread};
+use crate::nt::machine::Machine;
+use crate::nt::thread::{Call, Level, Thread};
 use crate::verifier::schedule::lock;
 
 /// Payload bytes a block has room for: any UDP datagram.
@@ -293,7 +294,7 @@ fn scatter(mdls: &mut [Mdl; SPLITS], place: &Place, random: u64) -> Buf {
         // Half of the cuts fall into the first 20 bytes, where headers are.
         let cut = (random >> (16 + 8 * number)) as usize & 0xFF;
         let length = if last { left } else { 1 + (if cut & 1 == 0 { cut % 20 } else { cut * 4 }) % left };
-        mdls[used] = Mdl::over(place.payload.as_ptr().wrapping_add(at), length.min(left), true);
+        mdls[used] = Mdl::over(place.payload.as_ptr().wrapping_add(at), length.min(left), random >> (40 + number) & 1 == 0);
         at += length.min(left);
         used += 1;
         if last {
@@ -307,7 +308,7 @@ fn scatter(mdls: &mut [Mdl; SPLITS], place: &Place, random: u64) -> Buf {
     // The first MDL begins before the datagram: what a network card's header would be.
     let lead = if random >> 63 == 1 { 14 } else { 0 };
     let count = mdls[0].byte_count as usize;
-    mdls[0] = Mdl { next: mdls[0].next, ..Mdl::over(place.payload.as_ptr().wrapping_sub(lead), count + lead, true) };
+    mdls[0] = Mdl { next: mdls[0].next, ..Mdl::over(place.payload.as_ptr().wrapping_sub(lead), count + lead, random >> 62 & 1 == 0) };
     Buf { mdl: &raw mut mdls[0], offset: lead as u32, length: place.len }
 }
 

@@ -18,7 +18,7 @@ use super::socket::{Socket, State};
 use super::{Wsk, answer};
 use crate::host::{self, Batch, SendError, Sending};
 use crate::loader::probe;
-use crate::nt::machine::Thread;
+use crate::nt::thread::Thread;
 use crate::verifier::schedule::lock;
 
 /// Payload bytes of the largest datagram over IPv4 and over IPv6.
@@ -129,16 +129,19 @@ fn snapshot(request: &Request) -> Result<Vec<u8>, probe::Fault> {
     Ok(copy)
 }
 
-/// The bytes of every MDL of a buffer.
+/// The bytes of a buffer, through its MDLs.
 fn chain(buffer: &Buf, copy: &mut Vec<u8>) -> Result<(), probe::Fault> {
-    let (mut mdl, mut left) = (buffer.mdl.expose_provenance(), buffer.offset as usize + buffer.length);
+    let (mut skip, mut left) = (buffer.offset as usize, buffer.length);
+    let mut mdl = buffer.mdl.expose_provenance();
     while left > 0 && mdl != 0 {
         let header = probe::bytes(mdl, size_of::<layout::Mdl>())?;
         // SAFETY: `header` has the size of an MDL, of which any bytes are one.
         let header: layout::Mdl = unsafe { layout::read(header.as_ptr().cast()) };
-        let length = (header.byte_count as usize).min(left);
-        copy.extend(probe::bytes(header.address().expose_provenance(), length)?);
-        left -= length;
+        let count = header.byte_count as usize;
+        let from = skip.min(count);
+        let length = (count - from).min(left);
+        copy.extend(probe::bytes(header.address().expose_provenance() + from, length)?);
+        (skip, left) = (skip - from, left - length);
         mdl = header.next.expose_provenance();
     }
     Ok(())

@@ -19,7 +19,8 @@ use super::ports::{Refused, Sharing};
 use super::receive::SocketLanding;
 use super::{Wsk, answer};
 use crate::host::{self, OpenError};
-use crate::nt::machine::{Machine, Thread};
+use crate::nt::machine::Machine;
+use crate::nt::thread::Thread;
 use crate::verifier::schedule::lock;
 
 /// `WSK_EVENT_RECEIVE_FROM`.
