@@ -72,8 +72,9 @@ pub trait Receiver: Clone + Send + Sync + 'static {
     /// `<= DISPATCH_LEVEL`, and maybe inside [`Sockets::send`].
     fn failed(&self, remote: SocketAddr, error: NtError);
 
-    /// The transport under a socket is gone. The sockets are to be opened anew, elsewhere, at
-    /// `PASSIVE_LEVEL`; until then what is sent in that family is discarded. May come repeatedly.
+    /// The transport under a socket is gone. The sockets are to be dropped, since they hold the
+    /// port, and opened anew, elsewhere and at `PASSIVE_LEVEL`; until then what is sent in that
+    /// family is discarded. May come repeatedly.
     ///
     /// # IRQL
     ///

@@ -13,7 +13,7 @@ use core::{iter::FusedIterator, marker::PhantomData, ptr::NonNull, slice};
 use super::socket::Core;
 use crate::{
     mdl::{ChainError, MdlChain},
-    sys::wsk::WSK_DATAGRAM_INDICATION,
+    sys::wsk::{AF_INET, AF_INET6, WSK_DATAGRAM_INDICATION},
 };
 
 /// A list of datagrams of one socket, released to WSK on drop.
@@ -172,10 +172,6 @@ impl<'d> Datagram<'d> {
     }
 }
 
-/// `AF_INET`.
-const AF_INET: u16 = 2;
-/// `AF_INET6`.
-const AF_INET6: u16 = 23;
 /// Size of a `SOCKADDR_IN`.
 const SOCKADDR_IN_LEN: usize = 16;
 /// Size of a `SOCKADDR_IN6`.

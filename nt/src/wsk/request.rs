@@ -140,17 +140,6 @@ impl SendRequest {
         })
     }
 
-    /// Takes the last datagram out again; returns where it was.
-    ///
-    /// # IRQL
-    ///
-    /// `<= DISPATCH_LEVEL`.
-    pub fn pop(&mut self) -> Option<(usize, usize)> {
-        let last = self.messages().next_back()?;
-        self.block_mut().used -= 1;
-        Some(last)
-    }
-
     /// Offset and length of each datagram, in order.
     ///
     /// # IRQL
