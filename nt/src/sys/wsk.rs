@@ -23,10 +23,6 @@ pub(crate) const WSK_EVENT_RECEIVE_FROM: u32 = 0x100;
 /// `WskSetOption` of `WSK_CONTROL_SOCKET_TYPE`.
 pub(crate) const WSK_SET_OPTION: i32 = 0;
 
-/// `AF_INET`.
-pub(crate) const AF_INET: u16 = 2;
-/// `AF_INET6`.
-pub(crate) const AF_INET6: u16 = 23;
 /// `SOCK_DGRAM`.
 pub(crate) const SOCK_DGRAM: u16 = 2;
 /// `IPPROTO_UDP`.

@@ -10,10 +10,10 @@
 
 use core::{iter::FusedIterator, marker::PhantomData, ptr::NonNull, slice};
 
-use super::socket::Core;
+use super::{AF_INET, AF_INET6, socket::Core};
 use crate::{
     mdl::{ChainError, MdlChain},
-    sys::wsk::{AF_INET, AF_INET6, WSK_DATAGRAM_INDICATION},
+    sys::wsk::WSK_DATAGRAM_INDICATION,
 };
 
 /// A list of datagrams of one socket, released to WSK on drop.

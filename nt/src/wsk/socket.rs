@@ -22,7 +22,7 @@ use core::{
 
 use wdk_sys::{NTSTATUS, PDEVICE_OBJECT, PIRP, STATUS_PENDING, STATUS_SUCCESS};
 
-use super::{datagrams::Datagrams, provider::Provider, request::SendRequest};
+use super::{AF_INET6, datagrams::Datagrams, provider::Provider, request::SendRequest};
 use crate::{
     irp::{Irp, STATUS_MORE_PROCESSING_REQUIRED},
     irql::{AtMostDispatch, Passive},
@@ -32,8 +32,8 @@ use crate::{
     rundown::Rundown,
     status::NtError,
     sys::wsk::{
-        AF_INET6, IPPROTO_IP, IPPROTO_IPV6, IPPROTO_UDP, IPV6_V6ONLY, NPI_WSK_INTERFACE_ID,
-        PKTINFO, RECVECN, SO_EXCLUSIVEADDRUSE, SO_WSK_EVENT_CALLBACK, SOCK_DGRAM, SOL_SOCKET,
+        IPPROTO_IP, IPPROTO_IPV6, IPPROTO_UDP, IPV6_V6ONLY, NPI_WSK_INTERFACE_ID, PKTINFO, RECVECN,
+        SO_EXCLUSIVEADDRUSE, SO_WSK_EVENT_CALLBACK, SOCK_DGRAM, SOL_SOCKET,
         WSK_CLIENT_DATAGRAM_DISPATCH, WSK_DATAGRAM_INDICATION, WSK_EVENT_CALLBACK_CONTROL,
         WSK_EVENT_RECEIVE_FROM, WSK_FLAG_DATAGRAM_SOCKET, WSK_PROVIDER_DATAGRAM_DISPATCH,
         WSK_SET_OPTION, WSK_SOCKET,
