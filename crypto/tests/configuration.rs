@@ -1,5 +1,7 @@
 //! Random configuration requests against a model of one page, and the edges of what is refused.
 
+#![allow(clippy::unwrap_used)] // A failed unwrap is a failed test.
+
 mod net;
 
 use std::collections::BTreeMap;

@@ -1,5 +1,7 @@
 //! What two tunnels do to each other over time.
 
+#![allow(clippy::unwrap_used)] // A failed unwrap is a failed test.
+
 mod net;
 
 use std::time::Duration;

@@ -2,6 +2,8 @@
 //!
 //! The randomness it asks for is scripted with the vectors' indices and ephemeral keys.
 
+#![allow(clippy::unwrap_used)] // A failed unwrap is a failed test.
+
 mod net;
 
 use std::{collections::VecDeque, net::SocketAddr, time::Duration};

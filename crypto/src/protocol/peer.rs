@@ -564,3 +564,6 @@ impl<E> Sessions<E> {
         [self.previous.take(), self.current.take(), self.next.take()]
     }
 }
+
+#[cfg(test)]
+mod tests;
