@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use crate::nt::wsk::control_messages::PacketInfo;
 
+pub mod computer;
 pub mod linux;
 pub mod memory;
 pub mod routes;

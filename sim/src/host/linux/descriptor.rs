@@ -9,19 +9,19 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 /// Turns -1 into the error it means.
-pub(super) fn check(result: i32) -> io::Result<i32> {
+pub(crate) fn check(result: i32) -> io::Result<i32> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
 /// A zeroed value of one of the kernel's plain structures.
-pub(super) fn zeroed<T: Copy>() -> T {
+pub(crate) fn zeroed<T: Copy>() -> T {
     // SAFETY: callers use it for libc's C structures of integers and pointers, for which all zeros
     // is a value.
     unsafe { MaybeUninit::zeroed().assume_init() }
 }
 
 /// Makes a socket that closes on exec.
-pub(super) fn socket(family: i32, kind: i32, protocol: i32) -> io::Result<OwnedFd> {
+pub(crate) fn socket(family: i32, kind: i32, protocol: i32) -> io::Result<OwnedFd> {
     // SAFETY: takes three numbers.
     let fd = check(unsafe { libc::socket(family, kind | libc::SOCK_CLOEXEC, protocol) })?;
     // SAFETY: just made, and nobody else has it.
@@ -29,7 +29,7 @@ pub(super) fn socket(family: i32, kind: i32, protocol: i32) -> io::Result<OwnedF
 }
 
 /// An event counter, to wake a thread that polls.
-pub(super) fn event() -> io::Result<OwnedFd> {
+pub(crate) fn event() -> io::Result<OwnedFd> {
     // SAFETY: takes two numbers.
     let fd = check(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) })?;
     // SAFETY: just made, and nobody else has it.
@@ -37,27 +37,27 @@ pub(super) fn event() -> io::Result<OwnedFd> {
 }
 
 /// Wakes whoever polls `event`.
-pub(super) fn signal(event: &OwnedFd) {
+pub(crate) fn signal(event: &OwnedFd) {
     let one = 1_u64.to_ne_bytes();
     // SAFETY: eight readable bytes. A full counter is as good as a written one.
     unsafe { libc::write(event.as_raw_fd(), one.as_ptr().cast(), one.len()) };
 }
 
 /// Sets an option that is an `int`.
-pub(super) fn set_option(fd: &impl AsRawFd, level: i32, name: i32, value: i32) -> io::Result<()> {
+pub(crate) fn set_option(fd: &impl AsRawFd, level: i32, name: i32, value: i32) -> io::Result<()> {
     let (data, len) = ((&raw const value).cast(), size_of::<i32>() as libc::socklen_t);
     // SAFETY: `data` is `len` readable bytes.
     check(unsafe { libc::setsockopt(fd.as_raw_fd(), level, name, data, len) }).map(drop)
 }
 
 /// Binds a socket.
-pub(super) fn bind(fd: &impl AsRawFd, address: &libc::sockaddr_storage, len: u32) -> io::Result<()> {
+pub(crate) fn bind(fd: &impl AsRawFd, address: &libc::sockaddr_storage, len: u32) -> io::Result<()> {
     // SAFETY: a storage has at least `len` bytes.
     check(unsafe { libc::bind(fd.as_raw_fd(), std::ptr::from_ref(address).cast(), len) }).map(drop)
 }
 
 /// Waits until `first` or `second` is readable, at most `timeout_ms` (-1: for ever); says which are.
-pub(super) fn wait_readable(first: RawFd, second: RawFd, timeout_ms: i32) -> io::Result<(bool, bool)> {
+pub(crate) fn wait_readable(first: RawFd, second: RawFd, timeout_ms: i32) -> io::Result<(bool, bool)> {
     let entry = |fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
     let mut polled = [entry(first), entry(second)];
     // SAFETY: two entries.
@@ -69,7 +69,7 @@ pub(super) fn wait_readable(first: RawFd, second: RawFd, timeout_ms: i32) -> io:
 }
 
 /// An address as the kernel takes it, and its length.
-pub(super) fn to_native(address: SocketAddr) -> (libc::sockaddr_storage, u32) {
+pub(crate) fn to_native(address: SocketAddr) -> (libc::sockaddr_storage, u32) {
     let mut storage: libc::sockaddr_storage = zeroed();
     let at = &raw mut storage;
     match address {
@@ -97,7 +97,7 @@ pub(super) fn to_native(address: SocketAddr) -> (libc::sockaddr_storage, u32) {
 }
 
 /// An address as the kernel gave it.
-pub(super) fn from_native(storage: &libc::sockaddr_storage) -> Option<SocketAddr> {
+pub(crate) fn from_native(storage: &libc::sockaddr_storage) -> Option<SocketAddr> {
     let at = std::ptr::from_ref(storage);
     match i32::from(storage.ss_family) {
         libc::AF_INET => {

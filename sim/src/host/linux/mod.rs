@@ -14,7 +14,7 @@ use super::routes::Tables;
 use super::{Landing, OpenError, Outer, Socket, Watcher};
 use crate::verifier::schedule::{World, lock};
 
-pub mod descriptor;
+pub(crate) mod descriptor;
 pub mod netlink;
 pub mod tun;
 pub mod udp;

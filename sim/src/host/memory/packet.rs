@@ -229,6 +229,10 @@ mod tests {
                 let read = Packet::parse(&bytes);
                 prop_assert_eq!(read.as_ref(), Some(&packet));
                 let bit = usize::from(bit) % (bytes.len() * 8);
+                // No checksum covers IPv6's traffic class, flow label and hop limit.
+                if packet.source.is_ipv6() && matches!(bit / 8, 0..=3 | 7) {
+                    continue;
+                }
                 bytes[bit / 8] ^= 1 << (bit % 8);
                 prop_assert_ne!(Packet::parse(&bytes), Some(packet));
             }

@@ -1,2 +1,312 @@
-//! x
+//! The cross-platform configuration protocol: how `wg` talks to a userspace implementation.
+//!
+//! A Unix socket at `/var/run/wireguard/NAME.sock`, mode 0600. A request is a block of lines ended
+//! by an empty one; it is read to its end before anything is answered or done. `set=1` becomes one
+//! SET IOCTL, `get=1` one GET; an error is an `errno=` line with the negative number that `wg`
+//! expects. One connection may carry several requests.
+//!
+//! Source: wireguard.com/xplatform; `wg`'s side of it.
+
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+use super::linux::descriptor;
+use crate::verifier::schedule::{World, lock};
+
 pub mod request;
+pub mod translate;
+
+use request::{Refusal, SetParser, SetRequest};
+
+/// Where `wg` looks for sockets.
+pub const DIRECTORY: &str = "/var/run/wireguard";
+/// The longest line that is looked at.
+const LINE_MAX: u64 = 4096;
+/// The most lines of one request: room for more than a million allowed IPs.
+const LINES_MAX: usize = 4 << 20;
+/// Connections served at once.
+const CONNECTIONS: usize = 64;
+
+/// What the protocol configures.
+pub trait Configured: Send + Sync {
+    /// Applies a request, all of it or nothing.
+    ///
+    /// # Errors
+    ///
+    /// A positive errno.
+    fn set(&self, request: &SetRequest) -> Result<(), i32>;
+
+    /// The configuration as `key=value` lines.
+    ///
+    /// # Errors
+    ///
+    /// A positive errno.
+    fn get(&self) -> Result<String, i32>;
+}
+
+/// The listening socket; dropping it ends all connections and removes the file.
+pub struct Server {
+    path: PathBuf,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    configured: Arc<dyn Configured>,
+    connections: Mutex<Vec<UnixStream>>,
+    stopped: AtomicBool,
+    wake: OwnedFd,
+}
+
+impl Server {
+    /// Begins to listen for the interface `name` in `directory`.
+    ///
+    /// # Errors
+    ///
+    /// `AddrInUse` if another process answers there, else whatever the system says.
+    pub fn listen(
+        world: &Arc<World>,
+        directory: &Path,
+        name: &str,
+        configured: Arc<dyn Configured>,
+    ) -> io::Result<Self> {
+        std::fs::create_dir_all(directory)?;
+        let path = directory.join(format!("{name}.sock"));
+        if UnixStream::connect(&path).is_ok() {
+            return Err(io::ErrorKind::AddrInUse.into());
+        }
+        // What a crashed predecessor left: nobody answers there.
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        // SAFETY: sets the process's file mode mask; the socket must never be anybody else's to use.
+        let mask = unsafe { libc::umask(0o077) };
+        let listener = UnixListener::bind(&path);
+        // SAFETY: puts the mask back.
+        unsafe { libc::umask(mask) };
+        let listener = listener?;
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+        listener.set_nonblocking(true)?;
+        let shared = Arc::new(Shared {
+            configured,
+            connections: Mutex::default(),
+            stopped: AtomicBool::new(false),
+            wake: descriptor::event()?,
+        });
+        let (server, inner) = (shared.clone(), world.clone());
+        world.spawn("uapi", move || server.accept(&inner, &listener));
+        Ok(Self { path, shared })
+    }
+
+    /// Whether the socket's file is still there; when it is removed, so shall we be.
+    #[must_use]
+    pub fn is_there(&self) -> bool {
+        self.path.exists()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.shared.stopped.store(true, Ordering::Release);
+        descriptor::signal(&self.shared.wake);
+        for connection in &*lock(&self.shared.connections) {
+            // It may have ended by itself.
+            let _ = connection.shutdown(std::net::Shutdown::Both);
+        }
+        // Somebody may have removed it already.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+impl Shared {
+    fn accept(self: &Arc<Self>, world: &Arc<World>, listener: &UnixListener) {
+        while !self.stopped.load(Ordering::Acquire) {
+            match listener.accept() {
+                Ok((stream, _)) => self.serve(world, stream),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if descriptor::wait_readable(listener.as_raw_fd(), self.wake.as_raw_fd(), -1).is_err() {
+                        return;
+                    }
+                }
+                Err(_) => world.sleep(std::time::Duration::from_millis(20)),
+            }
+        }
+    }
+
+    /// Serves one connection in a thread of its own.
+    fn serve(self: &Arc<Self>, world: &Arc<World>, stream: UnixStream) {
+        let mut connections = lock(&self.connections);
+        let (Ok(kept), true) = (stream.try_clone(), connections.len() < CONNECTIONS) else { return };
+        let number = kept.as_raw_fd();
+        connections.push(kept);
+        drop(connections);
+        let shared = self.clone();
+        world.spawn("uapi client", move || {
+            if stream.set_nonblocking(false).is_ok() {
+                // A client that goes away in the middle has nothing to be told.
+                let _ = talk(&*shared.configured, &stream);
+            }
+            lock(&shared.connections).retain(|kept| kept.as_raw_fd() != number);
+        });
+    }
+}
+
+/// Answers requests until the client has no more.
+fn talk(configured: &dyn Configured, stream: &UnixStream) -> io::Result<()> {
+    let mut reader = BufReader::new(stream);
+    let mut writer = stream;
+    while let Some(answer) = answer(configured, &mut reader)? {
+        writer.write_all(answer.as_bytes())?;
+    }
+    Ok(())
+}
+
+/// Reads one request to its end and carries it out; `None` at the end of the stream.
+///
+/// # Errors
+///
+/// Whatever reading says; a bad request is an answer.
+pub fn answer(configured: &dyn Configured, reader: &mut impl BufRead) -> io::Result<Option<String>> {
+    let Some(first) = read_line(reader)? else { return Ok(None) };
+    let mut parser = SetParser::default();
+    let mut wrong: Option<i32> = None;
+    for number in 0.. {
+        let line = match &read_line(reader)? {
+            None => return Ok(Some(errno_line(libc::EPROTO))),
+            Some(Ok(line)) if line.is_empty() => break,
+            Some(line) => line.clone(),
+        };
+        if number >= LINES_MAX {
+            return Ok(Some(errno_line(libc::E2BIG)));
+        }
+        if wrong.is_some() {
+            continue;
+        }
+        wrong = match (&first, line) {
+            (Ok(first), Ok(line)) if first == "set=1" => parser.line(&line).err().map(|Refusal { errno, .. }| errno),
+            _ => Some(libc::EINVAL),
+        };
+    }
+    let answer = match (first.as_deref(), wrong) {
+        (_, Some(errno)) => errno_line(errno),
+        (Ok("set=1"), None) => errno_line(configured.set(&parser.finish()).err().unwrap_or(0)),
+        (Ok("get=1"), None) => match configured.get() {
+            Ok(text) => text + &errno_line(0),
+            Err(errno) => errno_line(errno),
+        },
+        _ => errno_line(libc::EINVAL),
+    };
+    Ok(Some(answer))
+}
+
+/// The end of every answer. The number is negative, as in other implementations: `wg` negates it.
+fn errno_line(errno: i32) -> String {
+    format!("errno={}\n\n", -errno)
+}
+
+/// One line without its end; `Err` if it is too long or no UTF-8, `None` at the end.
+#[expect(clippy::type_complexity, reason = "end of stream, of reading, of sense: three things")]
+fn read_line(reader: &mut impl BufRead) -> io::Result<Option<Result<String, ()>>> {
+    let mut line = Vec::new();
+    let mut too_long = false;
+    loop {
+        let read = io::Read::take(&mut *reader, LINE_MAX).read_until(b'\n', &mut line)?;
+        if line.last() == Some(&b'\n') {
+            line.pop();
+            break;
+        }
+        if read == 0 {
+            if line.is_empty() && !too_long {
+                return Ok(None);
+            }
+            break;
+        }
+        too_long = true;
+        line.clear();
+    }
+    Ok(Some(if too_long { Err(()) } else { String::from_utf8(line).map_err(drop) }))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Counts what it is told.
+    #[derive(Default)]
+    struct Told(Mutex<Vec<SetRequest>>);
+
+    impl Configured for Told {
+        fn set(&self, request: &SetRequest) -> Result<(), i32> {
+            lock(&self.0).push(request.clone());
+            if request.listen_port == Some(1) { Err(libc::EADDRINUSE) } else { Ok(()) }
+        }
+
+        fn get(&self) -> Result<String, i32> {
+            Ok("listen_port=7\n".to_owned())
+        }
+    }
+
+    fn ask(told: &Told, text: &[u8]) -> Vec<String> {
+        let mut reader = text;
+        std::iter::from_fn(|| answer(told, &mut reader).unwrap()).collect()
+    }
+
+    #[test]
+    fn requests_are_answered_in_turn() {
+        let told = Told::default();
+        let long = "x".repeat(10_000);
+        for (text, expected) in [
+            ("get=1\n\n", vec!["listen_port=7\nerrno=0\n\n"]),
+            ("set=1\nlisten_port=2\n\nget=1\n\n", vec!["errno=0\n\n", "listen_port=7\nerrno=0\n\n"]),
+            ("set=1\nlisten_port=1\n\n", vec!["errno=-98\n\n"]),
+            ("set=1\nlisten_port=x\nfwmark=1\n\nget=1\n\n", vec!["errno=-22\n\n", "listen_port=7\nerrno=0\n\n"]),
+            ("set=1\nlisten_port=2", vec!["errno=-71\n\n"]),
+            ("get=1\nlisten_port=2\n\n", vec!["errno=-22\n\n"]),
+            ("put=1\n\n", vec!["errno=-22\n\n"]),
+            (&format!("set=1\n{long}\n\n"), vec!["errno=-22\n\n"]),
+            (&format!("{long}\n\nget=1\n\n"), vec!["errno=-22\n\n", "listen_port=7\nerrno=0\n\n"]),
+            ("", vec![]),
+        ] {
+            assert_eq!(ask(&told, text.as_bytes()), expected, "{text:.40}");
+        }
+        let ports: Vec<_> = lock(&told.0).iter().map(|r| r.listen_port).collect();
+        assert_eq!(ports, [Some(2), Some(1)], "a refused request is not applied in part");
+    }
+
+    #[test]
+    fn a_socket_is_private_and_goes_with_its_server() {
+        let world = World::new(crate::verifier::schedule::Mode::Parallel);
+        let directory = std::env::temp_dir().join(format!("penstock-uapi-{}", std::process::id()));
+        let server = Server::listen(&world, &directory, "t0", Arc::new(Told::default())).unwrap();
+        let path = directory.join("t0.sock");
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        let mut client = UnixStream::connect(&path).unwrap();
+        client.write_all(b"get=1\n\n").unwrap();
+        let mut answer = [0; 64];
+        let read = io::Read::read(&mut client, &mut answer).unwrap();
+        assert_eq!(&answer[..read], b"listen_port=7\nerrno=0\n\n");
+        let second = Server::listen(&world, &directory, "t0", Arc::new(Told::default()));
+        assert_eq!(second.err().map(|e| e.kind()), Some(io::ErrorKind::AddrInUse));
+        drop(server);
+        assert!(!path.exists());
+        assert_eq!(io::Read::read(&mut client, &mut answer).unwrap(), 0, "the connection has ended");
+        std::fs::remove_dir_all(&directory).unwrap();
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_end_in_answers(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+            let told = Told::default();
+            for answer in ask(&told, &bytes) {
+                prop_assert!(answer.ends_with("\n\n"));
+            }
+        }
+    }
+}
