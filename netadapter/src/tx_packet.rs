@@ -5,7 +5,7 @@
 //! they are given out as addresses and lengths, to be read once, and never as slices.
 #![allow(unsafe_code)] // Reads ring elements that are the driver's, outside of callbacks.
 
-use core::{fmt, marker::PhantomData, ptr::NonNull};
+use core::{fmt, marker::PhantomData, ptr::NonNull, slice, sync::atomic::AtomicU8};
 
 use nt::netcx::{Indices, Layer3, Packet, Piece};
 
@@ -133,6 +133,16 @@ impl<'advance> TxPacket<'advance> {
         Pieces { state: self.state, body: self.body, at: 0 }
     }
 
+    /// The bytes, in order, as memory that its sender may still write.
+    pub fn shared_bytes(&self) -> impl Iterator<Item = &[AtomicU8]> {
+        self.pieces().map(|piece| {
+            // SAFETY: mapped as long as the packet is the driver's, which it is while this value
+            // lives, and the borrow of it is what the slice is borrowed from. An atomic is as large
+            // as its byte, and shares it with whoever else writes.
+            unsafe { slice::from_raw_parts(piece.address.as_ptr().cast(), piece.len) }
+        })
+    }
+
     /// Copies the packet's first bytes, as many as there are and `to` has room for; returns how many.
     #[must_use]
     pub fn copy_to(&self, to: &mut [u8]) -> usize {
@@ -209,6 +219,16 @@ impl TxSlot {
         // SAFETY: exists by the type invariant, for as long as this value is borrowed.
         let state = unsafe { self.state.as_ref() };
         Pieces { state, body: self.body, at: 0 }
+    }
+
+    /// The bytes, in order, as memory that its sender may still write.
+    pub fn shared_bytes(&self) -> impl Iterator<Item = &[AtomicU8]> {
+        self.pieces().map(|piece| {
+            // SAFETY: mapped as long as the packet is the driver's, which it is while this value
+            // lives, and the borrow of it is what the slice is borrowed from. An atomic is as large
+            // as its byte, and shares it with whoever else writes.
+            unsafe { slice::from_raw_parts(piece.address.as_ptr().cast(), piece.len) }
+        })
     }
 
     /// Copies the packet's first bytes, as many as there are and `to` has room for; returns how many.

@@ -456,3 +456,35 @@ functions! {
     /// Declares that received checksums were checked (2.1). PASSIVE, before the start.
     93 NetAdapterOffloadSetRxChecksumCapabilities(adapter: NETADAPTER, capabilities: *const NET_ADAPTER_OFFLOAD_RX_CHECKSUM_CAPABILITIES);
 }
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+
+    use super::*;
+
+    /// The data the indexes were taken from: `function_tables` of the ABI file.
+    const ABI: &str = include_str!("../../tests/abi.json");
+
+    #[test]
+    fn functions_are_at_their_indexes() {
+        let abi: serde_json::Value = serde_json::from_str(ABI).unwrap();
+        let table = &abi["function_tables"]["NetAdapterCx_2_1"];
+        assert_eq!(table["count"].as_u64(), Some(FUNCTION_COUNT as u64));
+        for (name, index) in INDEXES {
+            assert_eq!(table["index"][name].as_u64(), Some(*index as u64), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_class_record_is_what_the_loader_reads() {
+        // SAFETY: nobody binds in a test, so nobody writes.
+        let record = unsafe { &*NET_ADAPTER_CX_BIND_INFO.0.get() };
+        assert_eq!((record.Size, record.Version, record.FunctionTableCount), (80, [2, 1, 0], 122));
+        // SAFETY: thirteen units, of which the last is the end of the string.
+        let name = unsafe { core::slice::from_raw_parts(record.ClassName, 13) };
+        assert_eq!(std::string::String::from_utf16(name).unwrap(), "NetAdapterCx\0");
+        assert_eq!(record.FunctionTable, NET_FUNCTIONS.0.get().cast());
+        assert_eq!(record.ClassBindInfo, NET_DRIVER_GLOBALS.0.get().cast());
+    }
+}
