@@ -180,7 +180,7 @@ mod tests {
 
     #[test]
     fn copies_all_or_refuses() {
-        let mut memory = [1, 2, 3, 4];
+        let mut memory = [1_u8, 2, 3, 4];
         let begin = NonNull::from(&mut memory).cast();
         // SAFETY: the array outlives the value and is as long as said.
         let untrusted = unsafe { Untrusted::from_raw(begin, 4) };
@@ -197,7 +197,7 @@ mod tests {
 
     #[test]
     fn writes_what_fits_or_nothing() {
-        let mut memory = [0; 4];
+        let mut memory = [0_u8; 4];
         let begin = NonNull::from(&mut memory).cast();
         // SAFETY: as above; the array is not touched but through the value until it is gone.
         let mut output = unsafe { UntrustedOutput::from_raw(begin, 3) };
