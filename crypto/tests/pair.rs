@@ -219,6 +219,8 @@ fn a_dead_peer_is_given_up_after_twenty_initiations() {
     pair.run_s(9);
     assert_eq!(peer.staged_packets(&G), 0, "dropped with the last try");
     assert_eq!(peer.status(&G).staged_discarded, 1);
+    let discards = [(Discard::StagedDropped, 1), (Discard::PeerRemoved, 0)];
+    assert_eq!(pair.hosts[A].tunnel.staged_discards(), discards);
     let tries = pair.sent(A, 1, Duration::ZERO);
     assert_eq!(tries.len(), 20);
     for pair in tries.windows(2) {

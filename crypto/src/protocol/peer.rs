@@ -64,6 +64,17 @@ pub struct Peer<E> {
 /// A peer that is in no table.
 pub(super) const NO_SLOT: u32 = u32::MAX;
 
+/// What a peer does when its handshake was not answered.
+pub(super) enum Retry {
+    /// Another initiation (E4).
+    Initiation,
+    /// Nothing any more (E5); so many staged packets went.
+    GaveUp {
+        /// Packets.
+        discarded: u64,
+    },
+}
+
 /// Counters given to a chunk.
 pub struct Reserved<E> {
     /// The session to seal with.
@@ -430,23 +441,24 @@ impl<E> Peer<E> {
 
     /// The retransmit timer fired: whether to try again (E4), or else everything is given up (E5).
     // spec: WG 6.4-d
-    pub(super) fn retry_or_give_up(&self, ground: &impl Ground, now: Now) -> bool {
+    pub(super) fn retry_or_give_up(&self, ground: &impl Ground, now: Now) -> Retry {
         let attempts = &self.timers.attempts;
         if attempts.load(Ordering::Relaxed) < MAX_HANDSHAKE_RETRIES {
             attempts.fetch_add(1, Ordering::Relaxed);
             self.forget_source(ground);
-            return true;
+            return Retry::Initiation;
         }
         self.timers.cancel(Timer::Keepalive);
-        self.discard_staged(ground);
+        let discarded = self.discard_staged(ground);
         let at = now.nanoseconds().saturating_add(nanoseconds(ERASE_AFTER_TIME));
         let _scheduled_by_the_caller = self.timers.arm_if_idle(Timer::Erase, at);
-        false
+        Retry::GaveUp { discarded }
     }
 
-    pub(super) fn discard_staged(&self, ground: &impl Ground) {
-        let discarded = self.staged.clear(ground);
-        self.staged_discarded.fetch_add(discarded as u64, Ordering::Relaxed);
+    fn discard_staged(&self, ground: &impl Ground) -> u64 {
+        let discarded = self.staged.clear(ground) as u64;
+        self.staged_discarded.fetch_add(discarded, Ordering::Relaxed);
+        discarded
     }
 
     /// Lets the peer take packets.
@@ -455,14 +467,16 @@ impl<E> Peer<E> {
         self.enabled.store(true, Ordering::Release);
     }
 
-    /// Ends everything the peer does (E18, E19); `reason` is what staging says from now on.
+    /// Ends everything the peer does (E18, E19); `reason` is what staging says from now on. Returns how
+    /// many staged packets went.
     // spec: WG 11-a
-    pub(super) fn disable(&self, ground: &impl Ground, reason: Discard) {
+    pub(super) fn disable(&self, ground: &impl Ground, reason: Discard) -> u64 {
         self.enabled.store(false, Ordering::Release);
         self.staged.set_closed(ground, Some(reason));
-        self.discard_staged(ground);
+        let discarded = self.discard_staged(ground);
         self.wipe(ground);
         self.timers.stop();
+        discarded
     }
 
     /// Wipes the pending handshake and all sessions (E14).

@@ -21,13 +21,13 @@ use super::{
     hash_table::{HashKey, HashTable},
     limits::{CLOCK_JUMP, RESUME_SPREAD},
     noise::{Identity, Secret},
-    peer::{NO_SLOT, Peer, PeerStatus},
+    peer::{NO_SLOT, Peer, PeerStatus, Retry},
     tai64n::Tai64n,
     timers::{NEVER, Schedule, Timer},
 };
 use crate::sync::{
     Ground, OutOfMemory, RwSpinLock, Shared, SpinLock,
-    atomic::{AtomicBool, AtomicU32, Ordering},
+    atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
 };
 
 /// One WireGuard interface.
@@ -48,6 +48,20 @@ pub struct Tunnel<E> {
     pub(super) schedule: SpinLock<Schedule>,
     /// A configuration is being prepared.
     pub(super) preparing: AtomicBool,
+    /// Staged packets that went with a handshake given up or the adapter.
+    staged_dropped: Count,
+    /// Staged packets that went with their peer.
+    staged_removed: Count,
+}
+
+/// A number that only grows.
+struct Count(AtomicU64);
+
+impl Count {
+    fn add(&self, more: u64) {
+        // Relaxed: a statistic.
+        self.0.fetch_add(more, Ordering::Relaxed);
+    }
 }
 
 /// The interface's private key, if it has one.
@@ -139,6 +153,8 @@ impl<E> Tunnel<E> {
             }),
             schedule: SpinLock::new(Schedule::new()),
             preparing: AtomicBool::new(false),
+            staged_dropped: Count(AtomicU64::new(0)),
+            staged_removed: Count(AtomicU64::new(0)),
         })
     }
 
@@ -163,6 +179,17 @@ impl<E> Tunnel<E> {
     /// Sets the interface's MTU.
     pub fn set_mtu(&self, mtu: u32) {
         self.mtu.store(mtu, Ordering::Relaxed);
+    }
+
+    /// Staged packets that were discarded here, by reason. ([`Discard::StagedFull`] is told by
+    /// [`Peer::stage`] to its caller.)
+    #[must_use]
+    pub fn staged_discards(&self) -> [(Discard, u64); 2] {
+        let value = |count: &Count| count.0.load(Ordering::Relaxed);
+        [
+            (Discard::StagedDropped, value(&self.staged_dropped)),
+            (Discard::PeerRemoved, value(&self.staged_removed)),
+        ]
     }
 
     /// The peer an inner packet to `destination` goes to.
@@ -276,11 +303,10 @@ impl<E> Tunnel<E> {
                 // E14
                 Timer::Erase => peer.wipe(ground),
                 // E4, E5
-                Timer::Retransmit => {
-                    if peer.retry_or_give_up(ground, now) {
-                        self.send_initiation(ground, peer, now, random, out);
-                    }
-                }
+                Timer::Retransmit => match peer.retry_or_give_up(ground, now) {
+                    Retry::Initiation => self.send_initiation(ground, peer, now, random, out),
+                    Retry::GaveUp { discarded } => self.staged_dropped.add(discarded),
+                },
                 // E13
                 Timer::NewHandshake => {
                     peer.forget_source(ground);
@@ -340,7 +366,7 @@ impl<E> Tunnel<E> {
     pub fn down(&self, ground: &impl Ground) {
         self.up.store(false, Ordering::Release);
         self.each_peer(ground, |peer| {
-            peer.disable(ground, Discard::AdapterDown);
+            self.staged_dropped.add(peer.disable(ground, Discard::AdapterDown));
             self.reschedule(ground, peer);
         });
     }
@@ -448,7 +474,7 @@ impl<E> Tunnel<E> {
             table.by_key.remove(hash, |found| *found == slot)?;
             table.slots.get_mut(slot as usize)?.take()
         });
-        peer.disable(ground, Discard::PeerRemoved);
+        self.staged_removed.add(peer.disable(ground, Discard::PeerRemoved));
         self.schedule.with(ground, |schedule| {
             schedule.set(slot, NEVER);
             peer.slot.store(NO_SLOT, Ordering::Relaxed);

@@ -40,7 +40,7 @@ fn install(peer: &Shared<Peer<()>>, keypair: &Shared<Keypair<()>>) {
 
 /// The peer refers to its sessions and they to it.
 fn done(peer: &Shared<Peer<()>>) {
-    peer.disable(&G, Discard::PeerRemoved);
+    assert_eq!(peer.disable(&G, Discard::PeerRemoved), 0);
 }
 
 // spec-test: WG 5.4.6-b, WG 6.2-a, WG 6.2-b
