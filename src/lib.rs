@@ -1,30 +1,209 @@
 //! The driver: builds the layers, joins them, and nothing else.
 //!
-//! So far it binds to the framework and takes no device.
+//! [`Core`] is what all adapters share, built once when the driver is loaded and taken down in the
+//! opposite order of its fields when it is unloaded, or when loading fails half-way: one list for
+//! both. Adapters come and go with their devices.
+//!
+//! | file | its subject |
+//! |---|---|
+//! | `device` | one adapter: its tunnel and its sockets, up and down |
+//! | `control` | the control requests |
+//! | `datapath` | packets: ring to socket, socket to ring |
+//! | `workers` | threads and the timer: handshakes, deadlines, routes |
+//! | `ends` | what sockets and rings call |
+//! | `peer` | what is kept with each peer |
+//! | `handshakes` | handshake messages waiting for a worker |
+//! | `counters`, `log` | what is counted, and said |
+//! | `ground`, `random` | what the protocol core stands on |
 #![no_std]
+#![deny(unsafe_code)]
 
-use core::ffi::c_void;
+extern crate alloc;
 
+mod control;
+mod counters;
+mod datapath;
+mod device;
+mod ends;
+mod ground;
+mod handshakes;
+mod log;
+mod peer;
+mod random;
+mod workers;
+
+use core::{
+    ffi::c_void,
+    num::NonZeroU32,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use abi::ioctl::{INTERFACE_CLASS, INTERFACE_REFERENCE};
+use callout::{Provider, Routes, RunCaps, RunPool};
+use crypto::{
+    aead::{self, ExtendedState, Tier},
+    protocol::{HandshakeLoad, IndexTable, Instant, Now, hash_table::HashKey},
+    sync::Shared,
+};
+use netadapter::{Adapter, RxPool};
 use nt::{
+    extended_state::ExtendedFeatures,
     irql::Passive,
+    pool::PoolAllocator,
     status::{NtError, to_status},
-    wdf::{DeviceInit, DriverEvents, Entry},
+    wdf::{DeviceInit, Driver as Handle, DriverEvents, Entry, InterfaceClass},
+};
+
+use crate::{
+    control::Context, device::Device, ends::Inner, peer::Paths, random::Generator, workers::Workers,
 };
 
 #[global_allocator]
-static ALLOCATOR: nt::pool::PoolAllocator = nt::pool::PoolAllocator;
+static ALLOCATOR: PoolAllocator = PoolAllocator;
 
+#[cfg(not(test))]
 #[panic_handler]
 fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
     nt::bugcheck::panic(info)
 }
 
-/// Everything the driver builds.
-struct Driver;
+/// The longest inner packet that can be received, and so the largest MTU.
+const RX_BUFFER_BYTES: NonZeroU32 = NonZeroU32::new(2048).expect("not 0");
+/// The most memory in receive buffers.
+const RX_POOL_BYTES: usize = 64 << 20;
+
+/// Packets from which on a batch is worth saving the wide registers for.
+const WORTH_SAVING: usize = 3;
+
+/// What all adapters share. Newest first: fields are dropped in this order.
+pub(crate) struct Core {
+    workers: Workers,
+    pub(crate) routes: Routes,
+    pub(crate) buffers: RxPool,
+    pub(crate) runs: RunPool,
+    pub(crate) provider: Provider,
+    pub(crate) load: Shared<HandshakeLoad>,
+    pub(crate) indices: Shared<IndexTable<Paths>>,
+    pub(crate) hash_key: HashKey,
+    pub(crate) features: ExtendedFeatures,
+    /// The fastest that this machine can seal and open with.
+    pub(crate) tier: Tier,
+    numbers: AtomicU64,
+}
+
+impl Core {
+    /// Builds everything, oldest first.
+    fn build(passive: &mut Passive) -> Result<Self, NtError> {
+        let no_memory = |_| NtError::INSUFFICIENT_RESOURCES;
+        let features = ExtendedFeatures::detect(passive);
+        let tier = aead::detect(features.mask());
+        let mut random = Generator::try_new(passive)?;
+        let hash_key = HashKey::new(random.array());
+        let indices =
+            Shared::try_new(IndexTable::try_new().map_err(no_memory)?).map_err(no_memory)?;
+        let load = HandshakeLoad::new(HashKey::new(random.array()));
+        let load = Shared::try_new(load).map_err(no_memory)?;
+        let provider = Provider::register(passive)?;
+        let runs = RunPool::new(passive, RunCaps::default())?;
+        let buffers = RxPool::try_new(RX_BUFFER_BYTES, RX_POOL_BYTES)?;
+        let routes = Routes::start(passive)?;
+        let workers = Workers::start(passive)?;
+        let numbers = AtomicU64::new(1);
+        Ok(Self {
+            workers,
+            routes,
+            buffers,
+            runs,
+            provider,
+            load,
+            indices,
+            hash_key,
+            features,
+            tier,
+            numbers,
+        })
+    }
+
+    /// Runs `body` with the right to use wide registers, if the machine has them and so many packets
+    /// are worth saving them.
+    ///
+    /// Below [`WORTH_SAVING`] packets, saving and restoring costs more than the wide registers win.
+    #[expect(unsafe_code, reason = "joins nt's proof and crypto's, which do not know each other")]
+    pub(crate) fn with_extended_state<R>(
+        &self,
+        packets: usize,
+        body: impl FnOnce(Option<&ExtendedState>) -> R,
+    ) -> R {
+        if !self.tier.needs_state() || packets < WORTH_SAVING {
+            return body(None);
+        }
+        self.features.with(|saved| {
+            let state = saved.map(|_saved| {
+                // SAFETY: the tier is what `detect` returned for the mask that `features` saves and
+                // restores around this closure, on this thread; the state does not leave it.
+                unsafe { ExtendedState::assume(self.tier) }
+            });
+            body(state.as_ref())
+        })
+    }
+
+    /// A number for another tunnel.
+    pub(crate) fn next_number(&self) -> u64 {
+        self.numbers.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Has a worker look for work. `<= DISPATCH_LEVEL`.
+    pub(crate) fn call_workers(&self) {
+        self.workers.call();
+    }
+
+    /// Takes a device from the workers.
+    pub(crate) fn remove(&self, device: &Shared<Device>, passive: &Passive) {
+        self.workers.remove(device, passive);
+    }
+}
+
+/// Both clocks, read together.
+pub(crate) fn now() -> Now {
+    Now { monotonic: Instant(nt::time::monotonic()), wall: nt::time::wall() }
+}
+
+/// The context of the driver object.
+struct Driver {
+    core: Shared<Core>,
+}
 
 impl DriverEvents for Driver {
-    fn device_add(&self, _init: DeviceInit, _passive: &mut Passive) -> Result<(), NtError> {
-        Err(NtError::NOT_SUPPORTED)
+    fn device_add(&self, init: DeviceInit, passive: &mut Passive) -> Result<(), NtError> {
+        let mut added = None;
+        let handle = init.create(passive, |handle, passive| {
+            let mut made = None;
+            let adapter = Adapter::create(
+                passive,
+                handle,
+                &netadapter::Config::default(),
+                &self.core.buffers,
+                |adapter, _passive| {
+                    let device = Device::try_new(&self.core, adapter.clone())?;
+                    made = Some(device.clone());
+                    Ok(Inner(device))
+                },
+            )?;
+            let device = made.ok_or(NtError::UNSUCCESSFUL)?;
+            device.tunnel.set_mtu(netadapter::Config::default().mtu_bytes.get());
+            added = Some((device.clone(), adapter));
+            Ok(Context { device })
+        })?;
+        let (device, adapter) = added.ok_or(NtError::UNSUCCESSFUL)?;
+        let queue = handle.create_manual_queue(passive)?;
+        passive.pinned(|level| device.log.open(level.at_most(), queue));
+        let (data1, data2, data3, data4) = INTERFACE_CLASS;
+        let class = InterfaceClass(data1, data2, data3, data4);
+        handle.create_interface(passive, class, INTERFACE_REFERENCE)?;
+        self.core.workers.add(&device, passive)?;
+        adapter.start(passive)?;
+        device.exclude_luid(adapter.luid(passive))?;
+        Ok(())
     }
 }
 
@@ -33,11 +212,15 @@ impl DriverEvents for Driver {
 /// # Safety
 ///
 /// Called once, at `PASSIVE_LEVEL`, with the driver object and the path of its registry key.
+#[expect(unsafe_code, reason = "the edge of the driver")]
 #[unsafe(export_name = "DriverEntry")]
 pub unsafe extern "system" fn driver_entry(driver: *mut c_void, registry: *const c_void) -> i32 {
     // SAFETY: the caller's promise.
     let mut passive = unsafe { Passive::assume() };
     // SAFETY: the caller's promise; used up before we return.
     let entry = unsafe { Entry::new(driver.cast(), registry.cast()) };
-    to_status(entry.create(&mut passive, |_driver, _passive| Ok(Driver)))
+    to_status(entry.create(&mut passive, |_handle: &Handle, passive| {
+        let core = Shared::try_new(Core::build(passive)?);
+        Ok(Driver { core: core.map_err(|_| NtError::INSUFFICIENT_RESOURCES)? })
+    }))
 }

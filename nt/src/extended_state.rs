@@ -61,6 +61,16 @@ impl ExtendedFeatures {
         Self { mask }
     }
 
+    /// What is saved, as bits of XCR0; 0 is nothing.
+    ///
+    /// # IRQL
+    ///
+    /// Any.
+    #[must_use]
+    pub const fn mask(self) -> u64 {
+        self.mask
+    }
+
     /// Whether the YMM registers may be used under a token.
     ///
     /// # IRQL

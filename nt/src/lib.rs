@@ -30,6 +30,7 @@ pub mod extended_state;
 pub mod irp;
 pub mod irql;
 pub mod mdl;
+pub mod mutex;
 pub mod netcx;
 pub mod netio;
 pub mod pool;

@@ -55,6 +55,8 @@ errors! {
     INFO_LENGTH_MISMATCH = STATUS_INFO_LENGTH_MISMATCH;
     /// There is no such thing.
     NOT_FOUND = STATUS_NOT_FOUND;
+    /// A version that this driver does not know.
+    NOT_IMPLEMENTED = STATUS_NOT_IMPLEMENTED;
     /// This machine or build cannot do it.
     NOT_SUPPORTED = STATUS_NOT_SUPPORTED;
     /// Nothing more to enumerate.

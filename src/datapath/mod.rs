@@ -1,0 +1,15 @@
+//! The way of packets through the driver: from the adapter's ring to a socket, and back.
+//!
+//! [`send`] and [`receive`] each turn a batch into chunks of one peer, have them sealed or opened in
+//! place, and deliver them in the peer's order. Everything here runs at `<= DISPATCH_LEVEL` on any
+//! CPU; whatever needs a worker (a curve multiplication, a timer, a route) is asked for and not
+//! done. Nothing calls into the network stack with a lock held.
+
+mod receive;
+mod send;
+
+pub(crate) use receive::{ReceiveWork, endpoint};
+pub(crate) use send::SendWork;
+
+/// The most chunks of one peer and direction that may be under way.
+const MOST_CHUNKS: usize = 64;

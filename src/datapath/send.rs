@@ -1,0 +1,377 @@
+//! Outbound: inner packets become datagrams.
+//!
+//! Packets of one peer and one outer type-of-service are collected into a chunk. A chunk is given a
+//! run buffer, its counters and its place in the peer's order in one step, is sealed into the run
+//! with nothing locked, and is handed to WSK by whoever owns the peer's lane. A packet that comes
+//! from the adapter keeps its ring slot until it is sealed; one that must wait for a session is
+//! copied and gives its slot back at once.
+
+use alloc::vec::Vec;
+
+use abi::{discard::Discard, statistics::Counter};
+use callout::{Route, Run};
+use crypto::{
+    aead::{self, Job, Piece, Source, TAG_LEN, Verdict},
+    pipeline::{CHUNK_PACKETS, Chunk, Fate, Refused},
+    protocol::{
+        Now, Sent, Wants,
+        messages::{TRANSPORT_HEADER_LEN, Transport},
+        send::{Outgoing, outgoing, padded_len},
+    },
+    sync::Shared,
+};
+use heapless::Vec as Batch;
+use netadapter::{TxBatch, TxPacket, TxSlot};
+use nt::irql::AtMostDispatch;
+
+use super::MOST_CHUNKS;
+use crate::{
+    device::Device,
+    ground::At,
+    peer::{Keypair, Peer},
+};
+
+/// Bytes of a packet's front that are looked at: an IPv6 header.
+const HEAD_LEN: usize = 40;
+/// Packets sealed in one call: their jobs and pieces lie on the stack.
+const SEAL_PACKETS: usize = 16;
+/// Pieces of one packet, its padding included. A packet in more is copied together first.
+const PACKET_PIECES: usize = 4;
+/// What padding is made of.
+const ZEROES: [u8; 16] = [0; 16];
+
+/// An inner packet on its way.
+pub(crate) enum Packet {
+    /// In the adapter's ring; the slot is given back when this is dropped.
+    Slot(TxSlot),
+    /// A copy: it waited for a session, or was in too many pieces.
+    Copied(Vec<u8>),
+    /// None: a keepalive.
+    Keepalive,
+}
+
+impl Packet {
+    /// Takes a packet along: by its slot if it can be, or else by a copy.
+    fn of(packet: TxPacket<'_>) -> Result<Self, Discard> {
+        let packet = if packet.pieces().count() < PACKET_PIECES {
+            match packet.defer() {
+                Ok(slot) => return Ok(Self::Slot(slot)),
+                Err(packet) => packet,
+            }
+        } else {
+            packet
+        };
+        copied(packet.byte_count(), |bytes| packet.copy_to(bytes)).map(Self::Copied)
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            Self::Slot(slot) => slot.byte_count(),
+            Self::Copied(bytes) => bytes.len(),
+            Self::Keepalive => 0,
+        }
+    }
+
+    /// The packet as something that may wait: keepalives do not.
+    fn into_copy(self) -> Result<Option<Vec<u8>>, Discard> {
+        match self {
+            Self::Slot(slot) => copied(slot.byte_count(), |bytes| slot.copy_to(bytes)).map(Some),
+            Self::Copied(bytes) => Ok(Some(bytes)),
+            Self::Keepalive => Ok(None),
+        }
+    }
+
+    /// The packet's bytes and then `padding` zeroes.
+    fn pieces(&self, padding: usize) -> Batch<Piece<'_>, PACKET_PIECES> {
+        let mut pieces = Batch::new();
+        match self {
+            // A packet in more pieces than there is room for was copied together in `of`.
+            Self::Slot(slot) => slot.shared_bytes().for_each(|bytes| {
+                let _ = pieces.push(bytes.into());
+            }),
+            Self::Copied(bytes) => drop(pieces.push(bytes.as_slice().into())),
+            Self::Keepalive => {}
+        }
+        if let Some(zeroes) = ZEROES.get(..padding).filter(|zeroes| !zeroes.is_empty()) {
+            let _ = pieces.push(zeroes.into());
+        }
+        pieces
+    }
+}
+
+/// Copies a packet of `len` bytes by `copy`.
+fn copied(len: usize, copy: impl FnOnce(&mut [u8]) -> usize) -> Result<Vec<u8>, Discard> {
+    let mut bytes = Vec::new();
+    bytes.try_reserve_exact(len).map_err(|_| Discard::NoMemory)?;
+    bytes.resize(len, 0);
+    let _all_of_it = copy(&mut bytes);
+    Ok(bytes)
+}
+
+/// A chunk to be sealed and sent.
+#[derive(Default)]
+pub(crate) struct SendWork {
+    packets: Batch<Packet, CHUNK_PACKETS>,
+    run: Option<Run>,
+    keypair: Option<Shared<Keypair>>,
+    first_counter: u64,
+    tos: u8,
+    mtu: usize,
+    /// Packets that are not keepalives.
+    data_packets: usize,
+    wants: Wants,
+}
+
+/// Packets of one peer and type-of-service, being collected.
+pub(crate) struct Collected {
+    pub(crate) peer: Shared<Peer>,
+    pub(crate) tos: u8,
+    pub(crate) packets: Batch<Packet, CHUNK_PACKETS>,
+}
+
+impl Device {
+    /// Takes a batch of packets from the adapter's ring.
+    pub(crate) fn send_batch(&self, batch: &mut TxBatch<'_>, level: &AtMostDispatch) {
+        let now = self.now();
+        let mut open: Option<Collected> = None;
+        let (mut packets, mut bytes) = (0_usize, 0_usize);
+        for packet in batch {
+            packets = packets.saturating_add(1);
+            bytes = bytes.saturating_add(packet.byte_count());
+            if let Err(reason) = self.collect(packet, &mut open, now, level) {
+                self.counters.discard(reason, 1);
+            }
+        }
+        if let Some(last) = open {
+            self.send_chunk(last, now, level);
+        }
+        self.counters.add(Counter::PacketsOut, packets);
+        self.counters.add(Counter::BytesOut, bytes);
+        self.note_time_at_dispatch(now);
+    }
+
+    /// Adds a packet to the chunk being collected, or sends that and begins another.
+    fn collect(
+        &self,
+        packet: TxPacket<'_>,
+        open: &mut Option<Collected>,
+        now: Now,
+        level: &AtMostDispatch,
+    ) -> Result<(), Discard> {
+        let mut head = [0; HEAD_LEN];
+        let seen = packet.copy_to(&mut head);
+        let Outgoing { destination, outer_tos: tos } =
+            outgoing(head.get(..seen).unwrap_or_default(), packet.byte_count())?;
+        if !self.tunnel.is_up() {
+            return Err(Discard::AdapterDown);
+        }
+        let peer = self.tunnel.peer_for(&At(level), destination).ok_or(Discard::NoPeer)?;
+        let packet = Packet::of(packet)?;
+        self.add(packet, &peer, tos, open, now, level);
+        Ok(())
+    }
+
+    /// Adds a packet of `peer` to the chunk being collected, or sends that and begins another.
+    fn add(
+        &self,
+        packet: Packet,
+        peer: &Shared<Peer>,
+        tos: u8,
+        open: &mut Option<Collected>,
+        now: Now,
+        level: &AtMostDispatch,
+    ) {
+        let fits = open.as_ref().is_some_and(|open| {
+            Shared::ptr_eq(&open.peer, peer) && open.tos == tos && !open.packets.is_full()
+        });
+        if !fits && let Some(full) = open.take() {
+            self.send_chunk(full, now, level);
+        }
+        let begin = || Collected { peer: peer.clone(), tos, packets: Batch::new() };
+        // There is room: a full chunk was sent above.
+        let _ = open.get_or_insert_with(begin).packets.push(packet);
+    }
+
+    /// Numbers, seals and sends a chunk, or has its packets wait for a session or a route.
+    pub(crate) fn send_chunk(&self, chunk: Collected, now: Now, level: &AtMostDispatch) {
+        let Collected { peer, tos, packets } = chunk;
+        let count = packets.len();
+        match self.route_to(&peer, level) {
+            Ok(Some(_)) => {}
+            Ok(None) => return self.wait(&peer, packets, level),
+            Err(reason) => return self.counters.discard(reason, count),
+        }
+        let work = match self.lay_out(packets, tos) {
+            Ok(work) => work,
+            Err(reason) => return self.counters.discard(reason, count),
+        };
+        let mut waiting = Batch::new();
+        let ground = At(level);
+        let lane = &peer.attached().send;
+        let reserved = lane.reserve(&ground, work, MOST_CHUNKS, |work| {
+            match peer.reserve(&ground, count as u32, now) {
+                Ok(reserved) => {
+                    work.keypair = Some(reserved.keypair);
+                    work.first_counter = reserved.first_counter;
+                    work.wants = reserved.wants;
+                    Ok(())
+                }
+                Err(no_session) => {
+                    waiting = core::mem::take(&mut work.packets);
+                    Err(no_session)
+                }
+            }
+        });
+        match reserved {
+            Ok(chunk) => {
+                lane.run(&ground, &chunk, |work| self.seal(work));
+                lane.drain(&ground, |chunk, fate| self.deliver_sent(chunk, fate, now, level));
+            }
+            Err(Refused::Unnumbered(no_session)) => {
+                self.stage(&peer, waiting, level);
+                self.attend(&peer, no_session.wants, now, level);
+            }
+            Err(Refused::Full) => self.counters.discard(Discard::QueueFull, count),
+            Err(Refused::Stopped) => self.counters.discard(Discard::PeerRemoved, count),
+            Err(Refused::OutOfMemory) => self.counters.discard(Discard::NoMemory, count),
+        }
+    }
+
+    /// Finds a place in a run buffer for each packet's datagram.
+    fn lay_out(&self, packets: Batch<Packet, CHUNK_PACKETS>, tos: u8) -> Result<SendWork, Discard> {
+        let mtu = self.tunnel.mtu();
+        let datagram_len = |packet: &Packet| {
+            padded_len(packet.len(), mtu).saturating_add(TRANSPORT_HEADER_LEN + TAG_LEN)
+        };
+        let bytes = packets.iter().map(datagram_len).fold(0, usize::saturating_add);
+        let mut run = self.core.runs.take(packets.len(), bytes).ok_or(Discard::QueueFull)?;
+        for packet in &packets {
+            run.push(datagram_len(packet)).ok_or(Discard::Oversize)?;
+        }
+        let data_packets = packets.iter().filter(|packet| packet.len() > 0).count();
+        Ok(SendWork { packets, run: Some(run), tos, mtu, data_packets, ..SendWork::default() })
+    }
+
+    /// Writes each packet's datagram into the run: header, ciphertext and tag.
+    fn seal(&self, work: &mut SendWork) {
+        let (Some(run), Some(keypair)) = (&mut work.run, &work.keypair) else { return };
+        self.core.with_extended_state(work.packets.len(), |state| {
+            let mut datagrams = run.datagrams_mut();
+            let mut counter = work.first_counter;
+            for packets in work.packets.chunks(SEAL_PACKETS) {
+                let pieces: Batch<_, SEAL_PACKETS> = packets
+                    .iter()
+                    .map(|packet| {
+                        let len = packet.len();
+                        packet.pieces(padded_len(len, work.mtu).saturating_sub(len))
+                    })
+                    .collect();
+                let mut jobs: Batch<Job<'_>, SEAL_PACKETS> = Batch::new();
+                for (pieces, datagram) in pieces.iter().zip(&mut datagrams) {
+                    let Some((header, sealed)) = datagram.split_first_chunk_mut() else { break };
+                    *header = Transport::header(keypair.remote_index(), counter);
+                    // As many jobs as pieces, which are at most as many.
+                    let _ = jobs.push(Job {
+                        key: keypair.sending(),
+                        counter,
+                        source: Source::Pieces(pieces),
+                        destination: sealed,
+                        verdict: Verdict::Pending,
+                    });
+                    counter = counter.wrapping_add(1);
+                }
+                aead::seal(state, &mut jobs);
+                debug_assert!(jobs.iter().all(|job| job.verdict == Verdict::Done));
+            }
+        });
+        // The bytes are in the run: the ring may have its slots back.
+        work.packets.clear();
+    }
+
+    /// Hands a chunk to the network, in the peer's order.
+    fn deliver_sent(&self, chunk: &Chunk<SendWork>, fate: Fate, now: Now, level: &AtMostDispatch) {
+        let ground = At(level);
+        let work = chunk.with_work(&ground, core::mem::take);
+        let (Some(run), Some(keypair)) = (work.run, work.keypair) else { return };
+        let peer = keypair.peer();
+        let count = run.len();
+        if fate == Fate::Dead {
+            return self.counters.discard(Discard::PeerRemoved, count);
+        }
+        let route = match self.route_to(peer, level) {
+            Ok(Some(route)) => route,
+            Ok(None) => return self.counters.discard(Discard::NoRoute, count),
+            Err(reason) => return self.counters.discard(reason, count),
+        };
+        let data_packets = work.data_packets;
+        let sent = Sent { data_packets: data_packets as u32, bytes: run.bytes() as u64 };
+        self.counters.add(Counter::Chunks, 1);
+        self.counters.add(Counter::DatagramsOut, data_packets);
+        self.counters.add(Counter::KeepalivesOut, count.saturating_sub(data_packets));
+        self.hand_over(run, &route, work.tos, level);
+        let wants = work.wants | peer.sent(&keypair, now, sent);
+        self.attend(peer, wants, now, level);
+    }
+
+    /// Gives a run to the sockets, if there are any.
+    pub(crate) fn hand_over(&self, run: Run, route: &Route, tos: u8, level: &AtMostDispatch) {
+        match self.open_sockets(level) {
+            Some(sockets) => sockets.send(run, route, tos, level),
+            None => self.counters.discard(Discard::AdapterDown, run.len()),
+        }
+    }
+
+    /// Keeps packets until there is a route, which a worker is asked for.
+    fn wait(
+        &self,
+        peer: &Shared<Peer>,
+        packets: Batch<Packet, CHUNK_PACKETS>,
+        level: &AtMostDispatch,
+    ) {
+        self.stage(peer, packets, level);
+        self.ask_for_service(peer, level);
+    }
+
+    /// Copies packets to where they wait for a session.
+    fn stage(&self, peer: &Peer, packets: Batch<Packet, CHUNK_PACKETS>, level: &AtMostDispatch) {
+        for packet in packets {
+            let staged = packet.into_copy().and_then(|copy| match copy {
+                Some(copy) => peer.stage(&At(level), copy).map(|older| (1, older)),
+                None => Ok((0, 0)),
+            });
+            match staged {
+                Ok((staged, older)) => {
+                    self.counters.add(Counter::PacketsStaged, staged);
+                    self.counters.discard(Discard::StagedFull, older as usize);
+                }
+                Err(reason) => self.counters.discard(reason, 1),
+            }
+        }
+    }
+
+    /// Sends what the peer has staged, or a keepalive if it has nothing and `keepalive`.
+    pub(crate) fn flush(
+        &self,
+        peer: &Shared<Peer>,
+        keepalive: bool,
+        now: Now,
+        level: &AtMostDispatch,
+    ) {
+        let ground = At(level);
+        let mut open = None;
+        // Not more than are there now: without a session they come back to where they were.
+        let waiting = peer.staged_packets(&ground);
+        for _ in 0..waiting {
+            let Some(packet) = peer.take_staged(&ground) else { break };
+            let head = packet.get(..HEAD_LEN.min(packet.len())).unwrap_or_default();
+            let tos = outgoing(head, packet.len()).map_or(0, |outgoing| outgoing.outer_tos);
+            self.add(Packet::Copied(packet), peer, tos, &mut open, now, level);
+        }
+        if waiting == 0 && keepalive {
+            self.add(Packet::Keepalive, peer, 0, &mut open, now, level);
+        }
+        if let Some(last) = open {
+            self.send_chunk(last, now, level);
+        }
+    }
+}

@@ -1,0 +1,416 @@
+//! One adapter: its tunnel, its sockets, and what ties them together.
+//!
+//! A device is made when the system adds it and lives until its cleanup; whatever the driver shares
+//! between adapters is in [`Core`]. The control path (configure, up, down, sockets lost) is one
+//! thread at a time, by [`Device::control`]; the data path takes the open sockets by reference and
+//! asks workers for what it may not do itself.
+
+use core::{
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    time::Duration,
+};
+
+use abi::{discard::Discard, ioctl::Set, statistics::Counter};
+use callout::{Datagram, Family, Route, Sockets};
+use crypto::{
+    protocol::{ConfigError, Endpoint, Now, Output, Tunnel, limits::MAX_QUEUED_HANDSHAKES},
+    sync::{RwSpinLock, Shared},
+};
+use netadapter::Adapter;
+use nt::{
+    event::{Event, Kind},
+    irql::{AtMostDispatch, Passive},
+    mutex::Mutex,
+    process::Process,
+    status::NtError,
+};
+
+use crate::{
+    Core,
+    counters::Counters,
+    datapath,
+    ends::Outer,
+    ground::{At, AtPassive},
+    handshakes::{HandshakeQueue, Message},
+    log::{Level, Log},
+    peer::{Paths, Peer, ServiceQueue},
+};
+
+/// How often it is looked whether the last send by sockets that are going has returned.
+const CLOSE_POLL: Duration = Duration::from_millis(1);
+
+/// An adapter's tunnel and sockets.
+pub(crate) struct Device {
+    pub(crate) core: Shared<Core>,
+    pub(crate) tunnel: Tunnel<Paths>,
+    pub(crate) adapter: Adapter,
+    pub(crate) counters: Counters,
+    pub(crate) log: Log,
+    pub(crate) handshakes: HandshakeQueue,
+    pub(crate) service: ServiceQueue,
+    sockets: RwSpinLock<Option<Shared<Sockets<Outer>>>>,
+    sockets_lost: AtomicBool,
+    /// Counts failed sends: a route resolved before the last one may be stale.
+    failures: AtomicU64,
+    /// The interface's LUID while it is kept out of routes; 0 otherwise.
+    luid: AtomicU64,
+    control: Mutex<Control>,
+}
+
+/// What the control path keeps.
+struct Control {
+    /// The port that was asked for; 0 is any.
+    port: u16,
+    /// Who brought the adapter up; the sockets are its own in the eyes of the firewall.
+    owner: Option<Process>,
+    /// Closing sockets wait on it.
+    pause: Event,
+}
+
+/// Why a configuration was not applied.
+pub(crate) enum Refused {
+    /// The protocol says no.
+    Config(ConfigError),
+    /// The new port cannot be had.
+    Port(NtError),
+}
+
+impl Device {
+    /// An adapter that is down and has no configuration.
+    ///
+    /// # Errors
+    ///
+    /// [`NtError::INSUFFICIENT_RESOURCES`].
+    pub(crate) fn try_new(core: &Shared<Core>, adapter: Adapter) -> Result<Shared<Self>, NtError> {
+        let no_memory = |_| NtError::INSUFFICIENT_RESOURCES;
+        let tunnel = Tunnel::try_new(
+            core.next_number(),
+            core.indices.clone(),
+            core.load.clone(),
+            core.hash_key.clone(),
+        )
+        .map_err(no_memory)?;
+        let pause = Event::try_new(Kind::Notification)?;
+        let device = Self {
+            core: core.clone(),
+            tunnel,
+            adapter,
+            counters: Counters::new(),
+            log: Log::default(),
+            handshakes: HandshakeQueue::try_new(MAX_QUEUED_HANDSHAKES)?,
+            service: ServiceQueue::default(),
+            sockets: RwSpinLock::new(None),
+            sockets_lost: AtomicBool::new(false),
+            failures: AtomicU64::new(0),
+            luid: AtomicU64::new(0),
+            control: Mutex::try_new(Control { port: 0, owner: None, pause })?,
+        };
+        Shared::try_new(device).map_err(no_memory)
+    }
+
+    /// Keeps the adapter, whose LUID this is, out of every outer route.
+    ///
+    /// # Errors
+    ///
+    /// [`NtError::INSUFFICIENT_RESOURCES`] when there are too many adapters.
+    pub(crate) fn exclude_luid(&self, luid: u64) -> Result<(), NtError> {
+        self.core.routes.exclude(luid)?;
+        self.luid.store(luid, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Undoes [`Device::exclude_luid`].
+    pub(crate) fn include_luid(&self) {
+        self.core.routes.include(self.luid.swap(0, Ordering::Relaxed));
+    }
+
+    /// Both clocks.
+    pub(crate) fn now(&self) -> Now {
+        crate::now()
+    }
+
+    /// Notes how long a callback took that began at `began`.
+    pub(crate) fn note_time_at_dispatch(&self, began: Now) {
+        let took = self.now().monotonic.0.saturating_sub(began.monotonic.0);
+        let took_100ns = u64::try_from(took.as_nanos() / 100).unwrap_or(u64::MAX);
+        self.counters.raise(Counter::LongestAtDispatch100ns, took_100ns);
+    }
+
+    /// The open sockets. Not to be kept: who closes them waits until nobody has them.
+    pub(crate) fn open_sockets(&self, level: &AtMostDispatch) -> Option<Shared<Sockets<Outer>>> {
+        self.sockets.read(&At(level), |sockets| sockets.clone())
+    }
+
+    /// How the peer is reached: `None` until a worker has resolved it.
+    ///
+    /// A route of an old routing table, or one by which a send has failed, is used on while a worker
+    /// looks again.
+    pub(crate) fn route_to(
+        &self,
+        peer: &Shared<Peer>,
+        level: &AtMostDispatch,
+    ) -> Result<Option<Route>, Discard> {
+        let ground = At(level);
+        let version = peer.endpoint_version();
+        if let Some(route) = peer.attached().route(&ground, version) {
+            if self.is_stale(&route) {
+                self.ask_for_service(peer, level);
+            }
+            return Ok(Some(route.route));
+        }
+        let endpoint = peer.endpoint(&ground).ok_or(Discard::NoEndpoint)?;
+        let Some(route) = self.learned_route(&endpoint) else { return Ok(None) };
+        peer.attached().set_route(&ground, version, self.dated(route));
+        Ok(Some(route))
+    }
+
+    /// The route back to an endpoint that was learned from a packet: from the address and interface
+    /// that packet came to.
+    pub(crate) fn learned_route(&self, endpoint: &Endpoint) -> Option<Route> {
+        let local = endpoint.local?;
+        Some(Route {
+            remote: endpoint.remote,
+            source: Some(local.address),
+            interface: local.interface,
+            generation: self.core.routes.generation(),
+        })
+    }
+
+    /// Resolves the peer's route anew if it has none or a stale one.
+    pub(crate) fn refresh_route(&self, peer: &Peer, passive: &Passive) -> Result<(), Discard> {
+        let ground = AtPassive(passive);
+        let version = peer.endpoint_version();
+        let known = peer.attached().route(&ground, version);
+        if known.is_some_and(|known| !self.is_stale(&known)) {
+            return Ok(());
+        }
+        let endpoint = peer.endpoint(&ground).ok_or(Discard::NoEndpoint)?;
+        self.resolve(peer, version, &endpoint, passive).map(drop)
+    }
+
+    /// Resolves the way to `endpoint`, and remembers it for the peer.
+    pub(crate) fn resolve(
+        &self,
+        peer: &Peer,
+        version: u64,
+        endpoint: &Endpoint,
+        passive: &Passive,
+    ) -> Result<Route, Discard> {
+        let preferred = endpoint
+            .local
+            .map(|local| callout::Local { address: local.address, interface: local.interface });
+        // Before the table is read: a failure in between makes the route doubtful again.
+        let failures = self.failures.load(Ordering::Acquire);
+        let route = self.core.routes.resolve(passive, endpoint.remote, preferred)?;
+        let dated = DatedRoute { route, failures };
+        peer.attached().set_route(&AtPassive(passive), version, dated);
+        Ok(route)
+    }
+
+    fn is_stale(&self, known: &DatedRoute) -> bool {
+        known.route.generation != self.core.routes.generation()
+            || known.failures != self.failures.load(Ordering::Acquire)
+    }
+
+    fn dated(&self, route: Route) -> DatedRoute {
+        DatedRoute { route, failures: self.failures.load(Ordering::Acquire) }
+    }
+
+    /// A send failed: every route is looked at again when it is next used.
+    pub(crate) fn doubt_routes(&self) {
+        self.failures.fetch_add(1, Ordering::Release);
+    }
+
+    /// Has a worker serve the peer.
+    pub(crate) fn ask_for_service(&self, peer: &Shared<Peer>, level: &AtMostDispatch) {
+        if self.service.push(&At(level), peer) {
+            self.core.call_workers();
+        }
+    }
+
+    /// Has a worker open the sockets anew: their transport is gone.
+    pub(crate) fn ask_for_sockets(&self) {
+        if !self.sockets_lost.swap(true, Ordering::AcqRel) {
+            self.core.call_workers();
+        }
+    }
+
+    /// Keeps a datagram that may be a handshake message for a worker.
+    pub(crate) fn queue_handshake(
+        &self,
+        datagram: &Datagram<'_>,
+        level: &AtMostDispatch,
+    ) -> Result<(), Discard> {
+        let message = Message::copy(datagram, datapath::endpoint(datagram))?;
+        self.handshakes.push(&At(level), message)?;
+        self.core.call_workers();
+        Ok(())
+    }
+
+    /// Brings the adapter up for `owner`. Nothing happens if it is up.
+    ///
+    /// # Errors
+    ///
+    /// Why no socket could be opened.
+    pub(crate) fn bring_up(
+        this: &Shared<Self>,
+        owner: Process,
+        out: &mut dyn Output<Paths>,
+        passive: &Passive,
+    ) -> Result<(), NtError> {
+        let mut control = this.control.lock(passive);
+        if this.tunnel.is_up() {
+            return Ok(());
+        }
+        let sockets = Self::open(this, control.port, &owner, passive)?;
+        let port = sockets.port();
+        this.replace_sockets(Some(sockets), &control.pause, passive);
+        control.owner = Some(owner);
+        this.tunnel.up(&AtPassive(passive), out);
+        this.adapter.set_link_up(true);
+        drop(control);
+        this.say(passive, Level::Info, format_args!("up, listening on port {port}"));
+        this.core.call_workers();
+        Ok(())
+    }
+
+    /// Takes the adapter down. Nothing happens if it is down.
+    pub(crate) fn take_down(&self, passive: &Passive) {
+        let mut control = self.control.lock(passive);
+        if !self.tunnel.is_up() {
+            return;
+        }
+        self.tunnel.down(&AtPassive(passive));
+        self.adapter.set_link_up(false);
+        self.replace_sockets(None, &control.pause, passive);
+        control.owner = None;
+        drop(control);
+        let dropped = self.handshakes.clear(&AtPassive(passive));
+        self.counters.discard(Discard::NotUp, dropped);
+        self.say(passive, Level::Info, format_args!("down"));
+    }
+
+    /// Applies a configuration, all of it or nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused`]; nothing was changed.
+    pub(crate) fn configure(
+        this: &Shared<Self>,
+        set: &Set<'_>,
+        out: &mut dyn Output<Paths>,
+        passive: &Passive,
+    ) -> Result<(), Refused> {
+        let ground = AtPassive(passive);
+        let mut control = this.control.lock(passive);
+        let prepared = this.tunnel.prepare(&ground, set).map_err(Refused::Config)?;
+        let port = set.listen_port().filter(|port| *port != control.port);
+        let fresh = match (port, &control.owner) {
+            (Some(port), Some(owner)) => {
+                Some(Self::open(this, port, owner, passive).map_err(Refused::Port)?)
+            }
+            _ => None,
+        };
+        let committed = prepared.commit(&ground, crate::now());
+        if let Some(port) = port {
+            control.port = port;
+            this.tunnel.forget_sources(&ground);
+        }
+        if let Some(fresh) = fresh {
+            let port = fresh.port();
+            this.replace_sockets(Some(fresh), &control.pause, passive);
+            this.say(passive, Level::Info, format_args!("listening on port {port} from now on"));
+        }
+        drop(control);
+        for next in &committed.try_now {
+            out.flush(&next.peer, next.keepalive);
+        }
+        this.core.call_workers();
+        Ok(())
+    }
+
+    /// The port the adapter listens on, or will.
+    pub(crate) fn port(&self, passive: &Passive) -> u16 {
+        let control = self.control.lock(passive);
+        self.sockets
+            .read(&AtPassive(passive), |sockets| sockets.as_ref().map(|sockets| sockets.port()))
+            .unwrap_or(control.port)
+    }
+
+    /// Opens the sockets anew if their transport is gone.
+    pub(crate) fn reopen(this: &Shared<Self>, passive: &Passive) {
+        if !this.sockets_lost.swap(false, Ordering::AcqRel) {
+            return;
+        }
+        let control = this.control.lock(passive);
+        let Some(owner) = &control.owner else { return };
+        let port = this.sockets.read(&AtPassive(passive), |sockets| {
+            sockets.as_ref().filter(|sockets| sockets.is_lost()).map(|sockets| sockets.port())
+        });
+        let Some(port) = port else { return };
+        // The port is free for the new ones only when the old ones are gone.
+        this.replace_sockets(None, &control.pause, passive);
+        match Self::open(this, port, owner, passive) {
+            Ok(sockets) => {
+                this.replace_sockets(Some(sockets), &control.pause, passive);
+                this.say(passive, Level::Warning, format_args!("sockets opened anew"));
+            }
+            Err(error) => {
+                this.say(passive, Level::Error, format_args!("sockets are lost: {error}"));
+            }
+        }
+    }
+
+    /// Takes everything down for good.
+    pub(crate) fn close(&self, passive: &Passive) {
+        self.take_down(passive);
+        passive.pinned(|level| self.log.close(level.at_most()));
+        let ground = AtPassive(passive);
+        self.tunnel.close(&ground);
+        while self.service.pop(&ground).is_some() {}
+    }
+
+    /// Writes a line to the log.
+    pub(crate) fn say(&self, passive: &Passive, weight: Level, text: core::fmt::Arguments<'_>) {
+        passive.pinned(|level| self.log.line(level.at_most(), weight, text));
+    }
+
+    fn open(
+        this: &Shared<Self>,
+        port: u16,
+        owner: &Process,
+        passive: &Passive,
+    ) -> Result<Shared<Sockets<Outer>>, NtError> {
+        let outer = Outer(this.clone());
+        let sockets = Sockets::open(passive, &this.core.provider, port, owner, outer)?;
+        if let Some((family, error)) = sockets.missing() {
+            let family = if family == Family::V4 { "IPv4" } else { "IPv6" };
+            this.say(passive, Level::Warning, format_args!("no {family}: {error}"));
+        }
+        Shared::try_new(sockets).map_err(|_| NtError::INSUFFICIENT_RESOURCES)
+    }
+
+    /// Publishes the sockets, and closes those before them once nobody sends by them.
+    fn replace_sockets(
+        &self,
+        sockets: Option<Shared<Sockets<Outer>>>,
+        pause: &Event,
+        passive: &Passive,
+    ) {
+        let ground = AtPassive(passive);
+        let old = self.sockets.write(&ground, |slot| core::mem::replace(slot, sockets));
+        if let Some(mut old) = old {
+            // A sender has them for the length of one call; none can get them any more.
+            while Shared::get_mut(&mut old).is_none() {
+                let _never_set = pause.wait_for(passive, CLOSE_POLL);
+            }
+        }
+    }
+}
+
+/// A route, and how many sends had failed when it was resolved.
+#[derive(Clone, Copy)]
+pub(crate) struct DatedRoute {
+    pub(crate) route: Route,
+    failures: u64,
+}

@@ -1,0 +1,53 @@
+//! The adapter's ends: what its sockets and its rings call.
+//!
+//! Both hold a reference to the device, so both are taken down before it: the sockets when the
+//! adapter goes down, the adapter's data path with the adapter.
+
+use core::net::SocketAddr;
+
+use abi::{discard::Discard, statistics::Counter};
+use callout::{Datagrams, Family, Receiver};
+use crypto::sync::Shared;
+use netadapter::{Datapath, TxBatch};
+use nt::{irql::AtMostDispatch, status::NtError};
+
+use crate::device::Device;
+
+/// What the sockets call.
+#[derive(Clone)]
+pub(crate) struct Outer(pub(crate) Shared<Device>);
+
+impl Receiver for Outer {
+    fn receive(&self, datagrams: Datagrams, level: &AtMostDispatch) {
+        self.0.receive_batch(&datagrams, level);
+    }
+
+    fn sent(&self, _datagrams: usize, bytes: usize) {
+        self.0.counters.add(Counter::DatagramBytesOut, bytes);
+    }
+
+    fn discarded(&self, reason: Discard, datagrams: usize) {
+        self.0.counters.discard(reason, datagrams);
+    }
+
+    fn failed(&self, _remote: SocketAddr, _error: NtError) {
+        self.0.doubt_routes();
+    }
+
+    fn lost(&self, _family: Family) {
+        self.0.ask_for_sockets();
+    }
+}
+
+/// What the rings call.
+pub(crate) struct Inner(pub(crate) Shared<Device>);
+
+impl Datapath for Inner {
+    fn transmit(&self, batch: &mut TxBatch<'_>, level: &AtMostDispatch) {
+        self.0.send_batch(batch, level);
+    }
+
+    fn discard(&self, reason: Discard, packets: u64) {
+        self.0.counters.discard(reason, usize::try_from(packets).unwrap_or(usize::MAX));
+    }
+}

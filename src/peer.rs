@@ -1,0 +1,106 @@
+//! What the driver keeps with each peer: its two lanes, its outer route, and a place in the queue of
+//! peers that need a worker.
+
+use crypto::{
+    pipeline::Lane,
+    protocol,
+    sync::{Ground, Shared, SpinLock},
+};
+
+use crate::{
+    datapath::{ReceiveWork, SendWork},
+    device::DatedRoute,
+};
+
+/// A peer, with what the driver keeps.
+pub(crate) type Peer = protocol::Peer<Paths>;
+/// A session, of such a peer.
+pub(crate) type Keypair = protocol::Keypair<Paths>;
+
+/// What the driver keeps with a peer. Dropped with its last reference, at `<= DISPATCH_LEVEL`.
+#[derive(Default)]
+pub(crate) struct Paths {
+    /// Chunks to be sent, in counter order.
+    pub(crate) send: Lane<SendWork>,
+    /// Chunks received, in the order they came.
+    pub(crate) receive: Lane<ReceiveWork>,
+    route: SpinLock<Cached>,
+    service: SpinLock<Waiting>,
+}
+
+/// The last route, and the version of the endpoint it leads to.
+#[derive(Default)]
+struct Cached(Option<(u64, DatedRoute)>);
+
+/// A link in a [`ServiceQueue`].
+#[derive(Default)]
+struct Waiting {
+    queued: bool,
+    next: Option<Shared<Peer>>,
+}
+
+impl Paths {
+    /// The route last resolved for the endpoint of version `endpoint`, however old the table it
+    /// came from.
+    pub(crate) fn route(&self, ground: &impl Ground, endpoint: u64) -> Option<DatedRoute> {
+        self.route.with(ground, |cached| match &cached.0 {
+            Some((version, route)) if *version == endpoint => Some(*route),
+            _ => None,
+        })
+    }
+
+    /// Remembers the route for the endpoint of version `endpoint`.
+    pub(crate) fn set_route(&self, ground: &impl Ground, endpoint: u64, route: DatedRoute) {
+        self.route.with(ground, |cached| cached.0 = Some((endpoint, route)));
+    }
+}
+
+/// Peers that need a worker, each at most once, first come first served.
+///
+/// The links are in the peers, so putting one in cannot fail. `<= DISPATCH_LEVEL`.
+#[derive(Default)]
+pub(crate) struct ServiceQueue(SpinLock<Ends>);
+
+#[derive(Default)]
+struct Ends {
+    head: Option<Shared<Peer>>,
+    tail: Option<Shared<Peer>>,
+}
+
+impl ServiceQueue {
+    /// Adds the peer unless it is in the queue; returns whether it was added.
+    pub(crate) fn push(&self, ground: &impl Ground, peer: &Shared<Peer>) -> bool {
+        self.0.with(ground, |ends| {
+            let queued = peer
+                .attached()
+                .service
+                .with(ground, |waiting| core::mem::replace(&mut waiting.queued, true));
+            if queued {
+                return false;
+            }
+            match ends.tail.replace(peer.clone()) {
+                Some(tail) => tail
+                    .attached()
+                    .service
+                    .with(ground, |waiting| waiting.next = Some(peer.clone())),
+                None => ends.head = Some(peer.clone()),
+            }
+            true
+        })
+    }
+
+    /// Takes the first peer. What comes to need a worker from here on puts it in again.
+    pub(crate) fn pop(&self, ground: &impl Ground) -> Option<Shared<Peer>> {
+        self.0.with(ground, |ends| {
+            let head = ends.head.take()?;
+            ends.head = head.attached().service.with(ground, |waiting| {
+                waiting.queued = false;
+                waiting.next.take()
+            });
+            if ends.head.is_none() {
+                ends.tail = None;
+            }
+            Some(head)
+        })
+    }
+}

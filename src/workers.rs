@@ -1,0 +1,278 @@
+//! The threads that do what the data path may not: handshakes, timers, routes.
+//!
+//! They run at `PASSIVE_LEVEL`, above ordinary threads and above what will seal and open packets, so
+//! that a rekey at saturation does not wait. All of them wait on one event that lets one through;
+//! a worker that leaves work behind wakes the next. One kernel timer wakes them at the earliest
+//! deadline of any adapter; it is only a wake-up, so early or late is harmless.
+
+use alloc::vec::Vec;
+use core::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
+
+use abi::statistics::Counter;
+use callout::Route;
+use crypto::{
+    protocol::{Endpoint, Output},
+    sync::{RwSpinLock, Shared},
+};
+use nt::{
+    event::{Event, Kind},
+    irql::{Dispatch, Passive},
+    processor,
+    spin_lock::SpinLock,
+    status::NtError,
+    thread::Thread,
+    timer::{Timer, Wake},
+};
+
+use crate::{
+    device::Device,
+    ground::AtPassive,
+    now,
+    peer::{Paths, Peer},
+    random::Generator,
+};
+
+/// Above the 8 of ordinary threads and the 12 of those that seal and open.
+const PRIORITY: i32 = 13;
+/// More threads than this do not finish handshakes sooner on any machine that has as many.
+const MOST: u32 = 8;
+/// The shortest time the timer is set to: a deadline that is past is due at the next tick.
+const SOONEST: Duration = Duration::from_millis(1);
+
+/// The worker threads. Dropped at `PASSIVE_LEVEL`, after the last adapter: waits for all of them.
+pub(crate) struct Workers {
+    threads: Vec<Thread>,
+    desk: Shared<Desk>,
+}
+
+/// What the threads share.
+struct Desk {
+    /// Set when there is work; lets one worker through.
+    work: Event,
+    stop: AtomicBool,
+    devices: RwSpinLock<Vec<Shared<Device>>>,
+}
+
+/// The timer that wakes a worker at the earliest deadline.
+///
+/// Locked while the deadline is computed and set, so that a slower worker does not replace a newer
+/// one by an older.
+struct Alarm(SpinLock<Timer<Shared<Desk>>>);
+
+impl Workers {
+    /// Starts one thread for each CPU, eight at most.
+    ///
+    /// # Errors
+    ///
+    /// What NT answers; threads started by then are ended.
+    pub(crate) fn start(passive: &Passive) -> Result<Self, NtError> {
+        let no_memory = |_| NtError::INSUFFICIENT_RESOURCES;
+        let desk = Desk {
+            work: Event::try_new(Kind::Synchronization)?,
+            stop: AtomicBool::new(false),
+            devices: RwSpinLock::new(Vec::new()),
+        };
+        let desk = Shared::try_new(desk).map_err(no_memory)?;
+        let timer = Timer::try_new(desk.clone(), Wake::Cpu, ring)?;
+        let alarm = Shared::try_new(Alarm(SpinLock::new(timer))).map_err(no_memory)?;
+        let count = processor::count().clamp(1, MOST);
+        let mut threads = Vec::new();
+        threads.try_reserve_exact(count as usize).map_err(|_| NtError::INSUFFICIENT_RESOURCES)?;
+        // From here on dropping `workers` ends those that run.
+        let mut workers = Self { threads, desk };
+        for _ in 0..count {
+            let random = Generator::try_new(passive)?;
+            let (desk, alarm) = (workers.desk.clone(), alarm.clone());
+            let thread = Thread::spawn(passive, move |passive| {
+                Worker { desk, alarm, random }.run(&passive);
+            })?;
+            thread.set_priority(passive, PRIORITY);
+            workers.threads.push(thread);
+        }
+        Ok(workers)
+    }
+
+    /// Has a worker look for work. `<= DISPATCH_LEVEL`.
+    pub(crate) fn call(&self) {
+        self.desk.work.set();
+    }
+
+    /// Has the workers serve `device`.
+    ///
+    /// # Errors
+    ///
+    /// [`NtError::INSUFFICIENT_RESOURCES`].
+    pub(crate) fn add(&self, device: &Shared<Device>, passive: &Passive) -> Result<(), NtError> {
+        // Room is made outside of the lock; devices are added one at a time, by the PnP manager.
+        let mut devices = Vec::new();
+        let count = self.desk.devices.read(&AtPassive(passive), Vec::len);
+        devices
+            .try_reserve_exact(count.saturating_add(1))
+            .map_err(|_| NtError::INSUFFICIENT_RESOURCES)?;
+        let old = self.desk.devices.write(&AtPassive(passive), |current| {
+            devices.append(current);
+            devices.push(device.clone());
+            core::mem::replace(current, devices)
+        });
+        drop(old);
+        Ok(())
+    }
+
+    /// Has the workers leave `device` alone. One of them may still be busy with it.
+    pub(crate) fn remove(&self, device: &Shared<Device>, passive: &Passive) {
+        let removed = self.desk.devices.write(&AtPassive(passive), |devices| {
+            let at = devices.iter().position(|other| Shared::ptr_eq(other, device))?;
+            Some(devices.swap_remove(at))
+        });
+        drop(removed);
+    }
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        self.desk.stop.store(true, Ordering::Release);
+        // Each worker that ends wakes the next; dropping a thread waits for it.
+        self.desk.work.set();
+    }
+}
+
+/// The timer's routine.
+fn ring(desk: &Shared<Desk>, _level: &Dispatch<'_>) {
+    desk.work.set();
+}
+
+/// One thread.
+struct Worker {
+    desk: Shared<Desk>,
+    alarm: Shared<Alarm>,
+    random: Generator,
+}
+
+impl Worker {
+    fn run(mut self, passive: &Passive) {
+        loop {
+            self.desk.work.wait(passive);
+            if self.desk.stop.load(Ordering::Acquire) {
+                self.desk.work.set();
+                return;
+            }
+            self.random.stir(passive);
+            let mut at = 0;
+            while let Some(device) = self.device(at, passive) {
+                self.serve(&device, passive);
+                at = at.saturating_add(1);
+            }
+            self.set_alarm(passive);
+        }
+    }
+
+    fn device(&self, at: usize, passive: &Passive) -> Option<Shared<Device>> {
+        self.desk.devices.read(&AtPassive(passive), |devices| devices.get(at).cloned())
+    }
+
+    /// Does all there is to do for a device.
+    fn serve(&mut self, device: &Shared<Device>, passive: &Passive) {
+        let ground = AtPassive(passive);
+        Device::reopen(device, passive);
+        let mut errand = Errand { device, passive };
+        while let Some((message, waiting)) = device.handshakes.pop(&ground) {
+            if waiting > 1 {
+                self.desk.work.set();
+            }
+            let now = now();
+            device.core.load.observe(waiting, now.monotonic);
+            let random = &mut self.random;
+            let consumed = device.tunnel.consume(
+                &ground,
+                message.bytes(),
+                &message.from,
+                now,
+                random,
+                &mut errand,
+            );
+            match consumed {
+                Ok(()) => device.counters.add(Counter::HandshakesIn, 1),
+                Err(reason) => device.counters.discard(reason, 1),
+            }
+        }
+        while let Some(peer) = device.service.pop(&ground) {
+            // Without a route the handshake, or what is staged, finds out by itself.
+            let _ = device.refresh_route(&peer, passive);
+            device.tunnel.service(&ground, &peer, now(), &mut self.random, &mut errand);
+            errand.flush_if_ready(&peer);
+        }
+        device.tunnel.poll(&ground, now(), &mut self.random, &mut errand);
+    }
+
+    /// Sets the timer to the earliest deadline of any device.
+    fn set_alarm(&self, passive: &Passive) {
+        passive.pinned(|level| {
+            let alarm = self.alarm.0.lock(level);
+            let ground = crate::ground::At(level.at_most());
+            let next = self.desk.devices.read(&ground, |devices| {
+                devices.iter().filter_map(|device| device.tunnel.next_wake(&ground)).min()
+            });
+            if let Some(next) = next {
+                alarm.set(next.0.saturating_sub(now().monotonic.0).max(SOONEST));
+            }
+        });
+    }
+}
+
+/// What a worker does for the protocol of one device: sends, and flushes.
+pub(crate) struct Errand<'e> {
+    pub(crate) device: &'e Shared<Device>,
+    pub(crate) passive: &'e Passive,
+}
+
+impl Errand<'_> {
+    /// Sends what the peer has staged if it has a session, and a route by now.
+    fn flush_if_ready(&mut self, peer: &Shared<Peer>) {
+        let ground = AtPassive(self.passive);
+        let ready = peer.staged_packets(&ground) > 0
+            && peer
+                .current_session(&ground)
+                .is_some_and(|session| session.usable_for_sending(now().monotonic));
+        if ready {
+            self.flush(peer, false);
+        }
+    }
+
+    /// The way to where a message goes.
+    fn route(&self, peer: Option<&Shared<Peer>>, to: &Endpoint) -> Option<Route> {
+        if let Some(route) = self.device.learned_route(to) {
+            return Some(route);
+        }
+        let found = match peer {
+            Some(peer) => {
+                let version = peer.endpoint_version();
+                self.device.resolve(peer, version, to, self.passive)
+            }
+            None => self.device.core.routes.resolve(self.passive, to.remote, None),
+        };
+        found.map_err(|reason| self.device.counters.discard(reason, 1)).ok()
+    }
+}
+
+impl Output<Paths> for Errand<'_> {
+    fn send(&mut self, peer: Option<&Shared<Peer>>, to: &Endpoint, datagram: &[u8], tos: u8) {
+        let Some(route) = self.route(peer, to) else { return };
+        let device = self.device;
+        let Some(mut run) = device.core.runs.take(1, datagram.len()) else {
+            return device.counters.discard(abi::discard::Discard::QueueFull, 1);
+        };
+        if let Some(place) = run.push(datagram.len()) {
+            place.copy_from_slice(datagram);
+            device.counters.add(Counter::HandshakesOut, 1);
+            self.passive.pinned(|level| device.hand_over(run, &route, tos, level.at_most()));
+        }
+    }
+
+    fn flush(&mut self, peer: &Shared<Peer>, keepalive_if_empty: bool) {
+        let (device, now) = (self.device, now());
+        self.passive.pinned(|level| device.flush(peer, keepalive_if_empty, now, level.at_most()));
+    }
+}
