@@ -14,6 +14,7 @@ use super::routes::Tables;
 use super::{Landing, OpenError, Outer, Socket, Watcher};
 use crate::verifier::schedule::{World, lock};
 
+pub mod bridge;
 pub(crate) mod descriptor;
 pub mod netlink;
 pub mod tun;

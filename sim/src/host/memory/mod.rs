@@ -22,6 +22,7 @@ use crate::verifier::schedule::{Key, World, lock};
 pub mod endpoint;
 pub mod link;
 pub mod packet;
+pub mod pair;
 
 use link::Link;
 

@@ -77,7 +77,9 @@ pub fn configuration_text(answer: &[u8], fwmark: u32) -> Option<String> {
     let set = Set::parse(answer).ok()?;
     let mut text = String::new();
     // Writing to a String cannot fail.
-    let mut line = |key: &str, value: &dyn std::fmt::Display| drop(writeln!(text, "{key}={value}"));
+    let mut line = |key: &str, value: &dyn std::fmt::Display| {
+        let _ = writeln!(text, "{key}={value}");
+    };
     if let Some(key) = set.private_key().filter(|key| *key != NO_KEY) {
         line("private_key", &Hex(key));
     }

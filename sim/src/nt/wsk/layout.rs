@@ -112,16 +112,6 @@ pub(crate) unsafe fn read<T: Copy>(address: *const T) -> T {
     unsafe { address.read_unaligned() }
 }
 
-/// Writes a value where the driver asked for it.
-///
-/// # Safety
-///
-/// As [`read`], for writes.
-pub(crate) unsafe fn write<T: Copy>(address: *mut T, value: T) {
-    // SAFETY: the caller's promise.
-    unsafe { address.write_unaligned(value) }
-}
-
 /// The pieces of a `WSK_BUF`, in order.
 pub(crate) struct Pieces<'a> {
     mdl: *mut Mdl,

@@ -1,0 +1,180 @@
+//! `penstock-sim up`: the driver as a userspace WireGuard implementation.
+//!
+//! The TUN device's state is the adapter's: up brings it up, down brings it down. The main thread
+//! waits for signals and looks after the device and the socket's file; everything else runs in
+//! threads of its own.
+
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+
+use abi::ioctl::AdapterState;
+use clap::Args;
+use sim::host::computer::{Computer, Tunnel};
+use sim::host::linux::Linux;
+use sim::host::linux::bridge::Bridge;
+use sim::host::linux::tun::{Tun, check_name};
+use sim::host::uapi::{self, Configured, Server, request::SetRequest, translate};
+use sim::nt::machine::Options;
+use sim::nt::netio;
+use sim::verifier::schedule::{Mode, World};
+
+use super::{Failure, Outcome};
+use crate::DriverFile;
+
+/// The MTU a device begins with, as other implementations give it.
+const MTU: u32 = 1420;
+/// How often the device and the socket are looked at without a reason.
+const LOOK_MS: i32 = 100;
+/// STATUS_ALREADY_COMPLETE: the adapter is already there.
+const ALREADY_COMPLETE: i32 = 0xFF;
+
+/// Arguments of `up`.
+#[derive(Args)]
+pub(crate) struct Up {
+    /// Name of the TUN device, at most 15 bytes.
+    name: String,
+    #[command(flatten)]
+    driver: DriverFile,
+    /// Simulated CPUs [default: as many as this machine has].
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=64))]
+    cpus: Option<u32>,
+    /// Check the driver: vector state, stacks, pool, and the order and place of every completion. Slow.
+    #[arg(long, conflicts_with = "fast")]
+    verify: bool,
+    /// Check only what costs nothing; the default.
+    #[arg(long)]
+    fast: bool,
+    /// Show what the driver prints.
+    #[arg(long)]
+    log: bool,
+}
+
+impl Up {
+    /// Runs until it is told to end.
+    pub(crate) fn run(self) -> Outcome {
+        check_name(&self.name).map_err(Failure::new)?;
+        let driver = self.driver.find()?;
+        let signals = block_signals().map_err(|error| Failure::new(format!("signals: {error}")))?;
+        let world = World::new(Mode::Parallel);
+        let _main = world.enter("main");
+        let tun = Tun::create(&self.name, MTU).map_err(|error| Failure::new(format!("{}: {error}", self.name)))?;
+        let tun = Arc::new(tun);
+        let linux = Linux::new(&world).map_err(|error| Failure::new(format!("rtnetlink: {error}")))?;
+        let cpus = std::thread::available_parallelism().map_or(1, |cpus| cpus.get() as u32);
+        let options = Options {
+            name: self.name.clone(),
+            cpus: self.cpus.unwrap_or(cpus.min(64)),
+            verified: self.verify,
+            print: self.log,
+            ..Options::default()
+        };
+        let computer = Computer::boot(&world, options, linux.clone(), &driver)?;
+        let tunnel = Arc::new(computer.add_tunnel()?);
+        netio::adopt(computer.machine(), tun.index(), tunnel.adapter().luid());
+        let bridge = Bridge::join(computer.machine(), &tun, tunnel.adapter());
+        let configured = Arc::new(Interface { tunnel: tunnel.clone(), linux: linux.clone() });
+        let server = Server::listen(&world, Path::new(uapi::DIRECTORY), &self.name, configured)
+            .map_err(|error| Failure::new(format!("{}/{}.sock: {error}", uapi::DIRECTORY, self.name)))?;
+        serve(&signals, &tun, &tunnel, &bridge, &server);
+        drop(server);
+        drop(bridge);
+        take_down(computer, tunnel, &linux)
+    }
+}
+
+/// The device's state becomes the adapter's, until a reason to end.
+fn serve(signals: &OwnedFd, tun: &Tun, tunnel: &Tunnel, bridge: &Bridge, server: &Server) {
+    let mut was_up = false;
+    while !tunnel.machine().is_dead() && !bridge.is_gone() && server.is_there() {
+        let Some(up) = tun.is_up() else { return };
+        if up != was_up {
+            let state = if up { AdapterState::Up } else { AdapterState::Down };
+            match tunnel.set_state(state) {
+                Ok(()) | Err(ALREADY_COMPLETE) => {}
+                Err(status) => {
+                    let error = std::io::Error::from_raw_os_error(translate::errno_of(status));
+                    eprintln!("penstock-sim: {} {}: {status:#010x} ({error})", tun.name(), if up { "up" } else { "down" });
+                }
+            }
+            was_up = up;
+        }
+        let mut polled = libc::pollfd { fd: signals.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        // SAFETY: one entry.
+        if unsafe { libc::poll(&raw mut polled, 1, LOOK_MS) } > 0 {
+            return;
+        }
+    }
+}
+
+/// Adapter down, device removed, driver unloaded.
+fn take_down(computer: Computer, tunnel: Arc<Tunnel>, linux: &Linux) -> Outcome {
+    // Down already is as good as down now.
+    let _ = tunnel.set_state(AdapterState::Down);
+    let deadline = computer.machine().world().now() + std::time::Duration::from_secs(5);
+    let mut tunnel = Some(tunnel);
+    // Connections that are ending have the tunnel for a moment longer.
+    let alone = loop {
+        match tunnel.take().map(Arc::try_unwrap) {
+            Some(Ok(alone)) => break Some(alone),
+            Some(Err(shared)) if computer.machine().world().now() < deadline => {
+                tunnel = Some(shared);
+                computer.machine().world().sleep(std::time::Duration::from_millis(5));
+            }
+            _ => break None,
+        }
+    };
+    match alone {
+        Some(alone) => alone.remove()?,
+        None => return Err(Failure::new("a configuration request does not end")),
+    }
+    let leaks = computer.unload()?;
+    linux.stop();
+    Ok(leaks)
+}
+
+/// The tunnel as the text protocol configures it.
+struct Interface {
+    tunnel: Arc<Tunnel>,
+    linux: Arc<Linux>,
+}
+
+impl Configured for Interface {
+    fn set(&self, request: &SetRequest) -> Result<(), i32> {
+        if let Some(buffer) = translate::set_buffer(request) {
+            self.tunnel.set(&buffer).map_err(translate::errno_of)?;
+        }
+        if let Some(mark) = request.fwmark {
+            self.linux.set_mark(mark);
+        }
+        Ok(())
+    }
+
+    fn get(&self) -> Result<String, i32> {
+        let answer = self.tunnel.get().map_err(translate::errno_of)?;
+        translate::configuration_text(&answer, self.linux.mark()).ok_or(libc::EIO)
+    }
+}
+
+/// Blocks SIGINT and SIGTERM in every thread to come and gives a descriptor that reads them.
+fn block_signals() -> std::io::Result<OwnedFd> {
+    let mut set = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: initialises the set.
+    unsafe { libc::sigemptyset(set.as_mut_ptr()) };
+    for signal in [libc::SIGINT, libc::SIGTERM] {
+        // SAFETY: the set was initialised above.
+        unsafe { libc::sigaddset(set.as_mut_ptr(), signal) };
+    }
+    // SAFETY: initialised above; changes the calling thread's mask, which its children inherit.
+    let blocked = unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, set.as_ptr(), std::ptr::null_mut()) };
+    if blocked != 0 {
+        return Err(std::io::Error::from_raw_os_error(blocked));
+    }
+    // SAFETY: an initialised set.
+    let fd = unsafe { libc::signalfd(-1, set.as_ptr(), libc::SFD_CLOEXEC) };
+    if fd < 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    // SAFETY: just made, and nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
