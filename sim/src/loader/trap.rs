@@ -126,11 +126,10 @@ pub(crate) fn install() {
 
 /// Makes threads that run driver code of a stopped machine give it up, even in an endless loop.
 pub(crate) fn interrupt_driver_threads(machine: &Machine) {
-    for pthread in machine.objects().host_threads() {
-        // SAFETY: a thread takes its entry out before it ends, under the lock that `host_threads` holds while copying; should
-        // it end right now, glibc keeps the descriptor readable until it is joined or the stack cache is reused.
-        unsafe { libc::pthread_kill(pthread, INTERRUPT) };
-    }
+    machine.objects().each_host_thread(|host| {
+        // SAFETY: the thread exists: `each_host_thread` keeps it from ending meanwhile.
+        unsafe { libc::pthread_kill(host, INTERRUPT) };
+    });
 }
 
 extern "C" fn on_signal(signal: i32, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
@@ -162,8 +161,10 @@ extern "C" fn on_signal(signal: i32, info: *mut libc::siginfo_t, context: *mut l
     if in_driver && signal == libc::SIGSEGV && emulate(thread, rip, registers) {
         return;
     }
-    // SAFETY: valid for this handler, as above.
-    let address = unsafe { (*info).si_addr() }.addr();
+    // SAFETY: the kernel passes valid information to a SA_SIGINFO handler.
+    let info = unsafe { &*info };
+    // SAFETY: the signals handled here are faults, whose information has an address.
+    let address = unsafe { info.si_addr() }.addr();
     thread.trap.set(Some(Trap {
         registers: image(registers),
         signal,

@@ -97,7 +97,7 @@ fn print(thread: &Thread, pattern: usize, arguments: &[u64]) -> Result<(), Fault
     let line = format(&probe::c_string(pattern, LINE)?, arguments)?;
     let machine = thread.machine();
     if machine.options().print {
-        eprint!("[{}] {}\n", machine.name(), line.trim_end());
+        eprintln!("[{}] {}", machine.name(), line.trim_end());
     }
     let mut kept = lock(&machine.prints);
     if kept.len() < KEPT {

@@ -8,13 +8,12 @@
 use std::any::{Any, TypeId};
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Deref;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
 use crate::loader::gate::{ImportFrame, Registers};
-use crate::loader::pe::{Image, LoadError};
+use crate::loader::pe::Image;
 use crate::loader::probe;
 use crate::loader::symbols::Symbols;
 use crate::nt::ob::Objects;
@@ -30,6 +29,8 @@ use crate::verifier::fault::Faults;
 use crate::verifier::report::{Frame, Leak, Stop};
 use crate::verifier::rules;
 use crate::verifier::schedule::{JoinHandle, Key, World, lock};
+
+mod driver;
 
 /// What a machine is like.
 #[derive(Clone, Debug)]
@@ -86,7 +87,7 @@ pub struct Machine {
     stacks: Mutex<BTreeMap<&'static str, usize>>,
     choices: Mutex<BTreeMap<&'static str, bool>>,
     owned: Mutex<HashMap<usize, Box<[u128]>>>,
-    pub(crate) driver_threads: Mutex<Vec<JoinHandle>>,
+    pub(crate) driver_threads: Mutex<Vec<(usize, JoinHandle)>>,
     background: Mutex<Vec<JoinHandle>>,
     pub(crate) prints: Mutex<Vec<String>>,
 }
@@ -110,9 +111,6 @@ impl Drop for Power {
 
 /// How long switching off waits for threads that should end at once (Parallel mode).
 const SWITCH_OFF: Duration = Duration::from_secs(5);
-/// Bytes of a `DRIVER_OBJECT`, and where its fields are.
-const DRIVER_OBJECT: usize = 336;
-const DRIVER_UNLOAD: usize = 104;
 
 impl Machine {
     /// Switches a machine on.
@@ -175,7 +173,7 @@ impl Machine {
             thread.join(Some(deadline));
         }
         if self.is_dead() {
-            for thread in drivers {
+            for (_, thread) in drivers {
                 thread.join(Some(deadline));
             }
         }
@@ -230,6 +228,11 @@ impl Machine {
 
     pub(crate) fn timers(&self) -> &Timers {
         &self.timers
+    }
+
+    /// How much pool the driver uses.
+    pub fn pool_use(&self) -> crate::nt::pool::PoolUse {
+        self.pool.usage()
     }
 
     /// The System process: what threads belong to unless something else is said.
@@ -473,47 +476,6 @@ impl Machine {
         }
     }
 
-    /// Maps the driver at `path` and binds its imports.
-    ///
-    /// # Errors
-    ///
-    /// [`LoadError`] says what is wrong with the file.
-    pub fn load(&self, path: &Path) -> Result<(), LoadError> {
-        let image = Arc::new(Image::load(path, crate::nt::address)?);
-        self.range[0].store(image.base(), Ordering::Release);
-        self.range[1].store(image.base() + image.size(), Ordering::Release);
-        self.symbols.forget();
-        *self.image.write().unwrap_or_else(PoisonError::into_inner) = Some(image);
-        Ok(())
-    }
-
-    /// Calls the entry point of the loaded driver and returns its `NTSTATUS`.
-    ///
-    /// # Errors
-    ///
-    /// [`Dead`].
-    ///
-    /// # Panics
-    ///
-    /// If no driver is loaded.
-    pub fn start(&self) -> Result<i32, Dead> {
-        let Some(image) = self.image() else { panic!("no driver is loaded") };
-        let driver = self.allocate(DRIVER_OBJECT);
-        let path = self.unicode(&self.service_key());
-        let fields: [(usize, u64); 4] = [
-            (0, 4 | (DRIVER_OBJECT as u64) << 16),
-            (24, image.base() as u64),
-            (32, image.size() as u64),
-            (88, image.entry() as u64),
-        ];
-        for (offset, value) in fields {
-            self.poke(driver + offset, value);
-        }
-        self.driver.store(driver, Ordering::Release);
-        let call = Call::new("DriverEntry", image.entry(), Level::Passive);
-        self.call(call, &[driver as u64, path as u64]).map(|status| status as i32)
-    }
-
     /// Writes to memory of [`Machine::allocate`].
     pub(crate) fn poke<T: probe::Plain>(&self, address: usize, value: T) {
         // It is our own memory, so it cannot fault.
@@ -531,72 +493,6 @@ impl Machine {
         let written = probe::write_bytes(address + 16, &units);
         debug_assert!(written.is_ok());
         address
-    }
-
-    /// Address of the `DRIVER_OBJECT`; 0 before [`Machine::start`].
-    pub fn driver_object(&self) -> usize {
-        self.driver.load(Ordering::Acquire)
-    }
-
-    /// Calls the driver's unload routine, looks for what it left behind, and unmaps the image.
-    ///
-    /// # Errors
-    ///
-    /// [`Dead`].
-    pub fn unload(&self) -> Result<Vec<Leak>, Dead> {
-        if self.is_dead() {
-            return Err(Dead);
-        }
-        let driver = self.driver_object();
-        let routine =
-            if driver == 0 { 0 } else { probe::read::<usize>(driver + DRIVER_UNLOAD).unwrap_or(0) };
-        if routine != 0 {
-            self.call(Call::new("DriverUnload", routine, Level::Passive), &[driver as u64])?;
-        }
-        self.unmap()
-    }
-
-    /// Looks for what the driver left behind and unmaps the image without calling it: after a failed `DriverEntry`, which
-    /// Windows follows with no unload call.
-    ///
-    /// # Errors
-    ///
-    /// [`Dead`].
-    pub fn unmap(&self) -> Result<Vec<Leak>, Dead> {
-        let leaks = self.leaks();
-        if self.is_dead() {
-            return Err(Dead);
-        }
-        for range in &self.range {
-            range.store(0, Ordering::Release);
-        }
-        *self.image.write().unwrap_or_else(PoisonError::into_inner) = None;
-        self.driver.store(0, Ordering::Release);
-        Ok(leaks)
-    }
-
-    fn leaks(&self) -> Vec<Leak> {
-        let mut leaks = Vec::new();
-        self.pool.leaks(self, &mut leaks);
-        self.objects.leaks(&mut leaks);
-        self.timers.leaks(self, &mut leaks);
-        for (number, processor) in self.processors.iter().enumerate() {
-            leaks.extend(
-                processor
-                    .queued()
-                    .into_iter()
-                    .map(|dpc| Leak::new("DPC queued", format!("{dpc:#x} on CPU {number}"))),
-            );
-        }
-        let running =
-            lock(&self.driver_threads).iter().filter(|thread| !thread.is_finished()).count();
-        if running > 0 {
-            leaks.push(Leak::new("thread", format!("{running} system threads still run")));
-        }
-        for check in lock(&self.unload_checks).iter() {
-            check(self, &mut leaks);
-        }
-        leaks
     }
 
     /// Waits in this machine: as [`World::wait`], but ends also when the machine dies.

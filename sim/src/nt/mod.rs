@@ -22,6 +22,7 @@ pub mod ke;
 pub mod machine;
 pub mod mm;
 pub mod netcx;
+pub mod netio;
 pub mod ob;
 pub mod pnp;
 pub mod pool;
@@ -30,10 +31,12 @@ pub mod ps;
 pub mod registry;
 pub mod rtl;
 pub mod se;
+pub mod stack;
 pub mod status;
 pub mod thread;
 pub mod timer;
 pub mod wdf;
+pub mod wsk;
 pub mod xstate;
 pub mod zw;
 
@@ -219,6 +222,10 @@ static TABLES: &[Table] = &[
     (se::IMPORTS, &[]),
     (timer::IMPORTS, timer::BEHAVIOURS),
     (xstate::IMPORTS, xstate::BEHAVIOURS),
+    (netio::IMPORTS, netio::BEHAVIOURS),
+    (wsk::IMPORTS, wsk::BEHAVIOURS),
+    (wsk::PROVIDER_IMPORTS, &[]),
+    (wsk::DATAGRAM_IMPORTS, &[]),
     (zw::IMPORTS, &[]),
     (wdf::binding::IMPORTS, wdf::BEHAVIOURS),
     (wdf::object_functions::IMPORTS, &[]),
@@ -339,7 +346,7 @@ extern "win64" fn not_provided() {
 }
 
 /// What every import does first: the rules of its row. `None`: the machine has stopped, return anything.
-pub(crate) fn enter<'t>(thread: &'t Thread) -> Option<&'t Thread> {
+pub(crate) fn enter(thread: &Thread) -> Option<&Thread> {
     let Some(Slot::Import(row)) = slot(thread.import_number()) else { return None };
     if thread.machine().is_dead() {
         thread.abandon();

@@ -39,7 +39,8 @@ struct Object {
     handles: u64,
     /// References the driver took itself, for the leak report.
     driver: i64,
-    body: Box<[u64; BODY]>,
+    /// What the driver may see; only its address is used here.
+    _body: Box<[u64; BODY]>,
 }
 
 #[derive(Default)]
@@ -71,7 +72,7 @@ impl Objects {
         let address = body.as_mut_ptr().expose_provenance();
         lock(&self.state)
             .objects
-            .insert(address, Object { kind, pointers: 1, handles: 0, driver: 0, body });
+            .insert(address, Object { kind, pointers: 1, handles: 0, driver: 0, _body: body });
         address
     }
 
@@ -93,9 +94,16 @@ impl Objects {
         self.dereference(object);
     }
 
-    /// Host threads to interrupt when the machine stops.
-    pub(crate) fn host_threads(&self) -> Vec<libc::pthread_t> {
-        lock(&self.state).hosts.values().copied().collect()
+    /// Runs `body` for each host thread that has a simulated thread here. None of them can end meanwhile: it would first have
+    /// to take its entry out.
+    pub(crate) fn each_host_thread(&self, body: impl Fn(libc::pthread_t)) {
+        lock(&self.state).hosts.values().for_each(|host| body(*host));
+    }
+
+    /// Whether a thread object says that its thread has ended.
+    pub(crate) fn has_ended(&self, thread: usize) -> bool {
+        let known = lock(&self.state).objects.contains_key(&thread);
+        !known || probe::read::<u32>(thread + 4).is_ok_and(|state| state != 0)
     }
 
     /// A new handle to an object.

@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use crate::nt::level::{DISPATCH, PASSIVE};
 use crate::nt::machine::Machine;
-use crate::nt::thread::{Call, Dead, Level, Stack, Thread};
+use crate::nt::stack::Stack;
+use crate::nt::thread::{Call, Dead, Level, Thread};
 use crate::verifier::schedule::{Key, lock};
 
 /// A DPC in a queue: what the callback gets, and when it may run.

@@ -75,7 +75,7 @@ fn create(machine: &Machine, routine: usize, context: u64) -> u64 {
         });
     };
     let joined = machine.world().spawn(&name, body);
-    lock(&machine.driver_threads).push(joined);
+    lock(&machine.driver_threads).push((object, joined));
     handle
 }
 

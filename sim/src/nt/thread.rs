@@ -7,6 +7,7 @@
 //! switched to the one being called. Calls nest: an import may call the driver back.
 
 use std::cell::{Cell, RefCell};
+use std::mem::MaybeUninit;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
@@ -17,6 +18,7 @@ use crate::loader::trap::{self, Trap};
 use crate::nt::level::{DISPATCH, PASSIVE};
 use crate::nt::machine::Machine;
 use crate::nt::ps::Process;
+use crate::nt::stack::{STACK_FILL, Stack};
 use crate::nt::xstate;
 use crate::verifier::report::Stop;
 use crate::verifier::rules;
@@ -72,44 +74,6 @@ pub(crate) enum Outcome {
     /// The driver ended this thread (`PsTerminateSystemThread`).
     ThreadEnded,
     Stopped,
-}
-
-/// Bytes of a kernel stack on x64.
-pub const KERNEL_STACK: usize = 24 << 10;
-/// What the stack is filled with, to see how far it was used.
-const STACK_FILL: u8 = 0xA5;
-/// Room above the first frame: the gate reads six stack arguments there.
-const STACK_HEAD: usize = 0x100;
-
-/// A driver stack between two guard pages.
-pub(crate) struct Stack {
-    low: usize,
-}
-
-impl Stack {
-    pub(crate) fn new() -> std::io::Result<Self> {
-        let base = crate::loader::pe::map_anonymous(None, KERNEL_STACK + 2 * 4096)?;
-        crate::loader::pe::protect(base, 4096, libc::PROT_NONE)?;
-        crate::loader::pe::protect(base + 4096 + KERNEL_STACK, 4096, libc::PROT_NONE)?;
-        let stack = Self { low: base + 4096 };
-        // SAFETY: freshly mapped and writable between the guard pages.
-        unsafe { std::ptr::write_bytes(stack.low as *mut u8, STACK_FILL, KERNEL_STACK) };
-        Ok(stack)
-    }
-
-    pub(crate) fn bounds(&self) -> (usize, usize) {
-        (self.low, self.low + KERNEL_STACK)
-    }
-
-    fn top(&self) -> u64 {
-        (self.low + KERNEL_STACK - STACK_HEAD) as u64
-    }
-}
-
-impl Drop for Stack {
-    fn drop(&mut self) {
-        crate::loader::pe::unmap(self.low - 4096, KERNEL_STACK + 2 * 4096);
-    }
 }
 
 /// The block of a simulated thread. See the module.
@@ -442,10 +406,8 @@ impl Thread {
                 );
                 return Outcome::Stopped;
             }
-            Level::Dispatch if before < DISPATCH => {
-                if self.raise(DISPATCH).is_err() {
-                    return Outcome::Stopped;
-                }
+            Level::Dispatch if before < DISPATCH && self.raise(DISPATCH).is_err() => {
+                return Outcome::Stopped;
             }
             _ => {}
         }
@@ -468,14 +430,20 @@ impl Thread {
             (self.irql(), self.locks.borrow().len(), self.saves.borrow().len());
         let verified = self.gate.flags.get() & VERIFY_XSTATE != 0;
         let paint = self.paint(call);
-        let mut after = XsaveArea::new();
+        let mut after = MaybeUninit::<XsaveArea>::uninit();
+        if verified {
+            // XSAVE wants a zeroed header; and clearing 3 KiB is not for the fast mode.
+            after.write(XsaveArea::new());
+        }
         // SAFETY: GS points at this block (`with`), the driver stack belongs to this thread alone, `all` and `after` live
         // across the call, and what the driver does there is the point of the program.
-        unsafe { gate::gate_call(&self.gate, call.function, &all, &mut after) };
+        unsafe { gate::gate_call(&self.gate, call.function, &all, after.as_mut_ptr()) };
         if self.gate.status.get() != 0 {
             return self.after_abandon(irql, locks, saves);
         }
-        if verified && let Some(spoiled) = xstate::spoiled(&after) {
+        // SAFETY: written above in verified mode, which is all that is asked for.
+        let after = verified.then(|| unsafe { after.assume_init_ref() });
+        if let Some(spoiled) = after.and_then(xstate::spoiled) {
             let detail = format!(
                 "{} returned with {spoiled} changed and not saved",
                 self.machine().describe(call.function)

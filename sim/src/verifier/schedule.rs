@@ -10,13 +10,16 @@
 //! A wait is a closure that polls plus the [`Key`] somebody wakes after changing what it polls. That shape needs no condition
 //! variable per object, works on state that lives in the driver's memory (a `KEVENT`), and means the same in both modes.
 //!
-//! In Virtual mode the baton never moves while an actor is at `DISPATCH_LEVEL` (the caller of [`World::point`] sees to that):
+//! In Virtual mode the baton never moves while an actor is at `DISPATCH_LEVEL`:
 //! the driver's own spin locks spin without telling anybody, so a holder must be able to finish.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use crate::nt::level::DISPATCH;
+use crate::nt::thread::Thread;
 
 /// How the world runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -289,10 +292,11 @@ impl World {
         let _ = self.wait(Key::of(&place), Some(deadline), "sleep", || None::<()>);
     }
 
-    /// A place where another actor may take over. Not to be called at `DISPATCH_LEVEL`.
+    /// A place where another actor may take over; nothing happens at `DISPATCH_LEVEL` (see the module).
     pub fn point(&self) {
         let Some((identity, number)) = ACTOR.get() else { return };
-        if !self.is_virtual() || identity != self.identity {
+        let raised = || Thread::current().is_some_and(|thread| thread.irql() >= DISPATCH);
+        if !self.is_virtual() || identity != self.identity || raised() {
             return;
         }
         let mut baton = lock(&self.baton);

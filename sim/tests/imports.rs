@@ -1,0 +1,303 @@
+//! The functions of ntoskrnl and cng, called as a driver calls them: through the gates, in both run modes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sim::loader::probe;
+use sim::nt::machine::{Machine, Options, Power};
+use sim::nt::ps::Process;
+use sim::nt::se::Token;
+use sim::verifier::schedule::{Mode, World};
+
+const NT: &str = "ntoskrnl.exe";
+const MODES: [Mode; 2] = [Mode::Parallel, Mode::Virtual { seed: 5 }];
+
+fn boot(world: &Arc<World>, cpus: u32) -> Power {
+    Machine::boot(world, Options { name: "test".into(), cpus, ..Options::default() })
+}
+
+/// Calls an import that must not stop the machine.
+#[track_caller]
+fn nt(machine: &Machine, name: &'static str, arguments: &[u64]) -> u64 {
+    match machine.call_import(NT, name, arguments) {
+        Ok(value) => value,
+        Err(_) => panic!("{name} stopped the machine: {}", machine.stop_report().unwrap()),
+    }
+}
+
+/// Calls an import that must stop the machine; returns the report.
+#[track_caller]
+fn stopped(machine: &Machine, name: &'static str, arguments: &[u64]) -> String {
+    assert!(machine.call_import(NT, name, arguments).is_err(), "{name} did not stop the machine");
+    machine.stop_report().unwrap().to_string()
+}
+
+#[test]
+fn what_is_for_dispatch_level_is_refused_below_it() {
+    for mode in MODES {
+        let world = World::new(mode);
+        let _main = world.enter("main");
+        let machine = boot(&world, 2);
+        let lock = machine.allocate(8) as u64;
+        let report = stopped(&machine, "KeReleaseSpinLockFromDpcLevel", &[lock]);
+        assert!(report.contains("IRQL_NOT_LESS_OR_EQUAL"), "{report}");
+    }
+}
+
+#[test]
+fn an_irql_that_a_call_leaves_raised_is_a_stop() {
+    let world = World::new(Mode::Virtual { seed: 1 });
+    let _main = world.enter("main");
+    let machine = boot(&world, 1);
+    let report = stopped(&machine, "KfRaiseIrql", &[2]);
+    assert!(report.contains("IRQL_UNEXPECTED_VALUE"), "{report}");
+    // And the process goes on with another machine.
+    let other = boot(&world, 1);
+    assert_eq!(nt(&other, "KeGetCurrentIrql", &[]) as u8, 0);
+}
+
+#[test]
+fn pool_is_aligned_zeroed_tagged_and_counted() {
+    let world = World::new(Mode::Parallel);
+    let machine = boot(&world, 1);
+    let tag = u64::from(u32::from_le_bytes(*b"Test"));
+    for size in [1_u64, 16, 100, 4095, 4096, 70_000] {
+        let block = nt(&machine, "ExAllocatePool2", &[0x40, size, tag]) as usize;
+        assert_ne!(block, 0);
+        assert!(block.is_multiple_of(if size >= 4096 { 4096 } else { 16 }), "{size}: {block:#x}");
+        let bytes = probe::bytes(block, size as usize).unwrap();
+        assert!(bytes.iter().all(|byte| *byte == 0));
+        // Special pool: the first byte past the (aligned) block is not there.
+        assert!(
+            probe::read::<u8>(block + (size as usize).next_multiple_of(16)).is_err()
+                || size >= 4096
+        );
+        nt(&machine, "ExFreePoolWithTag", &[block as u64, tag]);
+        assert!(probe::read::<u8>(block).is_err(), "freed memory is still there");
+    }
+    let leaked = nt(&machine, "ExAllocatePool2", &[0x40, 10, tag]);
+    let leaks = machine.unload().unwrap();
+    assert_eq!(leaks.len(), 1, "{leaks:?}");
+    assert!(leaks[0].to_string().contains("1 blocks, 10 bytes, tag 'Test'"), "{}", leaks[0]);
+    let report = stopped(&machine, "ExFreePoolWithTag", &[leaked, 7]);
+    assert!(report.contains("BAD_POOL_CALLER") && report.contains("has tag 'Test'"), "{report}");
+}
+
+#[test]
+fn freeing_twice_and_wrong_flags_are_stops() {
+    let world = World::new(Mode::Parallel);
+    let machine = boot(&world, 1);
+    let block = nt(&machine, "ExAllocatePool2", &[0x40, 10, 7]);
+    nt(&machine, "ExFreePoolWithTag", &[block, 7]);
+    assert!(stopped(&machine, "ExFreePoolWithTag", &[block, 7]).contains("was freed before"));
+    for (flags, why) in [(0x140, "exactly one kind"), (0x80, "HVCI"), (0x60, "RAISE_ON_FAILURE")] {
+        let machine = boot(&world, 1);
+        let report = stopped(&machine, "ExAllocatePool2", &[flags, 10, 7]);
+        assert!(report.contains(why), "{report}");
+    }
+}
+
+#[test]
+fn the_chosen_allocation_fails() {
+    let world = World::new(Mode::Parallel);
+    let machine = boot(&world, 1);
+    machine.faults().fail_at(1);
+    let blocks = [(); 3].map(|()| nt(&machine, "ExAllocatePool2", &[0x40, 10, 7]));
+    assert!(blocks[0] != 0 && blocks[1] == 0 && blocks[2] != 0);
+    assert_eq!(machine.faults().counted(), 3);
+}
+
+#[test]
+fn a_bad_pointer_stops_by_name_and_not_the_process() {
+    let world = World::new(Mode::Parallel);
+    let machine = boot(&world, 1);
+    let report = stopped(&machine, "KeSetEvent", &[0x40, 0, 0]);
+    assert!(report.contains("Event of KeSetEvent is 0x40"), "{report}");
+}
+
+#[test]
+fn events_signal_reset_and_time_out() {
+    for mode in MODES {
+        let world = World::new(mode);
+        let _main = world.enter("main");
+        let machine = boot(&world, 2);
+        let event = machine.allocate(24) as u64;
+        let timeout = machine.allocate(8);
+        let wait = |due: i64| {
+            probe::write(timeout, due).unwrap();
+            nt(&machine, "KeWaitForSingleObject", &[event, 0, 0, 0, timeout as u64]) as i32
+        };
+        for (kind, second) in [(0, 0), (1, 0x102)] {
+            nt(&machine, "KeInitializeEvent", &[event, kind, 0]);
+            let before = world.now();
+            assert_eq!(wait(-200_000), 0x102, "nobody has set it");
+            assert!(world.now() - before >= Duration::from_millis(20));
+            assert_eq!(nt(&machine, "KeSetEvent", &[event, 0, 0]), 0);
+            assert_eq!(wait(0), 0);
+            assert_eq!(wait(0), second, "a synchronization event resets itself");
+            nt(&machine, "KeSetEvent", &[event, 0, 0]);
+            nt(&machine, "KeClearEvent", &[event]);
+            assert_eq!(wait(0), 0x102);
+        }
+        let (other, waker) = (machine.clone(), world.clone());
+        let setter = world.spawn("setter", move || {
+            waker.sleep(Duration::from_millis(30));
+            nt(&other, "KeSetEvent", &[event, 0, 0]);
+        });
+        assert_eq!(wait(-50_000_000_000), 0);
+        assert!(setter.join(None));
+    }
+}
+
+#[test]
+fn a_wait_that_nobody_can_end_is_a_deadlock() {
+    let world = World::new(Mode::Virtual { seed: 2 });
+    let _main = world.enter("main");
+    let machine = boot(&world, 1);
+    let event = machine.allocate(24) as u64;
+    nt(&machine, "KeInitializeEvent", &[event, 0, 0]);
+    let report = stopped(&machine, "KeWaitForSingleObject", &[event, 0, 0, 0, 0]);
+    assert!(report.contains("DEADLOCK"), "{report}");
+}
+
+#[test]
+fn rundown_waits_for_its_users() {
+    for mode in MODES {
+        let world = World::new(mode);
+        let _main = world.enter("main");
+        let machine = boot(&world, 1);
+        let rundown = machine.allocate(8) as u64;
+        nt(&machine, "ExInitializeRundownProtection", &[rundown]);
+        assert_eq!(nt(&machine, "ExAcquireRundownProtection", &[rundown]) as u8, 1);
+        let (other, sleeper) = (machine.clone(), world.clone());
+        let user = world.spawn("user", move || {
+            sleeper.sleep(Duration::from_millis(30));
+            nt(&other, "ExReleaseRundownProtection", &[rundown]);
+        });
+        let before = world.now();
+        nt(&machine, "ExWaitForRundownProtectionRelease", &[rundown]);
+        assert!(world.now() - before >= Duration::from_millis(25));
+        assert_eq!(nt(&machine, "ExAcquireRundownProtection", &[rundown]) as u8, 0);
+        nt(&machine, "ExReInitializeRundownProtection", &[rundown]);
+        assert_eq!(nt(&machine, "ExAcquireRundownProtection", &[rundown]) as u8, 1);
+        nt(&machine, "ExReleaseRundownProtection", &[rundown]);
+        assert!(user.join(None));
+        assert!(stopped(&machine, "ExReleaseRundownProtection", &[rundown]).contains("more often"));
+    }
+}
+
+#[test]
+fn mdls_describe_nonpaged_pool_only() {
+    let world = World::new(Mode::Parallel);
+    let machine = boot(&world, 1);
+    let block = nt(&machine, "ExAllocatePool2", &[0x40, 9000, 7]);
+    let mdl = nt(&machine, "IoAllocateMdl", &[block + 100, 8000, 0, 0, 0]);
+    nt(&machine, "MmBuildMdlForNonPagedPool", &[mdl]);
+    let pieces = sim::nt::mm::pieces(mdl as usize).unwrap();
+    assert_eq!(pieces, [sim::nt::mm::Piece { address: block as usize + 100, length: 8000 }]);
+    assert_eq!(probe::read::<u64>(mdl as usize + 24).unwrap(), block + 100);
+    assert_eq!(probe::read::<u16>(mdl as usize + 10).unwrap(), 4);
+    nt(&machine, "IoFreeMdl", &[mdl]);
+    let paged = nt(&machine, "ExAllocatePool2", &[0x100, 100, 7]);
+    let mdl = nt(&machine, "IoAllocateMdl", &[paged, 100, 0, 0, 0]);
+    assert!(stopped(&machine, "MmBuildMdlForNonPagedPool", &[mdl]).contains("paged pool"));
+}
+
+#[test]
+fn irps_cannot_be_freed_while_sent() {
+    let world = World::new(Mode::Parallel);
+    let machine = boot(&world, 1);
+    let irp = nt(&machine, "IoAllocateIrp", &[1, 0]);
+    assert!(machine.with_thread(|thread| sim::nt::io::take_irp(thread, irp as usize)));
+    assert!(stopped(&machine, "IoFreeIrp", &[irp]).contains("has not completed"));
+    let machine = boot(&world, 1);
+    let irp = nt(&machine, "IoAllocateIrp", &[1, 0]);
+    nt(&machine, "IoReuseIrp", &[irp, 5]);
+    assert_eq!(probe::read::<u32>(irp as usize + 48).unwrap(), 5);
+    nt(&machine, "IoFreeIrp", &[irp]);
+    assert!(machine.unload().unwrap().is_empty());
+}
+
+#[test]
+fn the_clock_is_nts() {
+    let world = World::new(Mode::Virtual { seed: 1 });
+    let _main = world.enter("main");
+    let machine = boot(&world, 1);
+    let place = machine.allocate(8);
+    let before = nt(&machine, "KeQueryInterruptTimePrecise", &[place as u64]);
+    world.sleep(Duration::from_secs(3));
+    assert_eq!(nt(&machine, "KeQueryInterruptTimePrecise", &[place as u64]) - before, 30_000_000);
+    nt(&machine, "KeQuerySystemTimePrecise", &[place as u64]);
+    // 2026-01-01 and three seconds, in 100 ns since 1601.
+    assert_eq!(probe::read::<u64>(place).unwrap(), (11_644_473_600 + 1_767_225_603) * 10_000_000);
+}
+
+#[test]
+fn random_bytes_repeat_with_the_seed() {
+    let draw = |seed| {
+        let world = World::new(Mode::Virtual { seed });
+        let _main = world.enter("main");
+        let machine = boot(&world, 1);
+        let buffer = machine.allocate(32);
+        assert_eq!(
+            machine.call_import("cng.sys", "BCryptGenRandom", &[0, buffer as u64, 32, 2]),
+            Ok(0)
+        );
+        assert_eq!(
+            machine.call_import("cng.sys", "BCryptGenRandom", &[0, buffer as u64, 32, 0]).unwrap()
+                as u32,
+            0xC000_000D
+        );
+        probe::bytes(buffer, 32).unwrap()
+    };
+    assert_eq!(draw(1), draw(1));
+    assert_ne!(draw(1), draw(2));
+}
+
+#[test]
+fn a_foreign_handle_and_object_are_stops() {
+    let world = World::new(Mode::Parallel);
+    let machine = boot(&world, 1);
+    let process = nt(&machine, "IoGetCurrentProcess", &[]);
+    nt(&machine, "ObfReferenceObject", &[process]);
+    let leaks = machine.unload().unwrap();
+    assert!(leaks[0].to_string().contains("1 to System (4)"), "{leaks:?}");
+    nt(&machine, "ObfDereferenceObject", &[process]);
+    assert!(machine.unload().unwrap().is_empty());
+    assert!(stopped(&machine, "ZwClose", &[12]).contains("no open handle"));
+    let machine = boot(&world, 1);
+    assert!(stopped(&machine, "ObfDereferenceObject", &[0x1000]).contains("no object"));
+}
+
+#[test]
+fn the_caller_is_the_process_of_the_call() {
+    let world = World::new(Mode::Parallel);
+    let machine = boot(&world, 1);
+    let process = Process::start("ctl", Token::user());
+    let seen = machine.as_process(&process, || nt(&machine, "IoGetCurrentProcess", &[]));
+    assert_eq!(seen as usize, process.object());
+    assert_ne!(nt(&machine, "IoGetCurrentProcess", &[]) as usize, process.object());
+    assert!(machine.process(process.object()).is_some());
+}
+
+#[test]
+fn a_missing_function_stops_by_name() {
+    let world = World::new(Mode::Parallel);
+    let machine = boot(&world, 1);
+    let address = sim::nt::missing("WdfXyz");
+    assert_eq!(address, sim::nt::missing("WdfXyz"));
+    let call = sim::nt::thread::Call::new("table slot", address, sim::nt::thread::Level::Passive);
+    assert!(machine.call(call, &[]).is_err());
+    let report = machine.stop_report().unwrap().to_string();
+    assert!(report.contains("WdfXyz is not provided by this simulator"), "{report}");
+}
+
+#[test]
+fn every_row_has_a_source_and_guesses_are_counted() {
+    for row in sim::nt::rows() {
+        assert!(!row.source.is_empty() && !row.name.is_empty(), "{}!{}", row.dll, row.name);
+    }
+    let guesses = sim::nt::guesses();
+    let marked = sim::nt::rows().filter(|row| row.mark.is_guess()).count();
+    assert!(guesses.guessed >= marked && guesses.guessed < guesses.total, "{guesses}");
+}
