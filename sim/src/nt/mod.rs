@@ -13,6 +13,7 @@ use crate::loader::gate::Stubs;
 use crate::nt::machine::Thread;
 use crate::verifier::schedule::lock;
 
+pub mod call;
 pub mod cng;
 pub mod dbg;
 pub mod dpc;

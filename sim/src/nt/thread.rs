@@ -15,6 +15,8 @@ use crate::loader::gate::{
     self, Gate, HAS_AVX, ImportFrame, MAX_ARGUMENTS, Registers, VERIFY_XSTATE, XsaveArea,
 };
 use crate::loader::trap::{self, Trap};
+pub(crate) use crate::nt::call::Outcome;
+pub use crate::nt::call::{Call, Dead, Level};
 use crate::nt::level::{DISPATCH, PASSIVE};
 use crate::nt::machine::Machine;
 use crate::nt::ps::Process;
@@ -22,59 +24,6 @@ use crate::nt::stack::{STACK_FILL, Stack};
 use crate::nt::xstate;
 use crate::verifier::report::Stop;
 use crate::verifier::rules;
-
-/// The machine has stopped: nothing in it runs any more. Its report is [`Machine::stop_report`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Dead;
-
-impl std::fmt::Display for Dead {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("the simulated machine has stopped")
-    }
-}
-
-impl std::error::Error for Dead {}
-
-/// The IRQL of a call into the driver.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Level {
-    /// `PASSIVE_LEVEL`; the calling thread must be there.
-    Passive,
-    /// `DISPATCH_LEVEL`: raised for the call, and the CPU taken.
-    Dispatch,
-    /// Whatever the calling thread is at.
-    Current,
-}
-
-/// A call into the driver.
-#[derive(Clone, Copy, Debug)]
-pub struct Call {
-    name: &'static str,
-    function: usize,
-    level: Level,
-    stack: Option<usize>,
-}
-
-impl Call {
-    /// A call of the callback `name` at `function`.
-    pub fn new(name: &'static str, function: usize, level: Level) -> Self {
-        Self { name, function, level, stack: None }
-    }
-
-    /// The callback may use at most `bytes` of stack (checked in verified mode): what is left to it deep in a real chain.
-    pub fn stack(self, bytes: usize) -> Self {
-        Self { stack: Some(bytes), ..self }
-    }
-}
-
-/// How a call into the driver ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Outcome {
-    Returned(u64),
-    /// The driver ended this thread (`PsTerminateSystemThread`).
-    ThreadEnded,
-    Stopped,
-}
 
 /// The block of a simulated thread. See the module.
 #[repr(C)]
@@ -576,8 +525,11 @@ impl Thread {
         answer
     }
 
-    /// Runs `body` pinned to CPU `number`.
+    /// Runs `body` pinned to CPU `number`. At `DISPATCH_LEVEL` a thread stays where it is.
     pub(crate) fn pinned<R>(&self, number: u32, body: impl FnOnce() -> R) -> R {
+        if self.irql() >= DISPATCH {
+            return body();
+        }
         let (affinity, processor) = (self.affinity.replace(1 << number), self.cpu());
         self.set_processor(number);
         let answer = body();
