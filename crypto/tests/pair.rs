@@ -292,7 +292,7 @@ fn data_is_answered_with_a_keepalive_after_ten_seconds() {
     assert_eq!(pair.trace.iter().filter(|sent| sent.kind() == 4).count(), 2, "then silence");
 }
 
-// spec-test: WG 6.5-b
+// spec-test: WG 6.5-b, WG 6.5-d
 #[test]
 fn a_one_way_flow_is_answered_every_ten_seconds() {
     let mut pair = Pair::new(14);
@@ -423,7 +423,7 @@ fn a_forgery_does_not_move_the_window() {
     assert_eq!(pair.numbers(B), [1]);
 }
 
-// spec-test: WG 2-b, WG 2-c
+// spec-test: WG 2-b, WG 2-c, WG 5.4.6-d
 #[test]
 fn a_source_that_is_another_peers_is_refused() {
     let mut pair = Pair::new(19);
@@ -451,7 +451,7 @@ fn a_source_that_is_another_peers_is_refused() {
     assert_eq!(pair.numbers(B), [1]);
 }
 
-// spec-test: WG 5.3-b, WG 5.4.7-e, WG 5.4.7-f, WG 6.6-a, WG 5.4.4-b
+// spec-test: WG 5.3-b, WG 5.4.7-e, WG 5.4.7-f, WG 6.6-a, WG 5.4.4-b, WG 5.4.7-g
 #[test]
 fn under_load_a_cookie_is_asked_for_and_given() {
     let mut pair = Pair::new(20);
@@ -639,7 +639,7 @@ fn a_preshared_key_counts_from_the_next_handshake() {
     assert_eq!(pair.numbers(B), [1, 2]);
 }
 
-// spec-test: WG 11-c
+// spec-test: WG 11-c, WG 5.4.6-h
 #[test]
 fn a_new_private_key_handshakes_at_once() {
     let mut pair = Pair::new(28);
@@ -771,7 +771,7 @@ fn bytes_are_counted_as_the_kernel_counts_them() {
     assert_eq!((b.tx_bytes, b.rx_bytes), (92, 148 + data));
 }
 
-// spec-test: WG 5.1-g, WG 5.1-h
+// spec-test: WG 5.1-g, WG 5.1-h, WG 5.3-c
 #[test]
 fn strangers_draw_no_answer_and_take_no_memory() {
     let mut pair = Pair::new(35);
@@ -845,4 +845,51 @@ fn everything_is_given_back() {
         assert!(pair.hosts[A].index.len(&G) <= 4);
     }
     assert_eq!(Attached::live(), 0, "sessions and peers refer to each other no more");
+}
+
+// spec-test: WG 5.1-f
+#[test]
+fn initiations_of_a_peer_are_twenty_milliseconds_apart() {
+    for (gap, verdict) in
+        [(ms(19), Err(Discard::InitiationFlood)), (ms(20), Ok(())), (ms(21), Ok(()))]
+    {
+        let mut pair = Pair::new(37);
+        pair.wire.lose = 1000;
+        pair.send(A, 1);
+        // Down and up, so that A need not wait five seconds.
+        pair.hosts[A].down();
+        let now = pair.clock(A);
+        pair.hosts[A].up(now);
+        pair.send(A, 2);
+        let [first, second] = [0, 1].map(|n| pair.sent(A, 1, Duration::ZERO)[n].bytes.clone());
+        let from = pair.hosts[A].address;
+        pair.inject(B, &first, from);
+        pair.run(gap);
+        pair.inject(B, &second, from);
+        let expected: Vec<_> = verdict.err().into_iter().collect();
+        assert_eq!(pair.hosts[B].discards, expected, "{gap:?} apart");
+        if verdict.is_err() {
+            // spec-test: WG 5.1-c — a refused initiation's timestamp is not kept.
+            pair.run_ms(1);
+            pair.inject(B, &second, from);
+            assert_eq!(pair.hosts[B].discards, expected, "now it is accepted");
+        }
+    }
+}
+
+// spec-test: WG 11-f
+#[test]
+fn sources_are_forgotten_with_the_listen_port() {
+    let mut pair = Pair::new(38);
+    pair.connect();
+    let peer = pair.hosts[B].only_peer();
+    assert!(peer.endpoint(&G).unwrap().local.is_some());
+    let version = peer.endpoint_version();
+    pair.hosts[B].tunnel.forget_sources(&G);
+    let endpoint = peer.endpoint(&G).unwrap();
+    assert_eq!((endpoint.remote, endpoint.local), (pair.hosts[A].address, None));
+    assert_ne!(peer.endpoint_version(), version);
+    pair.send(B, 1);
+    pair.run_ms(20);
+    assert_eq!(pair.numbers(A), [1], "the session lives on");
 }

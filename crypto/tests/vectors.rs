@@ -191,7 +191,7 @@ fn connected(handshake: &Value) -> [Side; 2] {
     [initiator, responder]
 }
 
-// spec-test: WG 5.4.2-a, WG 5.4.3-b, WG 5.4.4-a, WG 5.4.6-a, WG 5.4.6-c, WG 5.4.6-g, WG 5.4-e
+// spec-test: WG 2.1-e, WG 5.4.2-a, WG 5.4.3-b, WG 5.4.4-a, WG 5.4.6-a, WG 5.4.6-c, WG 5.4.6-g, WG 5.4-e
 #[test]
 fn handshakes_and_transport() {
     for handshake in vectors()["handshakes"].as_array().unwrap() {
@@ -232,7 +232,7 @@ fn handshakes_and_transport() {
     }
 }
 
-// spec-test: WG 5.4-c, WG 5.3-a, WG 5.1-b, WG 5.4.4-c, WG 5.4-m, WG 5.4-n, WG 5.4.2-g
+// spec-test: WG 5.4-c, WG 5.4.2-c, WG 5.3-a, WG 5.1-b, WG 5.4.4-c, WG 5.4-m, WG 5.4-n, WG 5.4.2-g
 #[test]
 fn messages_to_refuse_and_to_accept() {
     let vectors = vectors();

@@ -150,7 +150,7 @@ impl<E> Tunnel<E> {
     /// [`Discard::BadHandshake`], [`Discard::UnknownPeer`], [`Discard::StaleTimestamp`],
     /// [`Discard::InitiationFlood`], [`Discard::UnknownReceiver`], [`Discard::BadCookieReply`],
     /// [`Discard::PeerGone`], [`Discard::OutOfMemory`].
-    // spec: WG 5.3-c, WG 5.1-g
+    // spec: WG 5.3-c, WG 5.1-g, WG 5.1-h
     pub fn consume(
         &self,
         ground: &impl Ground,

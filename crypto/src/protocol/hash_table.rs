@@ -205,6 +205,7 @@ mod tests {
         assert_eq!(table.find(8, |_| true), None);
     }
 
+    // spec-test: WG 7.4-b
     #[test]
     fn the_hash_is_siphash_2_4() {
         // The last row of the table in the SipHash paper's appendix: key 00..0f, input 00..0e.

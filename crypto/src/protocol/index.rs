@@ -187,3 +187,49 @@ impl<E> IndexTable<E> {
 fn hash(index: u32) -> u64 {
     u64::from(index / SHARDS as u32)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sync::Unpinned;
+
+    /// Draws the same index twice before it goes on.
+    struct Stutter(u32);
+
+    impl Random for Stutter {
+        fn fill(&mut self, bytes: &mut [u8]) {
+            bytes.copy_from_slice(&(self.0 / 2).to_le_bytes());
+            self.0 = self.0.wrapping_add(1);
+        }
+    }
+
+    // spec-test: WG 5.4.2-f, WG 5.4.2-g
+    #[test]
+    fn an_index_is_given_once_and_looked_up_by_kind() {
+        let index = Shared::try_new(IndexTable::try_new().unwrap()).unwrap();
+        index.reserve(&Unpinned, 600).unwrap();
+        let peer: Shared<Peer<()>> =
+            Shared::try_new(Peer::new([1; 32], 1, index.clone(), 1)).unwrap();
+        let other = Shared::try_new(Peer::new([2; 32], 1, index.clone(), 1)).unwrap();
+        let mut random = Stutter(0);
+        for expected in 0..600 {
+            assert_eq!(index.insert(&Unpinned, &peer, &mut random), Some(expected));
+        }
+        assert_eq!(index.len(&Unpinned), 600);
+        assert!(index.session(&Unpinned, 5).is_none(), "a handshake is no session");
+        assert!(index.handshake(&Unpinned, 5).is_some() && index.either(&Unpinned, 5).is_some());
+        assert!(index.handshake(&Unpinned, 600).is_none());
+        index.remove(&Unpinned, 5, &other);
+        assert!(index.handshake(&Unpinned, 5).is_some(), "not that peer's to remove");
+        (0..600).for_each(|n| index.remove(&Unpinned, n, &peer));
+        assert!(index.is_empty(&Unpinned));
+    }
+
+    #[test]
+    fn a_full_table_gives_no_index() {
+        let index = Shared::try_new(IndexTable::try_new().unwrap()).unwrap();
+        let peer: Shared<Peer<()>> =
+            Shared::try_new(Peer::new([1; 32], 1, index.clone(), 1)).unwrap();
+        assert_eq!(index.insert(&Unpinned, &peer, &mut Stutter(0)), None);
+    }
+}

@@ -83,6 +83,7 @@ pub const CLOCK_JUMP: Duration = Duration::from_secs(10);
 /// After a sleep, handshakes are spread over this time.
 pub const RESUME_SPREAD: Duration = Duration::from_secs(5);
 
+// spec: WG 13-e
 /// Type-of-service byte of initiations and responses: AF41. (Linux: `HANDSHAKE_DSCP`.)
 pub const HANDSHAKE_TOS: u8 = 0x88;
 

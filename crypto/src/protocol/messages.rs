@@ -21,7 +21,7 @@ pub const KEEPALIVE_LEN: usize = TRANSPORT_HEADER_LEN + TAG_LEN;
 /// Bytes of a TAI64N timestamp.
 pub const TIMESTAMP_LEN: usize = 12;
 
-// spec: WG 5.4.3-a — no answer is longer than what provoked it.
+// spec: WG 5.4.3-a, WG 5.4.7-a; spec-test: WG 5.4.3-a, WG 5.4.7-a — no answer is longer than what provoked it.
 const _: () = assert!(RESPONSE_LEN < INITIATION_LEN && COOKIE_REPLY_LEN < RESPONSE_LEN);
 
 /// A datagram of known type and length.
@@ -42,7 +42,7 @@ impl<'d> Message<'d> {
     /// # Errors
     ///
     /// [`Discard::MalformedMessage`] for an unknown type word or a length that is not its type's.
-    // spec: WG 5.4-m, WG 5.4-n
+    // spec: WG 5.4-j, WG 5.4-m, WG 5.4-n
     pub fn parse(datagram: &'d [u8]) -> Result<Self, Discard> {
         let malformed = Discard::MalformedMessage;
         match datagram.first_chunk().copied().map(u32::from_le_bytes) {
@@ -315,6 +315,7 @@ mod tests {
         }
     }
 
+    // spec-test: WG 5.4-j
     #[test]
     fn what_is_written_is_what_is_parsed() {
         let mut bytes = Initiation::write(7, &[1; 32], &[2; 48], &[3; 28]);

@@ -410,7 +410,6 @@ fn seal_detached(key: &Secret, associated: &[u8], body: &mut [u8]) -> [u8; TAG_L
 }
 
 /// Opens what [`seal_detached`] sealed; `None` if the tag is wrong, compared in constant time.
-// spec: WG 5.4-k
 fn open_detached(
     key: &Secret,
     associated: &[u8],

@@ -287,7 +287,7 @@ impl<E> Peer<E> {
     /// # IRQL
     ///
     /// `<= DISPATCH_LEVEL`.
-    // spec: WG 5.4.6-d, WG 2.1-a
+    // spec: WG 5.4.6-d, WG 2.1-a, WG 2-c
     pub fn received(
         &self,
         ground: &impl Ground,

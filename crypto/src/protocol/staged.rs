@@ -22,7 +22,7 @@ struct Queue {
 
 impl Staged {
     /// An empty queue that is closed until the adapter is up.
-    pub(super) const fn new() -> Self {
+    pub(super) fn new() -> Self {
         let closed = Some(Discard::AdapterDown);
         Self(SpinLock::new(Queue { packets: VecDeque::new(), bytes: 0, closed }))
     }

@@ -209,8 +209,8 @@ impl Timers {
         self.arm_if_idle(Timer::NewHandshake, at.saturating_add(self.jitter(now))).1
     }
 
-    /// Data was received (E11): we must answer.
-    // spec: WG 6.5-b
+    /// Data was received (E11): we must answer. A keepalive is not answered.
+    // spec: WG 6.5-b, WG 6.5-e
     pub(super) fn data_received(&self, now: u64) -> Wants {
         let at = now.saturating_add(nanoseconds(KEEPALIVE_TIMEOUT));
         let (armed, wants) = self.arm_if_idle(Timer::Keepalive, at);

@@ -315,7 +315,7 @@ impl<E> Tunnel<E> {
                         self.send_initiation(ground, peer, now, random, out);
                     }
                 }
-                // E12
+                // E12; spec: WG 6.5-d
                 Timer::Keepalive => {
                     if peer.timers.needs_another_keepalive.swap(false, Ordering::Relaxed) {
                         // Before the keepalive leaves: if it does, it is answer enough and cancels

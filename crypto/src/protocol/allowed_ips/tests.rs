@@ -67,6 +67,10 @@ fn the_kernel_self_test_list() {
         assert_eq!(found(&table, address), Some(letter), "{address}");
     }
 
+    // spec-test: WG 2-f
+    assert_eq!(found(&table, "224.0.0.1"), Some('e'));
+    assert_eq!(found(&table, "ff02::1"), Some('f'));
+
     // spec-test: WG 2-e
     let addresses = ["1.0.0.0", "64.0.0.0", "128.0.0.0", "192.0.0.0", "255.0.0.0"];
     for address in addresses {

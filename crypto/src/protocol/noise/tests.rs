@@ -81,7 +81,7 @@ fn timestamps() {
     }
 }
 
-// spec-test: WG 5.4-a
+// spec-test: WG 5.4-a, WG 5.4.2-d
 #[test]
 fn the_top_bit_of_a_public_key_is_ignored() {
     let identity = Identity::new(&[7; 32]).unwrap();
@@ -161,5 +161,26 @@ fn cookies_seal_and_open() {
         assert_eq!(open_cookie(&key, &nonce, &sealed, &[0; 16]), None, "another mac1");
         let name: String = row["name"].as_str().unwrap().into();
         assert_eq!(mac::<32>(&bytes(&row["secret"]), &[&hex(&row["mac_input"])]), cookie, "{name}");
+    }
+}
+
+// spec-test: WG 7.4-a, WG 5.4.5-b
+#[test]
+#[allow(unsafe_code)] // To look at memory that has been given up.
+fn secrets_are_wiped_where_they_lay() {
+    let mut secret = core::mem::ManuallyDrop::new(Secret::new([7; 32]));
+    let at = &raw const secret.0;
+    // SAFETY: dropped once, here, and not used as a `Secret` again.
+    unsafe { core::mem::ManuallyDrop::drop(&mut secret) };
+    // SAFETY: the stack slot lives to the end of the function, and any bytes are a `[u8; 32]`.
+    assert_eq!(unsafe { at.read_volatile() }, [0; 32]);
+
+    let mut state = core::mem::ManuallyDrop::new(Symmetric::new(&[1; 32]));
+    let at = [&raw const state.chaining_key, &raw const state.hash];
+    // SAFETY: dropped once, here, and not used as a `Symmetric` again.
+    unsafe { core::mem::ManuallyDrop::drop(&mut state) };
+    for at in at {
+        // SAFETY: the stack slot lives to the end of the function, and any bytes are a `[u8; 32]`.
+        assert_eq!(unsafe { at.read_volatile() }, [0; 32]);
     }
 }
