@@ -19,8 +19,8 @@
 
 use std::sync::{Arc, Mutex};
 
-use crate::nt::machine::{Call, Level, Machine, Thread};
 use crate::nt::behaviours;
+use crate::nt::machine::{Call, Level, Machine, Thread};
 use crate::verifier::schedule::lock;
 
 pub mod attributes;
@@ -101,6 +101,12 @@ impl Wdf {
         lock(&self.state).driver.clone()
     }
 
+    /// What is still alive: kind, handle, references of the driver. The audit at unload.
+    #[must_use]
+    pub fn objects_alive(&self) -> Vec<(Kind, u64, usize)> {
+        self.objects.alive()
+    }
+
     /// All devices that have not been deleted.
     pub(crate) fn devices(&self) -> Vec<Arc<device::Device>> {
         lock(&self.state).devices.clone()
@@ -139,7 +145,10 @@ impl<'t> Entered<'t> {
         let wdf = Wdf::of(&machine);
         let known = lock(&wdf.state).globals;
         if globals == 0 || globals != known {
-            thread.stop("WDF_VIOLATION", format!("driver globals {globals:#x}, bound with {known:#x}"));
+            thread.stop(
+                "WDF_VIOLATION",
+                format!("driver globals {globals:#x}, bound with {known:#x}"),
+            );
             return None;
         }
         Some(Self { thread, machine, wdf })
@@ -180,7 +189,10 @@ impl<'t> Entered<'t> {
             return None;
         }
         if object.life() == Life::Deleted {
-            self.violation(format!("{} {handle:#x} has been deleted; it only waits for references", kind.name()));
+            self.violation(format!(
+                "{} {handle:#x} has been deleted; it only waits for references",
+                kind.name()
+            ));
             return None;
         }
         Some(object)
