@@ -196,10 +196,8 @@ impl Adapter {
         // A little more than the MTU fits, so that a packet too long reaches the driver as Windows lets it.
         let capacity = if mtu == 0 { 1 << 16 } else { mtu + 64 };
         let taken = self.outbox.take(machine, capacity, fill)?;
-        if taken > 0 && self.outbox.take_armed() {
-            if let Some(data_path) = data_path {
-                data_path.notify_transmit(machine);
-            }
+        if let Some(data_path) = data_path.filter(|_| taken > 0 && self.outbox.take_armed()) {
+            data_path.notify_transmit(machine);
         }
         Ok(taken)
     }
@@ -359,15 +357,15 @@ impl Adapter {
             (state.capabilities, state.data_path.clone())
         };
         match (action, data_path) {
-            (Action::CreateDatapath, _) => {
+            (Action::Create, _) => {
                 match DataPath::create(machine, self, capabilities, self.sizes)? {
                     Ok(made) => lock(&self.state).data_path = Some(made),
                     Err(status) => return Ok(Err(status)),
                 }
             }
-            (Action::StartDatapath, Some(data_path)) => data_path.start(machine),
-            (Action::StopDatapath, Some(data_path)) => data_path.stop(machine),
-            (Action::DestroyDatapath, Some(data_path)) => {
+            (Action::Start, Some(data_path)) => data_path.start(machine),
+            (Action::Stop, Some(data_path)) => data_path.stop(machine),
+            (Action::Destroy, Some(data_path)) => {
                 data_path.destroy(machine);
                 lock(&self.state).data_path = None;
             }

@@ -45,32 +45,28 @@ pub(crate) enum Event {
 /// What a transition does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
-    CreateDatapath,
-    StartDatapath,
-    StopDatapath,
-    DestroyDatapath,
+    Create,
+    Start,
+    Stop,
+    Destroy,
 }
 
 impl Path {
     /// The table of transitions: actions in order, and the next state; `None` for an event that
     /// does not occur in this state.
     pub(crate) fn on(self, event: Event) -> Option<(&'static [Action], Self)> {
-        use Action::{CreateDatapath, DestroyDatapath, StartDatapath, StopDatapath};
+        use Action::{Create, Destroy, Start, Stop};
         Some(match (self, event) {
             (Self::Halted, Event::Initialize) => (&[], Self::AdapterPaused),
-            (Self::AdapterPaused, Event::Create) => (&[CreateDatapath], Self::DatapathPaused),
+            (Self::AdapterPaused, Event::Create) => (&[Create], Self::DatapathPaused),
             (Self::AdapterPaused, Event::Restart) => (&[], Self::AdapterRestarted),
             (Self::AdapterPaused, Event::Halt) => (&[], Self::Halted),
-            (Self::AdapterRestarted, Event::Create) => {
-                (&[CreateDatapath, StartDatapath], Self::Running)
-            }
+            (Self::AdapterRestarted, Event::Create) => (&[Create, Start], Self::Running),
             (Self::AdapterRestarted, Event::Pause) => (&[], Self::AdapterPaused),
-            (Self::DatapathPaused, Event::Restart) => (&[StartDatapath], Self::Running),
-            (Self::DatapathPaused, Event::Destroy) => (&[DestroyDatapath], Self::AdapterPaused),
-            (Self::Running, Event::Pause) => (&[StopDatapath], Self::DatapathPaused),
-            (Self::Running, Event::Destroy) => {
-                (&[StopDatapath, DestroyDatapath], Self::AdapterRestarted)
-            }
+            (Self::DatapathPaused, Event::Restart) => (&[Start], Self::Running),
+            (Self::DatapathPaused, Event::Destroy) => (&[Destroy], Self::AdapterPaused),
+            (Self::Running, Event::Pause) => (&[Stop], Self::DatapathPaused),
+            (Self::Running, Event::Destroy) => (&[Stop, Destroy], Self::AdapterRestarted),
             _ => return None,
         })
     }
@@ -223,7 +219,7 @@ mod tests {
     /// Both orders of creation and restart end in the same state with the same actions.
     #[test]
     fn create_and_restart_come_in_either_order() {
-        use Action::{CreateDatapath, DestroyDatapath, StartDatapath, StopDatapath};
+        use Action::{Create, Destroy, Start, Stop};
         for events in [[Event::Create, Event::Restart], [Event::Restart, Event::Create]] {
             let mut path = Path::AdapterPaused;
             let mut actions = Vec::new();
@@ -232,16 +228,12 @@ mod tests {
                 actions.extend_from_slice(done);
                 path = next;
             }
-            assert_eq!(
-                (path, &actions[..]),
-                (Path::Running, &[CreateDatapath, StartDatapath][..]),
-                "{events:?}"
-            );
+            assert_eq!((path, &actions[..]), (Path::Running, &[Create, Start][..]), "{events:?}");
         }
         let (actions, path) = Path::Running.on(Event::Destroy).unwrap();
-        assert_eq!((actions, path), (&[StopDatapath, DestroyDatapath][..], Path::AdapterRestarted));
+        assert_eq!((actions, path), (&[Stop, Destroy][..], Path::AdapterRestarted));
         let (actions, path) = Path::Running.on(Event::Pause).unwrap();
-        assert_eq!((actions, path), (&[StopDatapath][..], Path::DatapathPaused));
+        assert_eq!((actions, path), (&[Stop][..], Path::DatapathPaused));
         assert_eq!(Path::Halted.on(Event::Create), None);
         assert_eq!(Path::Running.on(Event::Halt), None);
     }

@@ -121,7 +121,7 @@ fn override_dispatch(driver_object: Address) {
 }
 
 fn unload(entered: &Entered<'_>, driver: &Driver) {
-    for device in entered.wdf.devices() {
+    if let Some(device) = entered.wdf.devices().first() {
         entered.violation(format!("DriverUnload while WDFDEVICE {:#x} exists", device.handle()));
         return;
     }

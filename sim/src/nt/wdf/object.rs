@@ -126,7 +126,11 @@ impl Object {
         self.inner().life
     }
 
-    /// Attaches the simulator's own part; once, right after creation.
+    /// Attaches the simulator's own part; right after creation.
+    ///
+    /// # Panics
+    ///
+    /// If it is done twice.
     pub fn set_body(&self, body: Arc<dyn Any + Send + Sync>) {
         assert!(self.body.set(body).is_ok(), "an object has one body");
     }
