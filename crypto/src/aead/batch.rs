@@ -5,6 +5,7 @@
 //! is stable, takes the same time for any order, and cannot fail.
 
 use super::group::{GROUP, Group, Packet, Tag};
+use super::wipe::Depth;
 use super::{Job, MAX_LEN, Source, TAG_LEN, Verdict};
 
 /// Most jobs that are sorted together.
@@ -20,80 +21,113 @@ pub(super) trait Engine {
     fn authenticate(&self, group: &mut Group<'_, '_>);
     /// Adds the key stream to the text.
     fn decrypt(&self, group: &mut Group<'_, '_>);
-    /// The most jobs that are faster one by one.
-    const FEW: usize;
+    /// The most packets of a group that are faster one by one. Measured.
+    const FEW_TO_SEAL: usize;
+    /// The same for opening, where a group computes its first blocks apart.
+    const FEW_TO_OPEN: usize;
     /// Derives the one-time key and adds the key stream to the text; returns the tag.
     fn seal_one(&self, key: &[u32; 8], counter: u64, packet: &mut Packet) -> Tag;
     /// If the packet's tag is `tag`, adds the key stream to the text; else zeroes the output.
     ///
     /// Returns whether it was.
     fn open_one(&self, key: &[u32; 8], counter: u64, packet: &Packet, tag: Tag) -> bool;
-    /// Wipes the registers.
-    fn clear(&self);
+    /// Wipes the registers, and the stack below the caller.
+    fn clear(&self, depth: Depth);
 }
 
-/// Seals all jobs whose lengths agree.
+/// Seals all jobs whose lengths agree, and leaves nothing of their keys behind.
 pub(super) fn seal<E: Engine>(engine: &E, jobs: &mut [Job<'_>]) {
-    if jobs.len() <= E::FEW {
-        for job in jobs {
-            if to_seal(job).is_some() {
-                let mut packet = Packet::to_seal_alone(job);
+    let depth = seal_all(engine, jobs);
+    engine.clear(depth);
+}
+
+/// Opens all jobs whose lengths agree, and leaves nothing of their keys behind.
+pub(super) fn open<E: Engine>(engine: &E, jobs: &mut [Job<'_>]) {
+    let depth = open_all(engine, jobs);
+    engine.clear(depth);
+}
+
+/// Seals all jobs; returns how much stack that took.
+#[inline(never)] // Its stack is wiped by the caller, so it must be a frame of its own.
+fn seal_all<E: Engine>(engine: &E, jobs: &mut [Job<'_>]) -> Depth {
+    let mut depth = Depth::Shallow;
+    for jobs in jobs.chunks_mut(BATCH) {
+        let sorted = Sorted::of(jobs, to_seal);
+        for members in sorted.indices().chunks(GROUP) {
+            if members.len() > E::FEW_TO_SEAL {
+                seal_group(engine, jobs, members);
+                depth = Depth::Deep;
+                continue;
+            }
+            for &index in members {
+                let Some(job) = jobs.get_mut(usize::from(index)) else { break };
+                let mut packet = Packet::to_seal(job, index);
                 let tag = engine.seal_one(job.key.words(), job.counter, &mut packet);
                 packet.write_tag(tag);
                 job.verdict = Verdict::Done;
             }
         }
-        return engine.clear();
     }
-    for jobs in jobs.chunks_mut(BATCH) {
-        let sorted = Sorted::of(jobs, to_seal);
-        for members in sorted.indices().chunks(GROUP) {
-            let mut group = Group::to_seal(jobs, members);
-            engine.seal(&mut group);
-            group.read_back();
-            engine.authenticate(&mut group);
-            group.write_tags();
-            drop(group);
-            for &index in members {
-                if let Some(job) = jobs.get_mut(usize::from(index)) {
-                    job.verdict = Verdict::Done;
-                }
-            }
-        }
-    }
-    engine.clear();
+    depth
 }
 
-/// Opens all jobs whose lengths agree.
-pub(super) fn open<E: Engine>(engine: &E, jobs: &mut [Job<'_>]) {
-    if jobs.len() <= E::FEW {
-        for job in jobs {
-            if to_open(job).is_some() {
-                let (packet, tag) = Packet::to_open(job, 0);
+/// Seals the packets of one group side by side.
+#[inline(never)]
+fn seal_group<E: Engine>(engine: &E, jobs: &mut [Job<'_>], members: &[u8]) {
+    {
+        let mut group = Group::new(jobs);
+        group.take_to_seal(members);
+        engine.seal(&mut group);
+        group.read_back();
+        engine.authenticate(&mut group);
+        group.write_tags();
+    }
+    for &index in members {
+        let Some(job) = jobs.get_mut(usize::from(index)) else { break };
+        job.verdict = Verdict::Done;
+    }
+}
+
+/// Opens all jobs; returns how much stack that took.
+#[inline(never)] // Its stack is wiped by the caller, so it must be a frame of its own.
+fn open_all<E: Engine>(engine: &E, jobs: &mut [Job<'_>]) -> Depth {
+    let mut depth = Depth::Shallow;
+    for jobs in jobs.chunks_mut(BATCH) {
+        let sorted = Sorted::of(jobs, to_open);
+        for members in sorted.indices().chunks(GROUP) {
+            if members.len() > E::FEW_TO_OPEN {
+                open_group(engine, jobs, members);
+                depth = Depth::Deep;
+                continue;
+            }
+            for &index in members {
+                let Some(job) = jobs.get_mut(usize::from(index)) else { break };
+                let (packet, tag) = Packet::to_open(job, index);
                 let done = engine.open_one(job.key.words(), job.counter, &packet, tag);
                 job.verdict = if done { Verdict::Done } else { Verdict::Forged };
             }
         }
-        return engine.clear();
     }
-    for jobs in jobs.chunks_mut(BATCH) {
-        let sorted = Sorted::of(jobs, to_open);
-        for members in sorted.indices().chunks(GROUP) {
-            let mut group = Group::to_open(jobs, members);
-            engine.derive(&mut group);
-            engine.authenticate(&mut group);
-            let authentic = group.reject_forged();
-            engine.decrypt(&mut group);
-            drop(group);
-            for (at, &index) in members.iter().enumerate() {
-                if let Some(job) = jobs.get_mut(usize::from(index)) {
-                    let done = authentic >> at & 1 == 1;
-                    job.verdict = if done { Verdict::Done } else { Verdict::Forged };
-                }
-            }
-        }
+    depth
+}
+
+/// Opens the packets of one group side by side.
+#[inline(never)]
+fn open_group<E: Engine>(engine: &E, jobs: &mut [Job<'_>], members: &[u8]) {
+    let authentic = {
+        let mut group = Group::new(jobs);
+        group.take_to_open(members);
+        engine.derive(&mut group);
+        engine.authenticate(&mut group);
+        let authentic = group.reject_forged();
+        engine.decrypt(&mut group);
+        authentic
+    };
+    for (at, &index) in members.iter().enumerate() {
+        let Some(job) = jobs.get_mut(usize::from(index)) else { break };
+        let done = authentic >> at & 1 == 1;
+        job.verdict = if done { Verdict::Done } else { Verdict::Forged };
     }
-    engine.clear();
 }
 
 /// Whether a job can be sealed, else [`Verdict::Pending`]. `None` if its lengths do not agree.
@@ -126,6 +160,7 @@ const CLASSES: usize = 64;
 
 impl Sorted {
     /// Takes the jobs for which `len` gives a length.
+    #[inline(never)]
     fn of<'j>(jobs: &mut [Job<'j>], len: impl Fn(&mut Job<'j>) -> Option<usize>) -> Self {
         let mut classes = [CLASSES as u8; BATCH];
         let mut starts = [0_u8; CLASSES + 1];

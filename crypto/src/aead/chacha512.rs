@@ -34,8 +34,8 @@ pub(super) fn derive(proof: Avx512<'_>, group: &mut Group<'_, '_>) {
     Dealer::new(Blocks::Zero).deal(group, &mut lanes);
     let keys = Keys::of(proof, group);
     match keys.only {
-        Some(_) => pass::<true, 16>(proof, &keys, &lanes),
-        None => pass::<false, 16>(proof, &keys, &lanes),
+        Some(_) => pass::<true, 16>(proof, group, &keys, &lanes),
+        None => pass::<false, 16>(proof, group, &keys, &lanes),
     }
 }
 
@@ -53,7 +53,7 @@ pub(super) fn crypt(proof: Avx512<'_>, group: &mut Group<'_, '_>, blocks: Blocks
 fn crypt_with<const ONE_KEY: bool>(
     proof: Avx512<'_>,
     group: &mut Group<'_, '_>,
-    keys: &Keys<'_>,
+    keys: &Keys,
     blocks: Blocks,
 ) {
     // Two sets, filled in turn: a set is then not read right after it was written in small pieces,
@@ -65,9 +65,9 @@ fn crypt_with<const ONE_KEY: bool>(
     while filled > 0 {
         let following = dealer.deal(group, next);
         if filled > 16 {
-            wide_pass::<ONE_KEY>(proof, keys, now);
+            wide_pass::<ONE_KEY>(proof, group, keys, now);
         } else {
-            pass::<ONE_KEY, 32>(proof, keys, now);
+            pass::<ONE_KEY, 32>(proof, group, keys, now);
         }
         (now, next) = (next, now);
         filled = following;
@@ -76,17 +76,17 @@ fn crypt_with<const ONE_KEY: bool>(
 
 /// The key and nonce words of a group, by word and then by packet.
 #[repr(C, align(64))]
-struct Keys<'g> {
+struct Keys {
     words: [[u32; GROUP]; 8],
     counter_low: [u32; GROUP],
     counter_high: [u32; GROUP],
     /// The key of all packets, if it is the same; `words` is then not filled.
-    only: Option<&'g [u32; 8]>,
+    only: Option<[u32; 8]>,
 }
 
-impl<'g> Keys<'g> {
+impl Keys {
     #[inline(always)]
-    fn of(proof: Avx512<'_>, group: &Group<'g, '_>) -> Self {
+    fn of(proof: Avx512<'_>, group: &Group<'_, '_>) -> Self {
         let (mut counter_low, mut counter_high) = ([0; GROUP], [0; GROUP]);
         let mut found: [&[u32; 8]; GROUP] = [&[0; 8]; GROUP];
         for (index, packet) in group.packets().iter().enumerate() {
@@ -95,7 +95,7 @@ impl<'g> Keys<'g> {
             counter_low[index % GROUP] = counter as u32;
             counter_high[index % GROUP] = (counter >> 32) as u32;
         }
-        let only = group.one_key().then_some(found[0]);
+        let only = group.one_key().then_some(*found[0]);
         let mut words = [[0; GROUP]; 8];
         if only.is_none() {
             for (word, lanes) in words.iter_mut().zip(transpose_keys(proof, &found)) {
@@ -121,7 +121,7 @@ impl<'g> Keys<'g> {
         };
         for word in 0..8 {
             rows[word] = match self.only {
-                Some(only) if ONE_KEY => V512::splat32(proof, only[word]),
+                Some(ref only) if ONE_KEY => V512::splat32(proof, only[word]),
                 _ => V512::load32(proof, &self.words[word]).pick32(packet),
             };
         }
@@ -134,9 +134,11 @@ impl<'g> Keys<'g> {
     }
 }
 
-impl Drop for Keys<'_> {
+impl Drop for Keys {
     fn drop(&mut self) {
-        if self.only.is_none() {
+        if let Some(only) = &mut self.only {
+            only.zeroize();
+        } else {
             self.words.zeroize();
         }
     }
@@ -144,30 +146,42 @@ impl Drop for Keys<'_> {
 
 /// One pass of sixteen lanes.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,bmi2,avx2")]
-fn pass<const ONE_KEY: bool, const N: usize>(proof: Avx512<'_>, keys: &Keys<'_>, lanes: &Lanes<N>) {
+#[inline(never)]
+fn pass<const ONE_KEY: bool, const N: usize>(
+    proof: Avx512<'_>,
+    group: &mut Group<'_, '_>,
+    keys: &Keys,
+    lanes: &Lanes<N>,
+) {
     let mut state = start::<ONE_KEY, N>(proof, keys, lanes, 0);
     for _ in 0..DOUBLE_ROUNDS {
         double_round(&mut state);
     }
-    finish::<ONE_KEY, N>(proof, keys, lanes, 0, state);
+    finish::<ONE_KEY, N>(proof, group, (keys, lanes, 0), state);
 }
 
 /// One pass of thirty-two lanes.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,bmi2,avx2")]
-fn wide_pass<const ONE_KEY: bool>(proof: Avx512<'_>, keys: &Keys<'_>, lanes: &Lanes<32>) {
+#[inline(never)]
+fn wide_pass<const ONE_KEY: bool>(
+    proof: Avx512<'_>,
+    group: &mut Group<'_, '_>,
+    keys: &Keys,
+    lanes: &Lanes<32>,
+) {
     let mut a = start::<ONE_KEY, 32>(proof, keys, lanes, 0);
     let mut b = start::<ONE_KEY, 32>(proof, keys, lanes, 1);
     // SAFETY: registers only; the features are those of this function.
     unsafe { wide_rounds!(a, b) };
-    finish::<ONE_KEY, 32>(proof, keys, lanes, 0, a);
-    finish::<ONE_KEY, 32>(proof, keys, lanes, 1, b);
+    finish::<ONE_KEY, 32>(proof, group, (keys, lanes, 0), a);
+    finish::<ONE_KEY, 32>(proof, group, (keys, lanes, 1), b);
 }
 
 /// The state of sixteen lanes before the rounds.
 #[inline(always)]
 fn start<const ONE_KEY: bool, const N: usize>(
     proof: Avx512<'_>,
-    keys: &Keys<'_>,
+    keys: &Keys,
     lanes: &Lanes<N>,
     set: usize,
 ) -> [V512; 16] {
@@ -183,32 +197,39 @@ fn start<const ONE_KEY: bool, const N: usize>(
 #[inline(always)]
 fn finish<const ONE_KEY: bool, const N: usize>(
     proof: Avx512<'_>,
-    keys: &Keys<'_>,
-    lanes: &Lanes<N>,
-    set: usize,
+    group: &mut Group<'_, '_>,
+    (keys, lanes, set): (&Keys, &Lanes<N>, usize),
     mut state: [V512; 16],
 ) {
     let start = start::<ONE_KEY, N>(proof, keys, lanes, set);
     for (word, start) in state.iter_mut().zip(start) {
         *word = word.add32(start);
     }
-    let blocks = transpose(proof, &state);
-    for (at, block) in blocks.into_iter().enumerate() {
+    for (at, block) in transpose(proof, &state).into_iter().enumerate() {
         let lane = 16 * set + at;
-        let (source, destination) = (lanes.source[lane], lanes.destination[lane]);
-        let rest = u32::from(lanes.rest[lane]);
+        // Nothing is touched for an idle lane: even with an empty mask an address that is not
+        // mapped costs the CPU hundreds of cycles.
+        let rest = lanes.rest[lane];
+        if rest == 0 {
+            continue;
+        }
+        let (index, Some(start)) = lanes.place(lane) else {
+            block.store_low_half(&mut group.one_time.0[usize::from(lanes.packet[lane]) % GROUP]);
+            continue;
+        };
+        let packet = group.packet(index);
+        let source = packet.source.wrapping_add(start);
+        let destination = packet.destination.wrapping_add(start);
         if rest == 64 {
-            // SAFETY: by the invariant of `Lanes` the source has 64 bytes.
+            // SAFETY: by the invariants of `Lanes` and `Packet` the source has 64 bytes here.
             let text = unsafe { block.xor_once(source) };
-            // SAFETY: by the invariant of `Lanes` the destination has 64 bytes.
+            // SAFETY: by the same the destination has 64 bytes here.
             unsafe { text.store(destination) };
-        } else if rest > 0 {
-            // Nothing is touched for an idle lane: even with an empty mask an address that is not
-            // mapped costs the CPU hundreds of cycles.
-            let mask = u64::MAX >> (64 - rest);
-            // SAFETY: by the invariant of `Lanes` the source has the bytes of the mask.
+        } else {
+            let mask = u64::MAX >> (64 - u32::from(rest));
+            // SAFETY: by the invariants of `Lanes` and `Packet` the source has these bytes.
             let text = unsafe { block.xor_part_once(source, mask) };
-            // SAFETY: by the invariant of `Lanes` the destination has the bytes of the mask.
+            // SAFETY: by the same the destination has these bytes.
             unsafe { text.store_part(destination, mask) };
         }
     }

@@ -11,16 +11,15 @@
 //! vector units to ChaCha20, and costs no transposing.
 #![allow(unsafe_code)] // Calls into `#[target_feature]` functions, which the proofs allow.
 
-use zeroize::Zeroize;
-
 use super::batch::Engine;
 use super::deal::Blocks;
 use super::group::{Group, Packet, Tag, is_zero};
-use super::rows::{Cipher, Row};
+use super::rows::{Cipher, Row, Stream};
 use super::tier::{Avx2, Avx512, Ifma};
 use super::vector128::V128;
 use super::vector256::V256;
 use super::vector512::V512;
+use super::wipe::Depth;
 use super::{chacha512, lanes, poly52, poly64, wipe};
 
 /// Any x86-64 CPU.
@@ -43,7 +42,8 @@ impl Engine for Sse2Tier {
         lanes::crypt::<V128, 4>((), group, Blocks::Text);
     }
 
-    const FEW: usize = 0;
+    const FEW_TO_SEAL: usize = 0;
+    const FEW_TO_OPEN: usize = 0;
 
     fn seal_one(&self, _: &[u32; 8], _: u64, _: &mut Packet) -> Tag {
         // Never called: none is few.
@@ -55,8 +55,9 @@ impl Engine for Sse2Tier {
         false
     }
 
-    fn clear(&self) {
-        wipe::xmm();
+    fn clear(&self, depth: Depth) {
+        // SAFETY: SSE2 is the baseline.
+        unsafe { wipe::after128(depth) };
     }
 }
 
@@ -84,7 +85,8 @@ impl Engine for Avx2Tier<'_> {
         unsafe { avx2_crypt(self.0, group, Blocks::Text) };
     }
 
-    const FEW: usize = 1;
+    const FEW_TO_SEAL: usize = 1;
+    const FEW_TO_OPEN: usize = 1;
 
     fn seal_one(&self, key: &[u32; 8], counter: u64, packet: &mut Packet) -> Tag {
         // SAFETY: the proof is of the features that the function enables.
@@ -96,9 +98,9 @@ impl Engine for Avx2Tier<'_> {
         unsafe { avx2_open_one(self.0, key, counter, packet, tag) }
     }
 
-    fn clear(&self) {
+    fn clear(&self, depth: Depth) {
         // SAFETY: the proof is of the features that the function enables.
-        unsafe { wipe::ymm(self.0) };
+        unsafe { wipe::after256(self.0, depth) };
     }
 }
 
@@ -126,7 +128,8 @@ impl Engine for Avx512Tier<'_> {
         unsafe { chacha512::crypt(self.0, group, Blocks::Text) };
     }
 
-    const FEW: usize = 1;
+    const FEW_TO_SEAL: usize = 3;
+    const FEW_TO_OPEN: usize = 4;
 
     fn seal_one(&self, key: &[u32; 8], counter: u64, packet: &mut Packet) -> Tag {
         // SAFETY: the proof is of the features that the function enables.
@@ -138,9 +141,9 @@ impl Engine for Avx512Tier<'_> {
         unsafe { avx512_open_one(self.0, key, counter, packet, tag) }
     }
 
-    fn clear(&self) {
+    fn clear(&self, depth: Depth) {
         // SAFETY: the proof is of the features that the function enables.
-        unsafe { wipe::zmm(self.0) };
+        unsafe { wipe::after512(self.0, depth) };
     }
 }
 
@@ -168,7 +171,8 @@ impl Engine for IfmaTier<'_> {
         unsafe { chacha512::crypt(self.0.wide(), group, Blocks::Text) };
     }
 
-    const FEW: usize = 1;
+    const FEW_TO_SEAL: usize = 3;
+    const FEW_TO_OPEN: usize = 4;
 
     fn seal_one(&self, key: &[u32; 8], counter: u64, packet: &mut Packet) -> Tag {
         // SAFETY: the proof is of the features that the function enables.
@@ -180,9 +184,9 @@ impl Engine for IfmaTier<'_> {
         unsafe { ifma_open_one(self.0, key, counter, packet, tag) }
     }
 
-    fn clear(&self) {
+    fn clear(&self, depth: Depth) {
         // SAFETY: the proof is of the features that the function enables.
-        unsafe { wipe::zmm(self.0.wide()) };
+        unsafe { wipe::after512(self.0.wide(), depth) };
     }
 }
 
@@ -207,12 +211,14 @@ fn seal_one<R: Row>(
     packet: &mut Packet,
     mac: impl FnOnce(&Packet, &[u64; 4]) -> Tag,
 ) -> Tag {
-    let mut cipher = Cipher::<R>::new(proof, key, counter, packet);
-    let mut one_time = cipher.one_time_key();
-    cipher.apply(packet);
+    let mut stream = Stream::new();
+    let cipher = Cipher::<R>::new(proof, key, counter);
+    cipher.begin(packet, &mut stream);
+    let mut one_time = stream.one_time_key();
+    cipher.apply(packet, &mut stream);
     packet.read_back();
     let tag = mac(packet, &one_time);
-    one_time.zeroize();
+    wipe::words(&mut one_time);
     tag
 }
 
@@ -225,13 +231,15 @@ fn open_one<R: Row>(
     tag: Tag,
     mac: impl FnOnce(&Packet, &[u64; 4]) -> Tag,
 ) -> bool {
-    let mut cipher = Cipher::<R>::new(proof, key, counter, packet);
-    let mut one_time = cipher.one_time_key();
+    let mut stream = Stream::new();
+    let cipher = Cipher::<R>::new(proof, key, counter);
+    cipher.begin(packet, &mut stream);
+    let mut one_time = stream.one_time_key();
     let computed = mac(packet, &one_time);
-    one_time.zeroize();
+    wipe::words(&mut one_time);
     let authentic = is_zero([tag[0] ^ computed[0], tag[1] ^ computed[1]]);
     if authentic {
-        cipher.apply(packet)
+        cipher.apply(packet, &mut stream);
     } else {
         packet.zero()
     }
@@ -284,7 +292,7 @@ fn ifma_open_one(proof: Ifma<'_>, key: &[u32; 8], counter: u64, packet: &Packet,
 fn ifma_alone(proof: Ifma<'_>, packet: &Packet, one_time: &[u64; 4]) -> Tag {
     /// Where the two ways cross. Measured.
     const LONG: usize = 512;
-    if packet.len < LONG {
+    if packet.len() < LONG {
         poly64::alone(packet, one_time)
     } else {
         poly52::alone(proof, packet, one_time)

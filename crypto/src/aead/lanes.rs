@@ -4,12 +4,11 @@
 //! target features of the tier that calls them.
 #![allow(unsafe_code)] // Lanes are read and written through raw places.
 
-use zeroize::Zeroize;
-
 use super::chacha::{BLOCK_LEN, CONSTANTS};
 use super::deal::{Blocks, Dealer, Lanes};
 use super::group::{GROUP, Group};
 use super::piece::copy_once;
+use super::wipe;
 
 /// A register of `N` 32-bit lanes.
 pub(super) trait Register<const N: usize>: Copy {
@@ -56,7 +55,7 @@ pub(super) fn crypt<R: Register<N>, const N: usize>(
         for (word, start) in state.iter_mut().zip(start) {
             *word = word.add(start);
         }
-        finish::<R, N>(&lanes, &R::transpose(&state));
+        finish::<R, N>(group, &lanes, &R::transpose(&state));
     }
 }
 
@@ -97,17 +96,25 @@ fn start<R: Register<N>, const N: usize>(
 
 /// Adds the key stream to the text.
 #[inline(always)]
-fn finish<R: Register<N>, const N: usize>(lanes: &Lanes<N>, blocks: &[R; 16]) {
+fn finish<R: Register<N>, const N: usize>(
+    group: &mut Group<'_, '_>,
+    lanes: &Lanes<N>,
+    blocks: &[R; 16],
+) {
     for lane in 0..N {
-        let (source, destination) = (lanes.source[lane], lanes.destination[lane]);
         let rest = usize::from(lanes.rest[lane]);
+        let (index, start) = lanes.place(lane);
+        let packet = *group.packet(index);
+        let start_of_text = start.unwrap_or(0);
+        let source = packet.source.wrapping_add(start_of_text);
+        let destination = packet.destination.wrapping_add(start_of_text);
         if rest == BLOCK_LEN {
             for part in 0..16 / N {
                 let at = 4 * N * part;
                 let block = blocks[lane * (16 / N) + part];
-                // SAFETY: by the invariant of `Lanes` the source has all 64 bytes.
+                // SAFETY: by the invariants of `Lanes` and `Packet` the source has 64 bytes here.
                 let text = unsafe { block.xor_once(source.wrapping_add(at)) };
-                // SAFETY: by the invariant of `Lanes` the destination has all 64 bytes.
+                // SAFETY: by the same the destination has 64 bytes here.
                 unsafe { text.store(destination.wrapping_add(at)) };
             }
         } else if rest > 0 {
@@ -117,7 +124,15 @@ fn finish<R: Register<N>, const N: usize>(lanes: &Lanes<N>, blocks: &[R; 16]) {
                 // SAFETY: `stream` has the bytes.
                 unsafe { blocks[lane * (16 / N) + part].store(place) };
             }
-            // SAFETY: by the invariant of `Lanes` both have `rest` bytes, which is below 64.
+            if start.is_none() {
+                let words = stream.as_chunks::<8>().0.iter().map(|word| u64::from_le_bytes(*word));
+                for (to, word) in group.one_time.0[index % GROUP].iter_mut().zip(words) {
+                    *to = word;
+                }
+                wipe::bytes(&mut stream);
+                continue;
+            }
+            // SAFETY: by the invariants of `Lanes` and `Packet` both have `rest` bytes here.
             unsafe { xor_part(source, destination, rest, &mut stream) };
         }
     }
@@ -143,6 +158,6 @@ pub(super) unsafe fn xor_part(
     }
     // SAFETY: the caller's promise; `text` is not the destination.
     unsafe { core::ptr::copy_nonoverlapping(text.as_ptr(), destination, rest) };
-    text.zeroize();
-    stream.zeroize();
+    wipe::bytes(&mut text);
+    wipe::bytes(stream);
 }

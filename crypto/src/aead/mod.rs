@@ -15,6 +15,9 @@
 //! Nothing here allocates, blocks or panics. It runs at any IRQL up to `DISPATCH_LEVEL`; on
 //! Windows every tier above the baseline takes an [`ExtendedState`].
 
+// The group, its lanes and rows are for any CPU; the engines that use them are for x86-64 so far.
+#![cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+
 #[cfg(target_arch = "x86_64")]
 #[macro_use]
 mod rounds256;
@@ -46,7 +49,6 @@ mod vector128;
 mod vector256;
 #[cfg(target_arch = "x86_64")]
 mod vector512;
-#[cfg(target_arch = "x86_64")]
 mod wipe;
 
 pub use key::Key;
@@ -155,20 +157,20 @@ pub struct Job<'a> {
 /// Source: [WG §5.4.6], [RFC 8439 §2.8].
 pub fn seal(state: Option<&ExtendedState>, jobs: &mut [Job<'_>]) {
     #[cfg(target_arch = "x86_64")]
-    if let Some(state) = state {
-        if let Some(proof) = Ifma::of(state) {
-            return batch::seal(&engines::IfmaTier(proof), jobs);
+    if state.is_none_or(|state| state.tier() != Tier::Portable) {
+        match state {
+            Some(state) if let Some(proof) = Ifma::of(state) => {
+                batch::seal(&engines::IfmaTier(proof), jobs);
+            }
+            Some(state) if let Some(proof) = Avx512::of(state) => {
+                batch::seal(&engines::Avx512Tier(proof), jobs);
+            }
+            Some(state) if let Some(proof) = Avx2::of(state) => {
+                batch::seal(&engines::Avx2Tier(proof), jobs);
+            }
+            _ => batch::seal(&engines::Sse2Tier, jobs),
         }
-        if let Some(proof) = Avx512::of(state) {
-            return batch::seal(&engines::Avx512Tier(proof), jobs);
-        }
-        if let Some(proof) = Avx2::of(state) {
-            return batch::seal(&engines::Avx2Tier(proof), jobs);
-        }
-    }
-    #[cfg(target_arch = "x86_64")]
-    if state.is_none_or(|state| state.tier() == Tier::Sse2) {
-        return batch::seal(&engines::Sse2Tier, jobs);
+        return;
     }
     let _ = state;
     for job in jobs {
@@ -187,20 +189,20 @@ pub fn seal(state: Option<&ExtendedState>, jobs: &mut [Job<'_>]) {
 /// Source: [WG §5.4.6], [RFC 8439 §2.8].
 pub fn open(state: Option<&ExtendedState>, jobs: &mut [Job<'_>]) {
     #[cfg(target_arch = "x86_64")]
-    if let Some(state) = state {
-        if let Some(proof) = Ifma::of(state) {
-            return batch::open(&engines::IfmaTier(proof), jobs);
+    if state.is_none_or(|state| state.tier() != Tier::Portable) {
+        match state {
+            Some(state) if let Some(proof) = Ifma::of(state) => {
+                batch::open(&engines::IfmaTier(proof), jobs);
+            }
+            Some(state) if let Some(proof) = Avx512::of(state) => {
+                batch::open(&engines::Avx512Tier(proof), jobs);
+            }
+            Some(state) if let Some(proof) = Avx2::of(state) => {
+                batch::open(&engines::Avx2Tier(proof), jobs);
+            }
+            _ => batch::open(&engines::Sse2Tier, jobs),
         }
-        if let Some(proof) = Avx512::of(state) {
-            return batch::open(&engines::Avx512Tier(proof), jobs);
-        }
-        if let Some(proof) = Avx2::of(state) {
-            return batch::open(&engines::Avx2Tier(proof), jobs);
-        }
-    }
-    #[cfg(target_arch = "x86_64")]
-    if state.is_none_or(|state| state.tier() == Tier::Sse2) {
-        return batch::open(&engines::Sse2Tier, jobs);
+        return;
     }
     let _ = state;
     for job in jobs {

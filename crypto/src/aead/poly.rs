@@ -18,9 +18,9 @@ pub(super) const CLAMP: [u64; 2] = [0x0fff_fffc_0fff_ffff, 0x0fff_fffc_0fff_fffc
 pub(super) struct Schedule<const N: usize, const CHUNK: usize> {
     base: [*const u8; N],
     /// Bytes of the first chunks that are before the packet.
-    lead: [usize; N],
+    lead: [u32; N],
     /// Length of each packet.
-    pub(super) len: [u64; N],
+    pub(super) len: [u32; N],
     /// How many chunks there are, without the block of lengths.
     pub(super) chunks: usize,
     /// The chunks in which every packet has all bytes.
@@ -31,7 +31,7 @@ impl<const N: usize, const CHUNK: usize> Schedule<N, CHUNK> {
     /// For the first `lanes` packets. A lane without a packet reads the first one along.
     #[inline(always)]
     pub(super) fn of(group: &Group<'_, '_>, lanes: usize) -> Self {
-        let longest = group.packets().iter().map(|packet| packet.len).max().unwrap_or(0);
+        let longest = group.packets().iter().map(|packet| packet.len()).max().unwrap_or(0);
         let per_chunk = CHUNK / 16;
         let chunks = longest.div_ceil(16).div_ceil(per_chunk);
         let (mut base, mut lead, mut len) = ([core::ptr::null(); N], [0; N], [0; N]);
@@ -39,11 +39,12 @@ impl<const N: usize, const CHUNK: usize> Schedule<N, CHUNK> {
         let count = group.packets().len();
         for lane in 0..lanes.min(N) {
             let packet = group.packet(if lane < count { lane } else { 0 });
-            lead[lane] = 16 * (per_chunk * chunks - packet.len.div_ceil(16));
-            len[lane] = packet.len as u64;
-            base[lane] = packet.source.wrapping_sub(lead[lane]);
-            full.start = full.start.max(lead[lane].div_ceil(CHUNK));
-            full.end = full.end.min((packet.len + lead[lane]) / CHUNK);
+            let before = 16 * (per_chunk * chunks - packet.len().div_ceil(16));
+            lead[lane] = before as u32;
+            len[lane] = packet.len() as u32;
+            base[lane] = packet.source.wrapping_sub(before);
+            full.start = full.start.max(before.div_ceil(CHUNK));
+            full.end = full.end.min((packet.len() + before) / CHUNK);
         }
         Self { base, lead, len, chunks, full }
     }
@@ -63,7 +64,7 @@ impl<const N: usize, const CHUNK: usize> Schedule<N, CHUNK> {
     /// The bytes of a chunk that the lane's packet has: from, and to.
     #[inline(always)]
     pub(super) fn part(&self, lane: usize, chunk: usize) -> (u32, u32) {
-        let (start, lead) = (CHUNK * chunk, self.lead[lane % N]);
+        let (start, lead) = (CHUNK * chunk, self.lead[lane % N] as usize);
         let skip = lead.saturating_sub(start).min(CHUNK);
         let end = (self.len[lane % N] as usize + lead).saturating_sub(start).min(CHUNK);
         (skip as u32, end as u32)

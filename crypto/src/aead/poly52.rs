@@ -146,7 +146,7 @@ impl Factor {
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512ifma,avx512vbmi2,bmi2,avx2")]
 pub(super) fn authenticate(proof: Ifma<'_>, group: &mut Group<'_, '_>) {
     let count = group.packets().len();
-    let longest = group.packets().iter().map(|packet| packet.len).max().unwrap_or(0);
+    let longest = group.packets().iter().map(|packet| packet.len()).max().unwrap_or(0);
     let blocks = longest.div_ceil(16) + 1;
     // Abreast costs a multiplication per block whatever the number of packets; alone costs an
     // eighth of that for each packet, and about six more to make the powers. Measured.
@@ -164,6 +164,7 @@ pub(super) fn authenticate(proof: Ifma<'_>, group: &mut Group<'_, '_>) {
 
 /// The tags of up to `8 * G` packets, a packet in each lane.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512ifma,avx512vbmi2,bmi2,avx2")]
+#[inline(never)] // The frames of the two widths would add up.
 fn abreast<const G: usize>(proof: Ifma<'_>, group: &mut Group<'_, '_>) {
     let wide = proof.wide();
     let zero = V512::zero(wide);
@@ -186,7 +187,7 @@ fn abreast<const G: usize>(proof: Ifma<'_>, group: &mut Group<'_, '_>) {
     let pad = V512::splat64(wide, PAD);
     for (set, sum) in sums.iter().enumerate() {
         let Some(lens) = schedule.len[8 * set..].first_chunk::<8>() else { break };
-        let lens = Number::of(proof, zero, V512::load64(wide, lens));
+        let lens = Number::of(proof, zero, V512::load64(wide, &lens.map(u64::from)));
         let (_, s) = one_time_keys(proof, group, set);
         let [low, high] = sum.add_block(lens, pad).times(proof, &factors[set]).tag(proof, s);
         let (mut lows, mut highs) = ([0; 8], [0; 8]);
@@ -231,13 +232,14 @@ fn full_chunks<const G: usize>(
         }
         let mut odd = [Number::zero(proof); G];
         while chunk < schedule.full.end {
-            let mut blocks = [[Number::zero(proof); 4]; G];
-            for (set, blocks) in blocks.iter_mut().enumerate() {
-                *blocks = full_chunk(proof, schedule, set, chunk);
+            let mut words = [[V512::zero(proof.wide()); 8]; G];
+            for (set, words) in words.iter_mut().enumerate() {
+                *words = full_chunk(proof, schedule, set, chunk);
             }
             for pair in 0..2 {
                 for set in 0..G {
-                    let [first, second] = [blocks[set][2 * pair], blocks[set][2 * pair + 1]];
+                    let first = block(proof, &words[set], 2 * pair);
+                    let second = block(proof, &words[set], 2 * pair + 1);
                     sums[set] = sums[set].add_block(first, pad).times(proof, &squares[set]);
                     odd[set] = odd[set].times(proof, &squares[set]).add_block(second, pad);
                 }
@@ -249,13 +251,13 @@ fn full_chunks<const G: usize>(
         }
     }
     while chunk < schedule.full.end {
-        let mut blocks = [[Number::zero(proof); 4]; G];
-        for (set, blocks) in blocks.iter_mut().enumerate() {
-            *blocks = full_chunk(proof, schedule, set, chunk);
+        let mut words = [[V512::zero(proof.wide()); 8]; G];
+        for (set, words) in words.iter_mut().enumerate() {
+            *words = full_chunk(proof, schedule, set, chunk);
         }
-        for block in 0..4 {
+        for at in 0..4 {
             for set in 0..G {
-                let sum = sums[set].add_block(blocks[set][block], pad);
+                let sum = sums[set].add_block(block(proof, &words[set], at), pad);
                 sums[set] = sum.times(proof, &factors[set]);
             }
         }
@@ -263,20 +265,20 @@ fn full_chunks<const G: usize>(
     }
 }
 
-/// The four blocks of one full chunk of eight packets.
+/// The eight words of one full chunk of eight packets.
 #[inline(always)]
 fn full_chunk(
     proof: Ifma<'_>,
     schedule: &Schedule<GROUP, 64>,
     set: usize,
     chunk: usize,
-) -> [Number; 4] {
+) -> [V512; 8] {
     let mut rows = [V512::zero(proof.wide()); 8];
     for (lane, row) in rows.iter_mut().enumerate() {
         // SAFETY: the chunk is full: all packets have these 64 bytes.
         *row = unsafe { V512::load(proof.wide(), schedule.place(8 * set + lane, chunk)) };
     }
-    blocks(proof, &rows)
+    transpose(proof, &rows)
 }
 
 /// One chunk that some packets have only a part of, or nothing.
@@ -305,22 +307,18 @@ fn part_chunk<const G: usize>(
                 *started |= u8::from(block as u32 >= skip / 16) << lane;
             }
         }
-        for (block, started) in blocks(proof, &rows).into_iter().zip(started) {
-            let sum = sums[set].add_block(block, pad.only64(started));
+        let words = transpose(proof, &rows);
+        for (at, started) in started.into_iter().enumerate() {
+            let sum = sums[set].add_block(block(proof, &words, at), pad.only64(started));
             sums[set] = sum.times(proof, &factors[set]);
         }
     }
 }
 
-/// Eight rows of 64 bytes as four blocks of eight packets.
+/// Block `at` of eight packets, of the four that the words are.
 #[inline(always)]
-fn blocks(proof: Ifma<'_>, rows: &[V512; 8]) -> [Number; 4] {
-    let t = transpose(proof, rows);
-    let mut out = [Number::zero(proof); 4];
-    for (block, number) in out.iter_mut().enumerate() {
-        *number = Number::of(proof, t[2 * block], t[2 * block + 1]);
-    }
-    out
+fn block(proof: Ifma<'_>, words: &[V512; 8], at: usize) -> Number {
+    Number::of(proof, words[2 * at], words[2 * at + 1])
 }
 
 /// Eight rows of eight words become eight words of eight rows.
@@ -351,15 +349,16 @@ fn transpose(proof: Ifma<'_>, x: &[V512; 8]) -> [V512; 8] {
 /// A step is 128 bytes: two loads, whose halves interleaved are blocks 0, 4, 1, 5, 2, 6, 3 and 7.
 /// The last step ends with the block of lengths, so the first may start before the packet does.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512ifma,avx512vbmi2,bmi2,avx2")]
+#[inline(never)]
 pub(super) fn alone(proof: Ifma<'_>, packet: &Packet, key: &[u64; 4]) -> Tag {
     let wide = proof.wide();
     let splat = |word: u64| V512::splat64(wide, word);
     let r1 = Number::of(proof, splat(key[0] & poly::CLAMP[0]), splat(key[1] & poly::CLAMP[1]));
     let (r8, powers) = powers(proof, r1);
-    let total = packet.len.div_ceil(16) + 1;
+    let total = packet.len().div_ceil(16) + 1;
     let steps = total.div_ceil(8);
     let lead = 16 * (8 * steps - total);
-    let lens = splat(packet.len as u64).only64(1 << 7);
+    let lens = splat(packet.len() as u64).only64(1 << 7);
     let mut sum = Number::zero(proof);
     for step in 0..steps {
         let (low, mut high, pad) = step_words(proof, packet, lead, step);
@@ -382,7 +381,7 @@ fn step_words(proof: Ifma<'_>, packet: &Packet, lead: usize, step: usize) -> (V5
     let pad = V512::splat64(wide, PAD);
     let start = 128 * step;
     let place = packet.source.wrapping_add(start).wrapping_sub(lead);
-    if start >= lead && start - lead + 128 <= packet.len {
+    if start >= lead && start - lead + 128 <= packet.len() {
         // SAFETY: the packet has the 128 bytes from here.
         let first = unsafe { V512::load(wide, place) };
         // SAFETY: as above.
@@ -390,7 +389,7 @@ fn step_words(proof: Ifma<'_>, packet: &Packet, lead: usize, step: usize) -> (V5
         return (first.low64(second), first.high64(second), pad);
     }
     let skip = lead.saturating_sub(start).min(128) as u32;
-    let end = (packet.len + lead).saturating_sub(start).min(128) as u32;
+    let end = (packet.len() + lead).saturating_sub(start).min(128) as u32;
     let mask = poly::bytes(end) & !poly::bytes(skip);
     // SAFETY: the packet has the bytes of the mask.
     let first = unsafe { V512::load_part(wide, place, mask as u64) };

@@ -84,7 +84,7 @@ fn abreast<const N: usize>(group: &mut Group<'_, '_>, index: usize) {
     let mut chains: [Chain; N] =
         core::array::from_fn(|at| Chain::new(&group.one_time.0[(index + at) % GROUP]));
     let packets: [Packet; N] = core::array::from_fn(|at| *group.packet(index + at));
-    let blocks = packets.iter().map(|packet| packet.len / 16).min().unwrap_or(0);
+    let blocks = packets.iter().map(|packet| packet.len() / 16).min().unwrap_or(0);
     for block in 0..blocks {
         for (chain, packet) in chains.iter_mut().zip(&packets) {
             // SAFETY: every packet has this block.
@@ -92,7 +92,7 @@ fn abreast<const N: usize>(group: &mut Group<'_, '_>, index: usize) {
         }
     }
     for (at, (chain, packet)) in chains.iter_mut().zip(&packets).enumerate() {
-        for block in blocks..packet.len / 16 {
+        for block in blocks..packet.len() / 16 {
             // SAFETY: this packet has this block.
             chain.take(unsafe { load(packet.source.wrapping_add(16 * block)) });
         }
@@ -106,7 +106,7 @@ fn abreast<const N: usize>(group: &mut Group<'_, '_>, index: usize) {
 #[inline(always)]
 pub(super) fn alone(packet: &Packet, key: &[u64; 4]) -> Tag {
     let mut chain = Chain::new(key);
-    for block in 0..packet.len / 16 {
+    for block in 0..packet.len() / 16 {
         // SAFETY: the packet has this block.
         chain.take(unsafe { load(packet.source.wrapping_add(16 * block)) });
     }
@@ -117,15 +117,15 @@ pub(super) fn alone(packet: &Packet, key: &[u64; 4]) -> Tag {
 /// The block that the packet has only a part of, and the block of lengths. [RFC 8439 §2.8]
 #[inline(always)]
 fn rest(chain: &mut Chain, packet: &Packet) {
-    let count = packet.len % 16;
+    let count = packet.len() % 16;
     if count > 0 {
         let mut last = [0; 16];
-        let from = packet.source.wrapping_add(packet.len - count);
+        let from = packet.source.wrapping_add(packet.len() - count);
         // SAFETY: the packet has these bytes, `last` has room, and they are different memory.
         unsafe { core::ptr::copy_nonoverlapping(from, last.as_mut_ptr(), count) };
         chain.take(u128::from_le_bytes(last));
     }
-    chain.take((packet.len as u128) << 64);
+    chain.take((packet.len() as u128) << 64);
 }
 
 /// The 16 bytes from `place`, lowest first.

@@ -8,8 +8,10 @@
 //! Forced inline into the functions of a tier, like `lanes`.
 #![allow(unsafe_code)] // The text is read and written through raw places.
 
+use core::ops::Range;
+
 use super::chacha::{BLOCK_LEN, CONSTANTS, DOUBLE_ROUNDS};
-use super::group::Packet;
+use super::group::{OneTimeKey, Packet};
 use super::lanes::xor_part;
 
 /// A register of rows of four words.
@@ -53,33 +55,52 @@ pub(super) trait Row: Copy {
 /// Blocks that the buffer holds: enough for a packet of 1420 bytes.
 const STREAM_BLOCKS: usize = 24;
 
+/// Length of the stream in the buffer.
+const STREAM_LEN: usize = STREAM_BLOCKS * BLOCK_LEN;
+
 /// Key stream of one packet. Wiped when dropped.
 #[repr(C, align(64))]
 pub(super) struct Stream {
-    pub(super) bytes: [u8; STREAM_BLOCKS * BLOCK_LEN],
+    /// The stream, and a block more, so that a block may be taken from anywhere in it.
+    pub(super) bytes: [u8; STREAM_LEN + BLOCK_LEN],
     /// How many bytes have been used.
     used: usize,
 }
 
-impl Drop for Stream {
-    fn drop(&mut self) {
-        super::wipe::bytes(&mut self.bytes[..self.used.min(STREAM_BLOCKS * BLOCK_LEN)]);
+impl Stream {
+    /// With nothing in it.
+    #[inline(always)]
+    pub(super) fn new() -> Self {
+        Self { bytes: [0; STREAM_LEN + BLOCK_LEN], used: 0 }
+    }
+
+    /// The one-time key of Poly1305, while block 0 is the first.
+    #[inline(always)]
+    pub(super) fn one_time_key(&self) -> OneTimeKey {
+        let mut key = [0; 4];
+        for (word, bytes) in key.iter_mut().zip(self.bytes.as_chunks::<8>().0) {
+            *word = u64::from_le_bytes(*bytes);
+        }
+        key
     }
 }
 
-/// One packet's cipher: its state, and the part of the stream that was made last.
+impl Drop for Stream {
+    fn drop(&mut self) {
+        super::wipe::bytes(&mut self.bytes[..self.used.min(STREAM_LEN)]);
+    }
+}
+
+/// One packet's cipher.
 pub(super) struct Cipher<'s, R: Row> {
     proof: R::Proof<'s>,
     rows: [R; 4],
-    stream: Stream,
-    /// First block of the stream.
-    first: usize,
 }
 
 impl<'s, R: Row> Cipher<'s, R> {
-    /// With the first blocks of the stream, as many as the packet needs and the buffer holds.
+    /// The state of block 0.
     #[inline(always)]
-    pub(super) fn new(proof: R::Proof<'s>, key: &[u32; 8], counter: u64, packet: &Packet) -> Self {
+    pub(super) fn new(proof: R::Proof<'s>, key: &[u32; 8], counter: u64) -> Self {
         let [k0, k1, k2, k3, k4, k5, k6, k7] = *key;
         let rows = [
             R::splat(proof, CONSTANTS),
@@ -87,57 +108,50 @@ impl<'s, R: Row> Cipher<'s, R> {
             R::splat(proof, [k4, k5, k6, k7]),
             R::splat(proof, [0, 0, counter as u32, (counter >> 32) as u32]).add(R::counts(proof)),
         ];
-        let stream = Stream { bytes: [0; STREAM_BLOCKS * BLOCK_LEN], used: 0 };
-        let mut cipher = Self { proof, rows, stream, first: 0 };
-        cipher.fill(0, packet.len.div_ceil(BLOCK_LEN) + 1);
-        cipher
+        Self { proof, rows }
     }
 
-    /// The one-time key of Poly1305. Only before [`Cipher::apply`].
+    /// Makes the first part of the stream: as much as the packet needs and the buffer holds.
     #[inline(always)]
-    pub(super) fn one_time_key(&self) -> [u64; 4] {
-        let mut key = [0; 4];
-        for (word, bytes) in key.iter_mut().zip(self.stream.bytes.as_chunks::<8>().0) {
-            *word = u64::from_le_bytes(*bytes);
-        }
-        key
+    pub(super) fn begin(&self, packet: &Packet, stream: &mut Stream) {
+        self.fill(stream, 0, packet.len().div_ceil(BLOCK_LEN) + 1);
     }
 
-    /// Adds the key stream to the whole text.
+    /// Adds the key stream to the whole text, after [`Cipher::begin`].
     #[inline(always)]
-    pub(super) fn apply(&mut self, packet: &Packet) {
-        let mut done = 0;
+    pub(super) fn apply(&self, packet: &Packet, stream: &mut Stream) {
+        let (mut done, mut first) = (0, 0);
         // Block 0 is not for the text.
         let mut at = BLOCK_LEN;
         loop {
-            let count = (STREAM_BLOCKS * BLOCK_LEN - at).min(packet.len - done);
-            self.apply_stream(packet, done, at, count);
+            let count = (STREAM_LEN - at).min(packet.len() - done);
+            self.apply_part(packet, done, stream, at..at + count);
             done += count;
-            if done == packet.len {
+            if done == packet.len() {
                 break;
             }
-            let next = self.first + STREAM_BLOCKS;
-            self.fill(next, (packet.len - done).div_ceil(BLOCK_LEN));
+            first += STREAM_BLOCKS;
+            self.fill(stream, first, (packet.len() - done).div_ceil(BLOCK_LEN));
             at = 0;
         }
     }
 
-    /// Adds `count` bytes of the stream from `at` to the text from `start`.
+    /// Adds a part of the stream to the text from `start`.
     #[inline(always)]
-    fn apply_stream(&mut self, packet: &Packet, start: usize, at: usize, count: usize) {
+    fn apply_part(&self, packet: &Packet, start: usize, stream: &mut Stream, part: Range<usize>) {
         let source = packet.source.wrapping_add(start);
         let destination = packet.destination.wrapping_add(start);
         let mut done = 0;
-        while done + R::LEN <= count {
-            let stream = R::load(self.proof, &self.stream, at + done);
-            // SAFETY: by the invariant of `Packet`, as `start + count` is within its length.
+        while done + R::LEN <= part.len() {
+            let stream = R::load(self.proof, stream, part.start + done);
+            // SAFETY: by the invariant of `Packet`; the part ends within its length.
             let text = unsafe { stream.xor_once(source.wrapping_add(done)) };
             // SAFETY: as above.
             unsafe { text.store(destination.wrapping_add(done)) };
             done += R::LEN;
         }
-        let rest = count - done;
-        if let Some(stream) = self.stream.bytes.get_mut(at + done..at + done + BLOCK_LEN)
+        let rest = part.len() - done;
+        if let Some(stream) = stream.bytes.get_mut(part.start + done..)
             && let Some(stream) = stream.first_chunk_mut::<BLOCK_LEN>()
             && rest > 0
         {
@@ -149,23 +163,22 @@ impl<'s, R: Row> Cipher<'s, R> {
 
     /// Makes up to a buffer of stream from block `first`.
     #[inline(always)]
-    fn fill(&mut self, first: usize, blocks: usize) {
+    fn fill(&self, stream: &mut Stream, first: usize, blocks: usize) {
         let blocks = blocks.min(STREAM_BLOCKS);
-        self.first = first;
         let mut done = 0;
         while done < blocks {
             done += match (blocks - done).div_ceil(R::BLOCKS) {
-                1 => self.pass::<1>(first, done),
-                2 => self.pass::<2>(first, done),
-                _ => self.pass::<3>(first, done),
+                1 => self.pass::<1>(stream, first, done),
+                2 => self.pass::<2>(stream, first, done),
+                _ => self.pass::<3>(stream, first, done),
             };
         }
-        self.stream.used = self.stream.used.max(done * BLOCK_LEN);
+        stream.used = stream.used.max(done * BLOCK_LEN);
     }
 
     /// `SETS` registers of blocks from block `done` of the buffer; returns how many those are.
     #[inline(always)]
-    fn pass<const SETS: usize>(&mut self, first: usize, done: usize) -> usize {
+    fn pass<const SETS: usize>(&self, stream: &mut Stream, first: usize, done: usize) -> usize {
         let mut start = [self.rows; SETS];
         for (set, rows) in start.iter_mut().enumerate() {
             let block = (first + done + set * R::BLOCKS) as u32;
@@ -188,7 +201,7 @@ impl<'s, R: Row> Cipher<'s, R> {
             }
             for (part, blocks) in R::blocks(*rows).into_iter().enumerate() {
                 let at = (done + set * R::BLOCKS) * BLOCK_LEN + part * R::LEN;
-                blocks.keep(&mut self.stream, at);
+                blocks.keep(stream, at);
             }
         }
         SETS * R::BLOCKS

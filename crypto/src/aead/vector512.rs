@@ -169,6 +169,15 @@ impl V512 {
         unsafe { _mm512_storeu_si512(place.cast(), self.0) };
     }
 
+    /// Stores the lower four 64-bit lanes.
+    #[inline(always)]
+    pub(super) fn store_low_half(self, lanes: &mut [u64; 4]) {
+        // SAFETY: by the type invariant the features of the intrinsic may be used.
+        let low = unsafe { _mm512_castsi512_si256(self.0) };
+        // SAFETY: the argument has 32 bytes; no alignment needed.
+        unsafe { _mm256_storeu_si256(lanes.as_mut_ptr().cast(), low) };
+    }
+
     /// Stores the bytes of `mask` at `place`.
     ///
     /// # Safety

@@ -1,26 +1,125 @@
-//! Wipes vector registers that may still hold keys or what was derived from them.
+//! Wipes registers and stack that may still hold keys or what was derived from them.
 //!
 //! The state that a kernel restores afterwards is somebody else's, but until then ours would be
-//! readable to whoever saves it, and a dump would keep it.
+//! readable to whoever saves it, and a dump would keep it; a kernel stack is never zeroed.
 #![allow(unsafe_code)] // Registers are cleared in assembly.
 
+#[cfg(target_arch = "x86_64")]
 use super::tier::{Avx2, Avx512};
 
-/// Zeroes bytes that nobody will read again, so that the compiler would leave it out.
+/// Zeroes bytes that nobody will read again, which the compiler would leave out.
 pub(super) fn bytes(bytes: &mut [u8]) {
     bytes.fill(0);
-    // SAFETY: does nothing; but the compiler has to think that it reads the bytes.
+    read(bytes.as_ptr());
+}
+
+/// Zeroes words that nobody will read again, which the compiler would leave out.
+pub(super) fn words(words: &mut [u64]) {
+    words.fill(0);
+    read(words.as_ptr().cast());
+}
+
+/// Lets the compiler think that memory is read from here on.
+fn read(place: *const u8) {
+    // SAFETY: there is no instruction.
     unsafe {
         core::arch::asm!(
-            "/* {bytes} */", bytes = in(reg) bytes.as_mut_ptr(),
-            options(nostack, preserves_flags),
+            "/* {place} */", place = in(reg) place,
+            options(readonly, nostack, preserves_flags),
         );
     }
 }
 
-/// Zeroes ZMM0 to ZMM31.
+/// How much stack a call may have used.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Depth {
+    /// Packets went alone.
+    Shallow,
+    /// A group went through the lanes.
+    Deep,
+}
+
+/// What a packet that goes alone uses at most; a test finds out that it is enough.
+pub(super) const SHALLOW: usize = 3072;
+/// What a group uses at most; a test finds out that it is enough.
+pub(super) const DEEP: usize = 6656;
+
+/// Declares a function that zeroes `LEN` bytes of stack below its caller.
+///
+/// What the compiler spilled there has no name, so it cannot be wiped where it is used. Assembly,
+/// because stores that nobody reads would be left out.
+#[cfg(target_arch = "x86_64")]
+macro_rules! stack {
+    ($name:ident, $features:literal, $zero:literal, $store:literal, $width:literal) => {
+        #[target_feature(enable = $features)]
+        #[inline(never)]
+        fn $name<const LEN: usize>() {
+            let mut room = [core::mem::MaybeUninit::<u8>::uninit(); LEN];
+            const { assert!(LEN > 0 && LEN % $width == 0) };
+            // SAFETY: the stores end with `room`, whose length is a multiple of theirs; register 0
+            // belongs to nobody.
+            unsafe {
+                core::arch::asm!(
+                    $zero,
+                    "2:",
+                    $store,
+                    concat!("add {at}, ", $width),
+                    "cmp {at}, {end}",
+                    "jb 2b",
+                    at = inout(reg) room.as_mut_ptr() => _,
+                    end = in(reg) room.as_mut_ptr_range().end,
+                    out("xmm0") _,
+                    options(nostack),
+                );
+            }
+        }
+    };
+}
+
+#[cfg(target_arch = "x86_64")]
+stack!(stack512, "avx512f", "vpxor xmm0, xmm0, xmm0", "vmovdqu64 [{at}], zmm0", 64);
+#[cfg(target_arch = "x86_64")]
+stack!(stack256, "avx2", "vpxor xmm0, xmm0, xmm0", "vmovdqu [{at}], ymm0", 32);
+#[cfg(target_arch = "x86_64")]
+stack!(stack128, "sse2", "pxor xmm0, xmm0", "movdqu [{at}], xmm0", 16);
+
+/// Zeroes the registers and the stack after a tier that uses ZMM registers.
+#[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
-pub(super) fn zmm(_: Avx512<'_>) {
+pub(super) fn after512(proof: Avx512<'_>, depth: Depth) {
+    match depth {
+        Depth::Shallow => stack512::<SHALLOW>(),
+        Depth::Deep => stack512::<DEEP>(),
+    }
+    zmm(proof);
+}
+
+/// Zeroes the registers and the stack after a tier that uses YMM registers.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+pub(super) fn after256(proof: Avx2<'_>, depth: Depth) {
+    match depth {
+        Depth::Shallow => stack256::<SHALLOW>(),
+        Depth::Deep => stack256::<DEEP>(),
+    }
+    ymm(proof);
+}
+
+/// Zeroes the registers and the stack after a tier that uses XMM registers.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "sse2")]
+pub(super) fn after128(depth: Depth) {
+    match depth {
+        Depth::Shallow => stack128::<SHALLOW>(),
+        Depth::Deep => stack128::<DEEP>(),
+    }
+    xmm();
+}
+
+/// Zeroes ZMM0 to ZMM31.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+fn zmm(_: Avx512<'_>) {
     // SAFETY: the registers are declared as overwritten; nothing else is touched.
     unsafe {
         core::arch::asm!(
@@ -46,8 +145,9 @@ pub(super) fn zmm(_: Avx512<'_>) {
 }
 
 /// Zeroes YMM0 to YMM15.
+#[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx")]
-pub(super) fn ymm(_: Avx2<'_>) {
+fn ymm(_: Avx2<'_>) {
     // SAFETY: the registers are declared as overwritten; nothing else is touched.
     unsafe {
         core::arch::asm!(
@@ -62,7 +162,8 @@ pub(super) fn ymm(_: Avx2<'_>) {
 }
 
 /// Zeroes XMM0 to XMM15, as far as they are not the caller's.
-pub(super) fn xmm() {
+#[cfg(target_arch = "x86_64")]
+fn xmm() {
     // SAFETY: the registers are declared as overwritten, so that those which the ABI gives to the
     // caller are put back behind this; nothing else is touched.
     unsafe {

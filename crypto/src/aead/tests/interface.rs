@@ -12,7 +12,7 @@ fn pieces_and_places_agree_with_the_crate() {
         let counter = u64::MAX - len as u64;
         let want = expected([7; 32], counter, &text);
         let (a, b) = text.split_at(len / 3);
-        let pieces = [Piece::from(a), Piece::from(&[][..]), Piece::from(b)];
+        let pieces = [Piece::from(a), Piece::from(&[0_u8; 0][..]), Piece::from(b)];
 
         let mut out = vec![0xee; len + TAG_LEN];
         let mut jobs = [Job {

@@ -4,7 +4,11 @@
 extern crate std;
 
 mod differential;
+mod forgery;
+mod guards;
 mod interface;
+mod stack;
+mod trace;
 
 use std::vec::Vec;
 
