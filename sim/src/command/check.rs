@@ -35,15 +35,30 @@ impl Check {
         let world = World::new(Mode::Virtual { seed: self.seed });
         let _main = world.enter("main");
         let network = Network::new(&world);
-        let host = network.plug_in(&[[192, 0, 2, 1].into(), [0x2001, 0xDB8, 0, 0, 0, 0, 0, 1].into()]);
-        let options = Options { name: "check".to_owned(), cpus: 2, verified: true, print: self.log, ..Options::default() };
+        let host =
+            network.plug_in(&[[192, 0, 2, 1].into(), [0x2001, 0xDB8, 0, 0, 0, 0, 0, 1].into()]);
+        let options = Options {
+            name: "check".to_owned(),
+            cpus: 2,
+            verified: true,
+            print: self.log,
+            ..Options::default()
+        };
         let computer = Computer::boot(&world, options, host, &path)?;
         println!("{}: loaded and started", path.display());
         if self.device {
             let tunnel = computer.add_tunnel()?;
-            println!("device: adapter with LUID {:#x}, MTU {}", tunnel.adapter().luid(), tunnel.adapter().mtu());
-            for (word, state) in [("up", abi::ioctl::AdapterState::Up), ("down", abi::ioctl::AdapterState::Down)] {
-                tunnel.set_state(state).map_err(|status| Failure::new(format!("{word}: {status:#010x}")))?;
+            println!(
+                "device: adapter with LUID {:#x}, MTU {}",
+                tunnel.adapter().luid(),
+                tunnel.adapter().mtu()
+            );
+            for (word, state) in
+                [("up", abi::ioctl::AdapterState::Up), ("down", abi::ioctl::AdapterState::Down)]
+            {
+                tunnel
+                    .set_state(state)
+                    .map_err(|status| Failure::new(format!("{word}: {status:#010x}")))?;
                 println!("device: {word}");
             }
             tunnel.remove()?;

@@ -53,14 +53,16 @@ impl Demo {
     /// Runs the demonstration.
     pub(crate) fn run(self) -> Outcome {
         let path = self.driver.find()?;
-        let image = std::fs::read(&path).map_err(|error| Failure::new(format!("{}: {error}", path.display())))?;
+        let image = std::fs::read(&path)
+            .map_err(|error| Failure::new(format!("{}: {error}", path.display())))?;
         println!("driver      {} ({} bytes)", path.display(), image.len());
         println!("sha256      {}", hex(&Sha256::digest(&image)));
         println!("simulator   {}, seed {}", sim::nt::guesses(), self.seed);
         let real = Instant::now();
         let world = World::new(Mode::Virtual { seed: self.seed });
         let _main = world.enter("main");
-        let options = Options { cpus: 2, verified: !self.fast, print: self.log, ..Options::default() };
+        let options =
+            Options { cpus: 2, verified: !self.fast, print: self.log, ..Options::default() };
         let pair = Pair::boot(&world, &options, &path)?;
         let delay = Duration::from_millis(self.delay_ms);
         pair.network.set_weather(Link { delay, loss_per_mille: self.loss, ..Link::default() });
@@ -69,27 +71,44 @@ impl Demo {
         for station in [&pair.alpha, &pair.beta] {
             if station.computer().machine().is_dead() {
                 let report = sim::host::computer::report(station.computer().machine());
-                return Err(Failure { message: format!("the driver stopped the machine:\n{report}"), code: 3 });
+                return Err(Failure {
+                    message: format!("the driver stopped the machine:\n{report}"),
+                    code: 3,
+                });
             }
+        }
+        if shown.is_err() {
+            eprintln!("who waits:\n  {}", world.waiting().join("\n  "));
         }
         shown?;
         report?;
         let virtual_time = world.now();
         let leaks = pair.shut_down()?;
         println!("unloaded    {} things left behind", leaks.len());
-        println!("time        {:.3} s there, {:.3} s here", virtual_time.as_secs_f64() - 60.0, real.elapsed().as_secs_f64());
+        println!(
+            "time        {:.3} s there, {:.3} s here",
+            virtual_time.as_secs_f64() - 60.0,
+            real.elapsed().as_secs_f64()
+        );
         Ok(leaks)
     }
 
     fn show(&self, pair: &Pair) -> Result<(), Failure> {
         let to = pair.beta.inner();
-        let first = ping(pair, to[0]).ok_or_else(|| Failure::new("no answer to the first ping: no handshake"))?;
+        let first = ping(pair, to[0])
+            .ok_or_else(|| Failure::new("no answer to the first ping: no handshake"))?;
         let warm = ping(pair, to[0]).ok_or_else(|| Failure::new("no answer to the second ping"))?;
-        println!("handshake   {} (first ping {}, a warm one {})", show(first.saturating_sub(warm)), show(first), show(warm));
+        println!(
+            "handshake   {} (first ping {}, a warm one {})",
+            show(first.saturating_sub(warm)),
+            show(first),
+            show(warm)
+        );
         for address in to {
             self.show_pings(pair, address);
         }
-        let file: Vec<u8> = (0..self.file_kib * 1024).map(|at| (at * 31 >> 5) as u8 ^ at as u8).collect();
+        let file: Vec<u8> =
+            (0..self.file_kib * 1024).map(|at| (at * 31 >> 5) as u8 ^ at as u8).collect();
         for (from, at) in [(&pair.alpha, &pair.beta), (&pair.beta, &pair.alpha)] {
             show_file(from, at, &file)?;
         }
@@ -99,27 +118,47 @@ impl Demo {
     fn show_pings(&self, pair: &Pair, to: IpAddr) {
         let mut times: Vec<Duration> = (0..self.pings).filter_map(|_| ping(pair, to)).collect();
         times.sort_unstable();
-        let at = |share: usize| times.get((times.len().saturating_sub(1)) * share / 100).copied().unwrap_or_default();
+        let at = |share: usize| {
+            times.get((times.len().saturating_sub(1)) * share / 100).copied().unwrap_or_default()
+        };
         let lost = self.pings as usize - times.len();
-        println!("ping        {to}: {} of {} answered, {lost} lost, median {}, 99 % {}", times.len(), self.pings, show(at(50)), show(at(99)));
+        println!(
+            "ping        {to}: {} of {} answered, {lost} lost, median {}, 99 % {}",
+            times.len(),
+            self.pings,
+            show(at(50)),
+            show(at(99))
+        );
     }
 
     /// Packets, bytes and discards of both drivers.
     fn report(&self, pair: &Pair) -> Result<(), Failure> {
         for station in [&pair.alpha, &pair.beta] {
-            let block = station.tunnel().statistics().map_err(|status| Failure::new(format!("statistics: {status:#010x}")))?;
-            let statistics = Statistics::parse(&block).ok_or_else(|| Failure::new("statistics of another layout"))?;
+            let block = station
+                .tunnel()
+                .statistics()
+                .map_err(|status| Failure::new(format!("statistics: {status:#010x}")))?;
+            let statistics = Statistics::parse(&block)
+                .ok_or_else(|| Failure::new("statistics of another layout"))?;
             let name = station.computer().machine().name();
             println!("{name}");
             for counter in Counter::ALL {
                 println!("  {:24} {:>12}", counter.name(), statistics.counter(*counter));
             }
             for reason in Discard::ALL.iter().filter(|reason| statistics.discarded(**reason) > 0) {
-                println!("  discarded {:14} {:>12}  {}", reason.name(), statistics.discarded(*reason), reason.description());
+                println!(
+                    "  discarded {:14} {:>12}  {}",
+                    reason.name(),
+                    statistics.discarded(*reason),
+                    reason.description()
+                );
             }
         }
         let carried = pair.network.carried();
-        println!("network     {} datagrams, {} bytes, {} lost, {} refused", carried.sent, carried.bytes, carried.lost, carried.refused);
+        println!(
+            "network     {} datagrams, {} bytes, {} lost, {} refused",
+            carried.sent, carried.bytes, carried.lost, carried.refused
+        );
         Ok(())
     }
 }
@@ -134,7 +173,11 @@ fn show_file(from: &Station, at: &Station, file: &[u8]) -> Result<(), Failure> {
         return Err(Failure::new("the file that arrived is not the file that was sent"));
     }
     let rate = file.len() as f64 * 8.0 / took.as_secs_f64().max(1e-9) / 1e6;
-    println!("file        {source} to {destination}: {} bytes, same sha256 {}, {rate:.1} Mbit/s", file.len(), &hex(&Sha256::digest(&got))[..16]);
+    println!(
+        "file        {source} to {destination}: {} bytes, same sha256 {}, {rate:.1} Mbit/s",
+        file.len(),
+        &hex(&Sha256::digest(&got))[..16]
+    );
     Ok(())
 }
 

@@ -51,7 +51,10 @@ impl DriverFile {
         let beside = program.ancestors().skip(1).map(|directory| directory.join("penstock.sys"));
         let above = program.ancestors().skip(1).map(|directory| directory.join(BUILT));
         let here = std::iter::once(PathBuf::from(BUILT));
-        here.chain(beside.take(1)).chain(above).find_map(|path| found(&path)).ok_or_else(|| missing(Path::new(BUILT)))
+        here.chain(beside.take(1))
+            .chain(above)
+            .find_map(|path| found(&path))
+            .ok_or_else(|| missing(Path::new(BUILT)))
     }
 }
 

@@ -58,9 +58,11 @@ impl Up {
         let signals = block_signals().map_err(|error| Failure::new(format!("signals: {error}")))?;
         let world = World::new(Mode::Parallel);
         let _main = world.enter("main");
-        let tun = Tun::create(&self.name, MTU).map_err(|error| Failure::new(format!("{}: {error}", self.name)))?;
+        let tun = Tun::create(&self.name, MTU)
+            .map_err(|error| Failure::new(format!("{}: {error}", self.name)))?;
         let tun = Arc::new(tun);
-        let linux = Linux::new(&world).map_err(|error| Failure::new(format!("rtnetlink: {error}")))?;
+        let linux =
+            Linux::new(&world).map_err(|error| Failure::new(format!("rtnetlink: {error}")))?;
         let cpus = std::thread::available_parallelism().map_or(1, |cpus| cpus.get() as u32);
         let options = Options {
             name: self.name.clone(),
@@ -75,7 +77,9 @@ impl Up {
         let bridge = Bridge::join(computer.machine(), &tun, tunnel.adapter());
         let configured = Arc::new(Interface { tunnel: tunnel.clone(), linux: linux.clone() });
         let server = Server::listen(&world, Path::new(uapi::DIRECTORY), &self.name, configured)
-            .map_err(|error| Failure::new(format!("{}/{}.sock: {error}", uapi::DIRECTORY, self.name)))?;
+            .map_err(|error| {
+                Failure::new(format!("{}/{}.sock: {error}", uapi::DIRECTORY, self.name))
+            })?;
         serve(&signals, &tun, &tunnel, &bridge, &server);
         drop(server);
         drop(bridge);
@@ -94,7 +98,11 @@ fn serve(signals: &OwnedFd, tun: &Tun, tunnel: &Tunnel, bridge: &Bridge, server:
                 Ok(()) | Err(ALREADY_COMPLETE) => {}
                 Err(status) => {
                     let error = std::io::Error::from_raw_os_error(translate::errno_of(status));
-                    eprintln!("penstock-sim: {} {}: {status:#010x} ({error})", tun.name(), if up { "up" } else { "down" });
+                    eprintln!(
+                        "penstock-sim: {} {}: {status:#010x} ({error})",
+                        tun.name(),
+                        if up { "up" } else { "down" }
+                    );
                 }
             }
             was_up = up;
@@ -166,7 +174,8 @@ fn block_signals() -> std::io::Result<OwnedFd> {
         unsafe { libc::sigaddset(set.as_mut_ptr(), signal) };
     }
     // SAFETY: initialised above; changes the calling thread's mask, which its children inherit.
-    let blocked = unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, set.as_ptr(), std::ptr::null_mut()) };
+    let blocked =
+        unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, set.as_ptr(), std::ptr::null_mut()) };
     if blocked != 0 {
         return Err(std::io::Error::from_raw_os_error(blocked));
     }

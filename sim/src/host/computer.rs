@@ -75,7 +75,12 @@ impl Computer {
     /// # Errors
     ///
     /// [`BootError`].
-    pub fn boot(world: &Arc<World>, options: Options, outer: Arc<dyn Outer>, driver: &Path) -> Result<Self, BootError> {
+    pub fn boot(
+        world: &Arc<World>,
+        options: Options,
+        outer: Arc<dyn Outer>,
+        driver: &Path,
+    ) -> Result<Self, BootError> {
         let power = Machine::boot(world, options);
         netio::attach(&power, &outer);
         wsk::attach(&power, outer);
@@ -226,7 +231,8 @@ impl Tunnel {
     /// The status.
     pub fn statistics(&self) -> Result<Vec<u8>, i32> {
         let mut block = vec![0; statistics::LEN];
-        let (status, length) = self.handle.device_io_control(ioctl::GET_STATISTICS, &[], &mut block);
+        let (status, length) =
+            self.handle.device_io_control(ioctl::GET_STATISTICS, &[], &mut block);
         check(status)?;
         block.truncate(usize::try_from(length).unwrap_or(0));
         Ok(block)

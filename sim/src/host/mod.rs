@@ -36,8 +36,11 @@ pub trait Outer: Send + Sync {
     /// # Errors
     ///
     /// [`OpenError`].
-    fn open(&self, local: SocketAddr, landing: Arc<dyn Landing>)
-    -> Result<Arc<dyn Socket>, OpenError>;
+    fn open(
+        &self,
+        local: SocketAddr,
+        landing: Arc<dyn Landing>,
+    ) -> Result<Arc<dyn Socket>, OpenError>;
 }
 
 /// Told of the tables before and after a change.
@@ -155,7 +158,9 @@ impl<'a> Batch<'a> {
     /// The datagrams, each as its pieces.
     pub fn datagrams(&self) -> impl ExactSizeIterator<Item = &[IoSlice<'a>]> {
         let mut start = 0;
-        self.ends[..self.datagrams].iter().map(move |&end| &self.pieces[std::mem::replace(&mut start, end)..end])
+        self.ends[..self.datagrams]
+            .iter()
+            .map(move |&end| &self.pieces[std::mem::replace(&mut start, end)..end])
     }
 
     /// Whether there is none.

@@ -205,7 +205,13 @@ mod tests {
         }
     }
 
-    fn route(destination: &str, length: u8, via: Option<&str>, interface: u32, metric: u32) -> Route {
+    fn route(
+        destination: &str,
+        length: u8,
+        via: Option<&str>,
+        interface: u32,
+        metric: u32,
+    ) -> Route {
         let destination = Prefix::new(ip(destination), length);
         Route { destination, next_hop: via.map(ip), interface, metric }
     }
@@ -246,7 +252,8 @@ mod tests {
     #[test]
     fn the_best_route_is_longest_then_cheapest_and_up() {
         let mut tables = tables();
-        let best = |tables: &Tables, to: &str, on| tables.best_route(ip(to), on).map(|r| r.interface);
+        let best =
+            |tables: &Tables, to: &str, on| tables.best_route(ip(to), on).map(|r| r.interface);
         assert_eq!(best(&tables, "192.0.2.9", None), Some(1), "longest prefix");
         assert_eq!(best(&tables, "8.8.8.8", None), Some(2), "metric 0 + 10 beats 5 + 10");
         assert_eq!(best(&tables, "8.8.8.8", Some(1)), Some(1), "restricted");
@@ -273,7 +280,9 @@ mod tests {
     fn what_changed_is_said_once() {
         let before = tables();
         let mut after = before.clone();
-        assert!(after.route_changes(&before).is_empty() && after.interface_changes(&before).is_empty());
+        assert!(
+            after.route_changes(&before).is_empty() && after.interface_changes(&before).is_empty()
+        );
         after.routes[0].metric = 6;
         after.routes.remove(3);
         after.routes.push(route("198.51.100.0", 24, None, 2, 0));
@@ -281,7 +290,8 @@ mod tests {
         assert_eq!(kinds, [Change::Parameter, Change::Added, Change::Deleted]);
         after.interfaces[0].mtu = 1400;
         after.interfaces.remove(1);
-        let kinds: Vec<_> = after.interface_changes(&before).into_iter().map(|c| (c.0.index, c.1)).collect();
+        let kinds: Vec<_> =
+            after.interface_changes(&before).into_iter().map(|c| (c.0.index, c.1)).collect();
         assert_eq!(kinds, [(1, Change::Parameter), (2, Change::Deleted)]);
     }
 }

@@ -247,7 +247,8 @@ pub fn attach(machine: &Machine, outer: &Arc<dyn Outer>) {
         let netio = self::netio(machine);
         while !machine.is_off() && !machine.is_dead() {
             let next = || if machine.is_off() { Some(None) } else { netio.first_note().map(Some) };
-            if let Ok(Some(note)) = machine.wait(netio.key(), None, "IP Helper notifications", next) {
+            if let Ok(Some(note)) = machine.wait(netio.key(), None, "IP Helper notifications", next)
+            {
                 netio.deliver(machine, note);
             }
         }
@@ -260,7 +261,8 @@ pub fn attach(machine: &Machine, outer: &Arc<dyn Outer>) {
         }
         let left = lock(&netio.subscriptions).len();
         if left > 0 {
-            leaks.push(Leak::new("IP Helper", format!("{left} change notifications not cancelled")));
+            leaks
+                .push(Leak::new("IP Helper", format!("{left} change notifications not cancelled")));
         }
     });
 }
@@ -303,7 +305,8 @@ fn subscribe(thread: &Thread, subject: Subject, what: (u16, usize, u64, u8), han
         }
     }
     if probe::write(handle, made).is_err() {
-        thread.stop("IP_HELPER_VIOLATION: change notification", format!("cannot write {handle:#x}"));
+        thread
+            .stop("IP_HELPER_VIOLATION: change notification", format!("cannot write {handle:#x}"));
     }
     SUCCESS
 }
@@ -330,7 +333,10 @@ impl Netio {
 
     /// The interface a caller means: the LUID wins over the index.
     fn find<'t>(&self, tables: &'t Tables, luid: u64, index: u32) -> Option<&'t Interface> {
-        tables.interfaces.iter().find(|i| if luid != 0 { self.luid(i) == luid } else { i.index == index })
+        tables
+            .interfaces
+            .iter()
+            .find(|i| if luid != 0 { self.luid(i) == luid } else { i.index == index })
     }
 
     /// Turns a change of the network's tables into notes.
@@ -341,7 +347,10 @@ impl Netio {
             match subscription.subject {
                 Subject::Routes => {
                     for (route, change) in after.route_changes(before) {
-                        if subscription.ipv6.is_none_or(|v6| route.destination.address.is_ipv6() == v6) {
+                        if subscription
+                            .ipv6
+                            .is_none_or(|v6| route.destination.address.is_ipv6() == v6)
+                        {
                             let tables = if change == Change::Deleted { before } else { after };
                             let row = key_of_forward(self.forward_row(tables, &route));
                             notes.push((subscription.clone(), Some(row), kind(change)));
@@ -351,7 +360,8 @@ impl Netio {
                 Subject::Interfaces => {
                     for (interface, change) in after.interface_changes(before) {
                         for family in [layout::AF_INET, layout::AF_INET6] {
-                            if subscription.ipv6.is_none_or(|v6| v6 == (family == layout::AF_INET6)) {
+                            if subscription.ipv6.is_none_or(|v6| v6 == (family == layout::AF_INET6))
+                            {
                                 let row = key_of_interface(&self.interface_row(&interface, family));
                                 notes.push((subscription.clone(), Some(row), kind(change)));
                             }
@@ -373,7 +383,8 @@ impl Netio {
                 let _ = probe::write_bytes(copy, row);
                 copy
             });
-            let call = Call::new("IP Helper change notification", subscription.callback, Level::Passive);
+            let call =
+                Call::new("IP Helper change notification", subscription.callback, Level::Passive);
             // A machine that died has its report; there is nobody to tell here.
             let _ = machine.call(call, &[subscription.context, copy as u64, kind.into()]);
             machine.release(copy);

@@ -52,7 +52,12 @@ impl Bridge {
                 }
             }
         });
-        let pump = Pump { machine: machine.clone(), tun: tun.clone(), adapter: adapter.clone(), flags: flags.clone() };
+        let pump = Pump {
+            machine: machine.clone(),
+            tun: tun.clone(),
+            adapter: adapter.clone(),
+            flags: flags.clone(),
+        };
         let reader = machine.world().spawn("tun", move || pump.run());
         Self { tun: tun.clone(), flags, reader: Some(reader), machine: machine.clone() }
     }

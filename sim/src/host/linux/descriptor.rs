@@ -51,13 +51,21 @@ pub(crate) fn set_option(fd: &impl AsRawFd, level: i32, name: i32, value: i32) -
 }
 
 /// Binds a socket.
-pub(crate) fn bind(fd: &impl AsRawFd, address: &libc::sockaddr_storage, len: u32) -> io::Result<()> {
+pub(crate) fn bind(
+    fd: &impl AsRawFd,
+    address: &libc::sockaddr_storage,
+    len: u32,
+) -> io::Result<()> {
     // SAFETY: a storage has at least `len` bytes.
     check(unsafe { libc::bind(fd.as_raw_fd(), std::ptr::from_ref(address).cast(), len) }).map(drop)
 }
 
 /// Waits until `first` or `second` is readable, at most `timeout_ms` (-1: for ever); says which are.
-pub(crate) fn wait_readable(first: RawFd, second: RawFd, timeout_ms: i32) -> io::Result<(bool, bool)> {
+pub(crate) fn wait_readable(
+    first: RawFd,
+    second: RawFd,
+    timeout_ms: i32,
+) -> io::Result<(bool, bool)> {
     let entry = |fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
     let mut polled = [entry(first), entry(second)];
     // SAFETY: two entries.

@@ -56,7 +56,9 @@ impl Listener {
         let mut scratch = [0_u8; 16384];
         loop {
             // SAFETY: as many writable bytes as it says.
-            let got = unsafe { libc::recv(fd, scratch.as_mut_ptr().cast(), scratch.len(), libc::MSG_DONTWAIT) };
+            let got = unsafe {
+                libc::recv(fd, scratch.as_mut_ptr().cast(), scratch.len(), libc::MSG_DONTWAIT)
+            };
             if got < 0 {
                 return match io::Error::last_os_error() {
                     error if error.kind() == io::ErrorKind::WouldBlock => Ok(true),
@@ -139,7 +141,8 @@ fn address(body: &[u8]) -> Option<(u32, (IpAddr, u8))> {
 fn route(body: &[u8]) -> Option<Route> {
     let (head, attributes) = body.split_at_checked(12)?;
     let [family, length, _, _, table, _, _, kind, ..] = *head else { return None };
-    let main = [libc::RT_TABLE_MAIN, libc::RT_TABLE_DEFAULT].contains(&table) && kind == libc::RTN_UNICAST;
+    let main =
+        [libc::RT_TABLE_MAIN, libc::RT_TABLE_DEFAULT].contains(&table) && kind == libc::RTN_UNICAST;
     let local = table == libc::RT_TABLE_LOCAL && kind == libc::RTN_LOCAL;
     if !main && !local {
         return None;
@@ -160,7 +163,10 @@ fn route(body: &[u8]) -> Option<Route> {
                 // The first of several next hops: rtnexthop {len, flags, hops, ifindex}, attributes.
                 interface = u32_at(data, 4)?;
                 let inner = Attributes(data.get(8..)?);
-                next_hop = inner.into_iter().find(|(k, _)| *k == libc::RTA_GATEWAY).and_then(|(_, d)| ip(d));
+                next_hop = inner
+                    .into_iter()
+                    .find(|(k, _)| *k == libc::RTA_GATEWAY)
+                    .and_then(|(_, d)| ip(d));
             }
             _ => {}
         }
@@ -221,7 +227,8 @@ fn dump(fd: &OwnedFd, kind: u16, mut each: impl FnMut(&[u8])) -> io::Result<()> 
     let mut answer = vec![0_u8; 1 << 16];
     loop {
         // SAFETY: as many writable bytes as it says.
-        let got = unsafe { libc::recv(fd.as_raw_fd(), answer.as_mut_ptr().cast(), answer.len(), 0) };
+        let got =
+            unsafe { libc::recv(fd.as_raw_fd(), answer.as_mut_ptr().cast(), answer.len(), 0) };
         let mut rest = &answer[..check(got as i32)? as usize];
         while let Some(header) = rest.first_chunk::<HEADER>() {
             let len = u32_at(header, 0).unwrap_or(0) as usize;

@@ -31,8 +31,13 @@ pub enum TunError {
 impl std::fmt::Display for TunError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Name => write!(f, "an interface name has 1 to {NAME_MAX} bytes, none of them '/', ':', '%' or white space"),
-            Self::NoDevice => f.write_str("/dev/net/tun is missing (modprobe tun; in a container: --device /dev/net/tun)"),
+            Self::Name => write!(
+                f,
+                "an interface name has 1 to {NAME_MAX} bytes, none of them '/', ':', '%' or white space"
+            ),
+            Self::NoDevice => f.write_str(
+                "/dev/net/tun is missing (modprobe tun; in a container: --device /dev/net/tun)",
+            ),
             Self::Denied => f.write_str("making a TUN device needs root (or CAP_NET_ADMIN)"),
             Self::Exists => f.write_str("an interface of this name exists already"),
             Self::Other(error) => write!(f, "making the TUN device failed: {error}"),
@@ -50,7 +55,10 @@ impl std::error::Error for TunError {}
 pub fn check_name(name: &str) -> Result<(), TunError> {
     let bytes = std::ffi::OsStr::new(name).as_bytes();
     let odd = |byte: &u8| matches!(byte, b'/' | b':' | b'%') || byte.is_ascii_whitespace();
-    let bad = bytes.is_empty() || bytes.len() > NAME_MAX || bytes.iter().any(odd) || matches!(name, "." | "..");
+    let bad = bytes.is_empty()
+        || bytes.len() > NAME_MAX
+        || bytes.iter().any(odd)
+        || matches!(name, "." | "..");
     if bad { Err(TunError::Name) } else { Ok(()) }
 }
 
@@ -77,8 +85,12 @@ impl Tun {
         let opened = std::fs::OpenOptions::new().read(true).write(true).open("/dev/net/tun");
         let fd: OwnedFd = match opened {
             Ok(file) => file.into(),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(TunError::NoDevice),
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Err(TunError::Denied),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(TunError::NoDevice);
+            }
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                return Err(TunError::Denied);
+            }
             Err(error) => return Err(TunError::Other(error)),
         };
         let mut request: libc::ifreq = named(name);
@@ -91,7 +103,8 @@ impl Tun {
             _ => TunError::Other(error),
         })?;
         // SAFETY: F_SETFL takes flags.
-        check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, libc::O_NONBLOCK) }).map_err(TunError::Other)?;
+        check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, libc::O_NONBLOCK) })
+            .map_err(TunError::Other)?;
         let index = set_mtu(name, mtu).and_then(|()| index_of(name)).map_err(TunError::Other)?;
         let wake = descriptor::event().map_err(TunError::Other)?;
         Ok(Self { fd, wake, name: name.to_owned(), index })
@@ -116,13 +129,21 @@ impl Tun {
     /// An error if the device is gone.
     pub fn read(&self, packet: &mut [u8]) -> io::Result<Option<usize>> {
         // SAFETY: as many writable bytes as it says.
-        let read = unsafe { libc::read(self.fd.as_raw_fd(), packet.as_mut_ptr().cast(), packet.len()) };
+        let read =
+            unsafe { libc::read(self.fd.as_raw_fd(), packet.as_mut_ptr().cast(), packet.len()) };
         match usize::try_from(read) {
             Ok(read) => Ok(Some(read)),
             Err(_) => match io::Error::last_os_error() {
                 // EIO: the device is down, which is no reason to stop reading it.
                 error if error.raw_os_error() == Some(libc::EIO) => Ok(None),
-                error if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => Ok(None),
+                error
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+                    ) =>
+                {
+                    Ok(None)
+                }
                 error => Err(error),
             },
         }
@@ -134,7 +155,8 @@ impl Tun {
     ///
     /// Whatever `poll` says.
     pub fn wait(&self, timeout_ms: i32) -> io::Result<bool> {
-        let (_, woken) = descriptor::wait_readable(self.fd.as_raw_fd(), self.wake.as_raw_fd(), timeout_ms)?;
+        let (_, woken) =
+            descriptor::wait_readable(self.fd.as_raw_fd(), self.wake.as_raw_fd(), timeout_ms)?;
         Ok(!woken)
     }
 
@@ -146,7 +168,8 @@ impl Tun {
     /// Writes one packet, which goes to the kernel's stack; false if the stack would not have it.
     pub fn write(&self, packet: &[u8]) -> bool {
         // SAFETY: as many readable bytes as it says.
-        let written = unsafe { libc::write(self.fd.as_raw_fd(), packet.as_ptr().cast(), packet.len()) };
+        let written =
+            unsafe { libc::write(self.fd.as_raw_fd(), packet.as_ptr().cast(), packet.len()) };
         usize::try_from(written) == Ok(packet.len())
     }
 

@@ -95,7 +95,8 @@ impl UdpSocket {
                     landing.landed(&mut filled);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    let ready = descriptor::wait_readable(self.fd.as_raw_fd(), self.wake.as_raw_fd(), -1);
+                    let ready =
+                        descriptor::wait_readable(self.fd.as_raw_fd(), self.wake.as_raw_fd(), -1);
                     if ready.is_err() {
                         break;
                     }
@@ -132,7 +133,8 @@ impl Socket for UdpSocket {
         while sent < count {
             let (rest, left) = (&mut messages[sent..count], (count - sent) as u32);
             // SAFETY: `left` messages whose names, pieces and control outlive the call.
-            let result = check(unsafe { libc::sendmmsg(self.fd.as_raw_fd(), rest.as_mut_ptr(), left, 0) });
+            let result =
+                check(unsafe { libc::sendmmsg(self.fd.as_raw_fd(), rest.as_mut_ptr(), left, 0) });
             match result {
                 Ok(more) => sent += more as usize,
                 Err(error) => match error.raw_os_error() {
@@ -175,9 +177,15 @@ impl Receiving {
 
     /// Fills places from the front and returns how many.
     fn receive(&mut self, fd: &OwnedFd, places: &mut [Place]) -> io::Result<usize> {
-        let parts = self.messages.iter_mut().zip(&mut self.pieces).zip(&mut self.names).zip(&mut self.controls);
+        let parts = self
+            .messages
+            .iter_mut()
+            .zip(&mut self.pieces)
+            .zip(&mut self.names)
+            .zip(&mut self.controls);
         for ((((message, piece), name), control), place) in parts.zip(places.iter()) {
-            *piece = libc::iovec { iov_base: place.payload.as_ptr().cast(), iov_len: place.capacity };
+            *piece =
+                libc::iovec { iov_base: place.payload.as_ptr().cast(), iov_len: place.capacity };
             let header = &mut message.msg_hdr;
             header.msg_name = std::ptr::from_mut(name).cast();
             header.msg_namelen = size_of::<libc::sockaddr_storage>() as u32;
@@ -190,7 +198,9 @@ impl Receiving {
         let count = places.len().min(BATCH) as u32;
         let (flags, no_timeout) = (libc::MSG_DONTWAIT, std::ptr::null_mut());
         // SAFETY: `count` messages with names, pieces (free places) and control buffers of their lengths.
-        let taken = unsafe { libc::recvmmsg(fd.as_raw_fd(), self.messages.as_mut_ptr(), count, flags, no_timeout) };
+        let taken = unsafe {
+            libc::recvmmsg(fd.as_raw_fd(), self.messages.as_mut_ptr(), count, flags, no_timeout)
+        };
         let taken = check(taken)? as usize;
         for (number, place) in places[..taken].iter_mut().enumerate() {
             let message = &self.messages[number];
@@ -232,8 +242,11 @@ impl Control {
         }
         if let Some(class) = how.traffic_class.filter(|class| *class != 0) {
             let data = i32::from(class).to_ne_bytes();
-            let (level, kind) =
-                if ipv6 { (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) } else { (libc::IPPROTO_IP, libc::IP_TOS) };
+            let (level, kind) = if ipv6 {
+                (libc::IPPROTO_IPV6, libc::IPV6_TCLASS)
+            } else {
+                (libc::IPPROTO_IP, libc::IP_TOS)
+            };
             used = self.append(used, level, kind, &data);
         }
         used
@@ -281,8 +294,11 @@ fn read_control(mut control: &[u8]) -> (Option<PacketInfo>, Option<u8>) {
 
 /// A socket with the options we want, bound to `local`.
 fn bound(local: SocketAddr) -> io::Result<OwnedFd> {
-    let (family, level) =
-        if local.is_ipv6() { (libc::AF_INET6, libc::IPPROTO_IPV6) } else { (libc::AF_INET, libc::IPPROTO_IP) };
+    let (family, level) = if local.is_ipv6() {
+        (libc::AF_INET6, libc::IPPROTO_IPV6)
+    } else {
+        (libc::AF_INET, libc::IPPROTO_IP)
+    };
     let fd = descriptor::socket(family, libc::SOCK_DGRAM, 0)?;
     if local.is_ipv6() {
         descriptor::set_option(&fd, level, libc::IPV6_V6ONLY, 1)?;
@@ -294,7 +310,9 @@ fn bound(local: SocketAddr) -> io::Result<OwnedFd> {
         // As on Windows: datagrams may be fragmented on their way.
         descriptor::set_option(&fd, level, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DONT)?;
     }
-    for (forced, plain) in [(libc::SO_RCVBUFFORCE, libc::SO_RCVBUF), (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF)] {
+    for (forced, plain) in
+        [(libc::SO_RCVBUFFORCE, libc::SO_RCVBUF), (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF)]
+    {
         if descriptor::set_option(&fd, libc::SOL_SOCKET, forced, KERNEL_BUFFER).is_err() {
             // Without the privilege the kernel's own limit must do.
             let _ = descriptor::set_option(&fd, libc::SOL_SOCKET, plain, KERNEL_BUFFER);
@@ -318,7 +336,9 @@ fn open_error(error: &io::Error) -> OpenError {
 fn send_error(error: &io::Error) -> SendError {
     match error.raw_os_error() {
         Some(libc::ENETUNREACH | libc::EHOSTUNREACH | libc::ENETDOWN) => SendError::Unreachable,
-        Some(libc::EINVAL | libc::EADDRNOTAVAIL | libc::ENODEV | libc::ENXIO) => SendError::BadSource,
+        Some(libc::EINVAL | libc::EADDRNOTAVAIL | libc::ENODEV | libc::ENXIO) => {
+            SendError::BadSource
+        }
         Some(libc::EMSGSIZE) => SendError::TooBig,
         Some(libc::EPERM | libc::EACCES) => SendError::Denied,
         _ => SendError::Resources,

@@ -168,8 +168,13 @@ impl Endpoint {
                 self.send(to, Payload::Datagram { ports: (FILE_PORT, FILE_PORT), data });
                 next += 1;
             }
-            let moved = || (lock(&self.state).acknowledged.get(&to) != Some(&acknowledged)).then_some(());
-            if self.world.wait(self.key(), Some(news + RETRANSMIT), "an acknowledgement", moved).is_ok() {
+            let moved =
+                || (lock(&self.state).acknowledged.get(&to) != Some(&acknowledged)).then_some(());
+            if self
+                .world
+                .wait(self.key(), Some(news + RETRANSMIT), "an acknowledgement", moved)
+                .is_ok()
+            {
                 news = self.world.now();
             }
         }
@@ -210,14 +215,17 @@ impl Endpoint {
             let packet = lock(&self.inbox).pop_front();
             packet.map(Some).or_else(|| self.stopped.load(Ordering::Acquire).then_some(None))
         };
-        while let Ok(Some(packet)) = self.world.wait(Key::of(&self.inbox), None, "inner packets", next) {
+        while let Ok(Some(packet)) =
+            self.world.wait(Key::of(&self.inbox), None, "inner packets", next)
+        {
             self.look_at(&packet);
             self.world.wake(self.key());
         }
     }
 
     fn look_at(&self, bytes: &[u8]) {
-        let parsed = Packet::parse(bytes).filter(|packet| self.addresses.contains(&packet.destination));
+        let parsed =
+            Packet::parse(bytes).filter(|packet| self.addresses.contains(&packet.destination));
         {
             let counts = &mut lock(&self.state).counts;
             counts.packets_in += 1;
@@ -280,13 +288,17 @@ mod tests {
             let (slots, world) = (slots.clone(), world.clone());
             let address = IpAddr::from([10, 0, 0, own as u8 + 1]);
             let other = world.clone();
-            Endpoint::new(&world, &[address], Box::new(move |packet| {
-                if every == 0 || !other.random().is_multiple_of(every) {
-                    let to = lock(&slots).get(1 - own).cloned();
-                    to.inspect(|to| to.deliver(packet.to_vec()));
-                }
-                true
-            }))
+            Endpoint::new(
+                &world,
+                &[address],
+                Box::new(move |packet| {
+                    if every == 0 || !other.random().is_multiple_of(every) {
+                        let to = lock(&slots).get(1 - own).cloned();
+                        to.inspect(|to| to.deliver(packet.to_vec()));
+                    }
+                    true
+                }),
+            )
         };
         let both = [make(0), make(1)];
         lock(&slots).extend(both.clone());
@@ -298,7 +310,11 @@ mod tests {
         let (world, [a, b]) = pair(0);
         let _main = world.enter("main");
         assert!(a.ping([10, 0, 0, 2].into(), 56, Duration::from_secs(1)).is_some());
-        assert_eq!(a.ping([10, 0, 0, 3].into(), 56, Duration::from_secs(1)), None, "not his address");
+        assert_eq!(
+            a.ping([10, 0, 0, 3].into(), 56, Duration::from_secs(1)),
+            None,
+            "not his address"
+        );
         assert_eq!(b.counts().strange, 1);
     }
 

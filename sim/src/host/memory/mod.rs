@@ -196,10 +196,12 @@ impl Shared {
     fn take_due(&self) -> Vec<UnderWay> {
         let now = self.world.now();
         let mut state = lock(&self.state);
-        let first = state.under_way.iter().filter(|d| d.due <= now).min_by_key(|d| (d.due, d.order));
+        let first =
+            state.under_way.iter().filter(|d| d.due <= now).min_by_key(|d| (d.due, d.order));
         let Some(to) = first.map(|datagram| datagram.to) else { return Vec::new() };
-        let (mut taken, kept): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut state.under_way).into_iter().partition(|d| d.due <= now && d.to == to);
+        let (mut taken, kept): (Vec<_>, Vec<_>) = std::mem::take(&mut state.under_way)
+            .into_iter()
+            .partition(|d| d.due <= now && d.to == to);
         state.under_way = kept;
         taken.sort_by_key(|d| (d.due, d.order));
         if taken.len() > DELIVERY {
@@ -276,8 +278,21 @@ impl Host {
             }
             let name = format!("adapter{index}");
             let addresses = addresses.to_vec();
-            tables.interfaces.push(Interface { index, luid, name, mtu: 1420, metric: 5, up: true, addresses });
-            let route = |destination: &Prefix| Route { destination: *destination, next_hop: None, interface: index, metric: 0 };
+            tables.interfaces.push(Interface {
+                index,
+                luid,
+                name,
+                mtu: 1420,
+                metric: 5,
+                up: true,
+                addresses,
+            });
+            let route = |destination: &Prefix| Route {
+                destination: *destination,
+                next_hop: None,
+                interface: index,
+                metric: 0,
+            };
             tables.routes.extend(routes.iter().map(route));
         });
         index
@@ -327,7 +342,10 @@ impl Host {
                 && s.local.is_ipv4() == local.is_ipv4()
                 && if exact { s.local.ip() == local.ip() } else { s.local.ip().is_unspecified() }
         };
-        let found = sockets.iter().find(|s| fits(s, true)).or_else(|| sockets.iter().find(|s| fits(s, false)));
+        let found = sockets
+            .iter()
+            .find(|s| fits(s, true))
+            .or_else(|| sockets.iter().find(|s| fits(s, false)));
         found.cloned()
     }
 }
@@ -341,7 +359,11 @@ impl Outer for Host {
         lock(&self.watchers).push(watcher);
     }
 
-    fn open(&self, local: SocketAddr, landing: Arc<dyn Landing>) -> Result<Arc<dyn Socket>, OpenError> {
+    fn open(
+        &self,
+        local: SocketAddr,
+        landing: Arc<dyn Landing>,
+    ) -> Result<Arc<dyn Socket>, OpenError> {
         let tables = self.tables();
         if !local.ip().is_unspecified() && tables.owner(local.ip()).is_none() {
             return Err(OpenError::NotLocal);
@@ -385,7 +407,10 @@ impl Socket for MemorySocket {
             return Err(SendError::Unreachable);
         }
         let bound = Some(self.local.ip()).filter(|address| !address.is_unspecified());
-        let source = asked.or(bound).or_else(|| tables.source(route, to.ip())).ok_or(SendError::Unreachable)?;
+        let source = asked
+            .or(bound)
+            .or_else(|| tables.source(route, to.ip()))
+            .ok_or(SendError::Unreachable)?;
         let from = self.host.source(SocketAddr::new(source, self.local.port()));
         for pieces in batch.datagrams() {
             let payload: Vec<u8> = pieces.iter().flat_map(|piece| piece.iter().copied()).collect();
@@ -425,7 +450,8 @@ fn card_tables(addresses: &[IpAddr]) -> Tables {
             }
         };
         card.addresses.push((*address, length));
-        let route = |destination, next_hop| Route { destination, next_hop, interface: CARD, metric: 0 };
+        let route =
+            |destination, next_hop| Route { destination, next_hop, interface: CARD, metric: 0 };
         tables.routes.push(route(Prefix::new(*address, length), None));
         let default = route(Prefix::new(any, 0), Some(gateway));
         if !tables.routes.iter().any(|known| known.destination == default.destination) {

@@ -57,8 +57,12 @@ impl Packet {
         };
         body[at..at + 2].copy_from_slice(&sum.to_be_bytes());
         let mut bytes = match (self.source, self.destination) {
-            (IpAddr::V4(source), IpAddr::V4(destination)) => header_v4(source, destination, protocol, body.len()),
-            (IpAddr::V6(source), IpAddr::V6(destination)) => header_v6(source, destination, protocol, body.len()),
+            (IpAddr::V4(source), IpAddr::V4(destination)) => {
+                header_v4(source, destination, protocol, body.len())
+            }
+            (IpAddr::V6(source), IpAddr::V6(destination)) => {
+                header_v6(source, destination, protocol, body.len())
+            }
             _ => return Vec::new(),
         };
         bytes.extend(body);
@@ -155,7 +159,9 @@ fn parse_v4(bytes: &[u8]) -> Option<Parsed<'_>> {
     if header[0] != 0x45 || length != bytes.len() || checksum(&[], header) != 0 {
         return None;
     }
-    let address = |at: usize| Ipv4Addr::new(header[at], header[at + 1], header[at + 2], header[at + 3]).into();
+    let address = |at: usize| {
+        Ipv4Addr::new(header[at], header[at + 1], header[at + 2], header[at + 3]).into()
+    };
     Some((address(12), address(16), header[9], &bytes[20..]))
 }
 
@@ -184,7 +190,10 @@ fn pseudo_header(source: IpAddr, destination: IpAddr, protocol: u8, length: usiz
 /// The Internet checksum over `head` (of even length) and `body`.
 fn checksum(head: &[u8], body: &[u8]) -> u16 {
     let words = |bytes: &[u8]| -> u64 {
-        bytes.chunks(2).map(|pair| u64::from(pair[0]) << 8 | u64::from(pair.get(1).copied().unwrap_or(0))).sum()
+        bytes
+            .chunks(2)
+            .map(|pair| u64::from(pair[0]) << 8 | u64::from(pair.get(1).copied().unwrap_or(0)))
+            .sum()
     };
     let mut sum = words(head) + words(body);
     while sum > 0xFFFF {
@@ -217,7 +226,10 @@ mod tests {
     #[test]
     fn a_known_header_has_its_known_checksum() {
         // The example of RFC 1071's common illustration: this header sums to b861.
-        let header = [0x45, 0, 0, 0x73, 0, 0, 0x40, 0, 0x40, 0x11, 0, 0, 0xC0, 0xA8, 0, 1, 0xC0, 0xA8, 0, 0xC7];
+        let header = [
+            0x45, 0, 0, 0x73, 0, 0, 0x40, 0, 0x40, 0x11, 0, 0, 0xC0, 0xA8, 0, 1, 0xC0, 0xA8, 0,
+            0xC7,
+        ];
         assert_eq!(checksum(&[], &header), 0xB861);
     }
 

@@ -57,13 +57,21 @@ impl Station {
     /// # Errors
     ///
     /// [`BootError`].
-    pub fn boot(world: &Arc<World>, network: &Network, number: u8, options: Options, driver: &Path) -> Result<Self, BootError> {
+    pub fn boot(
+        world: &Arc<World>,
+        network: &Network,
+        number: u8,
+        options: Options,
+        driver: &Path,
+    ) -> Result<Self, BootError> {
         let host = network.plug_in(&outer_addresses(number));
         let computer = Computer::boot(world, options, host.clone(), driver)?;
         let tunnel = computer.add_tunnel()?;
         let addresses = inner_addresses(number);
-        let own: Vec<(IpAddr, u8)> = addresses.iter().map(|a| (*a, if a.is_ipv4() { 24 } else { 64 })).collect();
-        let routes: Vec<Prefix> = own.iter().map(|(address, length)| Prefix::new(*address, *length)).collect();
+        let own: Vec<(IpAddr, u8)> =
+            addresses.iter().map(|a| (*a, if a.is_ipv4() { 24 } else { 64 })).collect();
+        let routes: Vec<Prefix> =
+            own.iter().map(|(address, length)| Prefix::new(*address, *length)).collect();
         let adapter = host.plug_in_adapter(tunnel.adapter().luid(), &own, &routes);
         let (sender, machine) = (tunnel.adapter().clone(), computer.machine().clone());
         let transmit = Box::new(move |packet: &[u8]| sender.send(&machine, packet).is_ok());
@@ -75,7 +83,8 @@ impl Station {
             }
         });
         let station = Self { number, host, computer, tunnel: Some(tunnel), adapter, endpoint };
-        let key: [u8; 32] = std::array::from_fn(|at| (at as u8).wrapping_mul(29) ^ number.wrapping_mul(83));
+        let key: [u8; 32] =
+            std::array::from_fn(|at| (at as u8).wrapping_mul(29) ^ number.wrapping_mul(83));
         let configured = station.configure_interface(&key, PORT);
         configured.map_err(|status| BootError::Device("WG_IOCTL_SET", status))?;
         Ok(station)
@@ -152,7 +161,12 @@ impl Station {
     ///
     /// The status.
     pub fn set_peers(&self, peers: &[PeerSettings]) -> Result<(), i32> {
-        let fields = InterfaceFields { flags: 0, listen_port: 0, private_key: &[0; 32], public_key: &[0; 32] };
+        let fields = InterfaceFields {
+            flags: 0,
+            listen_port: 0,
+            private_key: &[0; 32],
+            public_key: &[0; 32],
+        };
         self.tunnel().set(&written(&fields, peers))
     }
 
@@ -260,7 +274,11 @@ fn copy(options: &Options) -> Options {
 }
 
 fn outer_addresses(number: u8) -> [IpAddr; 2] {
-    let v4 = if number.is_multiple_of(2) { [198, 51, 100, number / 2] } else { [192, 0, 2, number / 2 + 1] };
+    let v4 = if number.is_multiple_of(2) {
+        [198, 51, 100, number / 2]
+    } else {
+        [192, 0, 2, number / 2 + 1]
+    };
     let v6 = [0x2001, 0xDB8, u16::from(number), 0, 0, 0, 0, 1];
     [v4.into(), v6.into()]
 }
@@ -276,7 +294,11 @@ fn written(interface: &InterfaceFields<'_>, peers: &[PeerSettings]) -> Vec<u8> {
         for peer in peers {
             writer.peer(&peer_fields(peer));
             for prefix in &peer.allowed_ips {
-                writer.allowed_ip(&AllowedIp { address: prefix.address, cidr: prefix.length, remove: false });
+                writer.allowed_ip(&AllowedIp {
+                    address: prefix.address,
+                    cidr: prefix.length,
+                    remove: false,
+                });
             }
         }
         writer.len_bytes()

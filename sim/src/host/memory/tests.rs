@@ -16,7 +16,15 @@ impl Landing for Kept {
             let room: &'static mut [u8] = Box::leak(vec![0; 2048].into_boxed_slice());
             let payload = std::ptr::NonNull::from(room).cast();
             let remote = "0.0.0.0:0".parse().unwrap();
-            places.push(Place { payload, capacity: 2048, name: 0, len: 0, remote, local: None, traffic_class: None });
+            places.push(Place {
+                payload,
+                capacity: 2048,
+                name: 0,
+                len: 0,
+                remote,
+                local: None,
+                traffic_class: None,
+            });
         }
     }
 
@@ -47,7 +55,8 @@ fn pair(seed: u64) -> Pair {
     let network = Network::new(&world);
     let hosts = ["192.0.2.1", "198.51.100.1"].map(|ip| network.plug_in(&[ip.parse().unwrap()]));
     let kept = [0, 1].map(|_| Arc::new(Kept { world: world.clone(), datagrams: Mutex::default() }));
-    let sockets = [0, 1].map(|n| hosts[n].open("0.0.0.0:7".parse().unwrap(), kept[n].clone()).unwrap());
+    let sockets =
+        [0, 1].map(|n| hosts[n].open("0.0.0.0:7".parse().unwrap(), kept[n].clone()).unwrap());
     Pair { world, network, hosts, kept, sockets }
 }
 
@@ -60,9 +69,10 @@ impl Pair {
 
     fn got(&self, at: usize, count: usize) -> Vec<(SocketAddr, Vec<u8>)> {
         let deadline = self.world.now() + Duration::from_secs(1);
-        let _ = self.world.wait(Key::of(&self.kept[at].datagrams), Some(deadline), "datagrams", || {
-            (lock(&self.kept[at].datagrams).len() >= count).then_some(())
-        });
+        let _ =
+            self.world.wait(Key::of(&self.kept[at].datagrams), Some(deadline), "datagrams", || {
+                (lock(&self.kept[at].datagrams).len() >= count).then_some(())
+            });
         std::mem::take(&mut lock(&self.kept[at].datagrams))
     }
 }
@@ -82,7 +92,11 @@ fn a_datagram_takes_the_links_delay() {
 fn weather_loses_and_repeats() {
     let pair = pair(2);
     let _main = pair.world.enter("main");
-    pair.network.set_weather(Link { loss_per_mille: 500, jitter: Duration::from_millis(5), ..Link::default() });
+    pair.network.set_weather(Link {
+        loss_per_mille: 500,
+        jitter: Duration::from_millis(5),
+        ..Link::default()
+    });
     for n in 0..200_u8 {
         pair.send(0, "198.51.100.1:7", &[n]).unwrap();
     }
@@ -139,7 +153,8 @@ fn watchers_hear_of_changes_once() {
     pair.hosts[0].watch(Box::new(move |before, after| {
         lock(&hears).push(after.route_changes(before).len());
     }));
-    let index = pair.hosts[0].plug_in_adapter(7, &[], &[Prefix::new("10.0.0.0".parse().unwrap(), 8)]);
+    let index =
+        pair.hosts[0].plug_in_adapter(7, &[], &[Prefix::new("10.0.0.0".parse().unwrap(), 8)]);
     pair.hosts[0].unplug(index);
     assert_eq!(*lock(&heard), [1, 1]);
 }

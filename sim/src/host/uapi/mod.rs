@@ -129,7 +129,9 @@ impl Shared {
             match listener.accept() {
                 Ok((stream, _)) => self.serve(world, stream),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    if descriptor::wait_readable(listener.as_raw_fd(), self.wake.as_raw_fd(), -1).is_err() {
+                    if descriptor::wait_readable(listener.as_raw_fd(), self.wake.as_raw_fd(), -1)
+                        .is_err()
+                    {
                         return;
                     }
                 }
@@ -141,7 +143,9 @@ impl Shared {
     /// Serves one connection in a thread of its own.
     fn serve(self: &Arc<Self>, world: &Arc<World>, stream: UnixStream) {
         let mut connections = lock(&self.connections);
-        let (Ok(kept), true) = (stream.try_clone(), connections.len() < CONNECTIONS) else { return };
+        let (Ok(kept), true) = (stream.try_clone(), connections.len() < CONNECTIONS) else {
+            return;
+        };
         let number = kept.as_raw_fd();
         connections.push(kept);
         drop(connections);
@@ -171,7 +175,10 @@ fn talk(configured: &dyn Configured, stream: &UnixStream) -> io::Result<()> {
 /// # Errors
 ///
 /// Whatever reading says; a bad request is an answer.
-pub fn answer(configured: &dyn Configured, reader: &mut impl BufRead) -> io::Result<Option<String>> {
+pub fn answer(
+    configured: &dyn Configured,
+    reader: &mut impl BufRead,
+) -> io::Result<Option<String>> {
     let Some(first) = read_line(reader)? else { return Ok(None) };
     let mut parser = SetParser::default();
     let mut wrong: Option<i32> = None;
@@ -188,7 +195,9 @@ pub fn answer(configured: &dyn Configured, reader: &mut impl BufRead) -> io::Res
             continue;
         }
         wrong = match (&first, line) {
-            (Ok(first), Ok(line)) if first == "set=1" => parser.line(&line).err().map(|Refusal { errno, .. }| errno),
+            (Ok(first), Ok(line)) if first == "set=1" => {
+                parser.line(&line).err().map(|Refusal { errno, .. }| errno)
+            }
             _ => Some(libc::EINVAL),
         };
     }
@@ -264,9 +273,15 @@ mod tests {
         let long = "x".repeat(10_000);
         for (text, expected) in [
             ("get=1\n\n", vec!["listen_port=7\nerrno=0\n\n"]),
-            ("set=1\nlisten_port=2\n\nget=1\n\n", vec!["errno=0\n\n", "listen_port=7\nerrno=0\n\n"]),
+            (
+                "set=1\nlisten_port=2\n\nget=1\n\n",
+                vec!["errno=0\n\n", "listen_port=7\nerrno=0\n\n"],
+            ),
             ("set=1\nlisten_port=1\n\n", vec!["errno=-98\n\n"]),
-            ("set=1\nlisten_port=x\nfwmark=1\n\nget=1\n\n", vec!["errno=-22\n\n", "listen_port=7\nerrno=0\n\n"]),
+            (
+                "set=1\nlisten_port=x\nfwmark=1\n\nget=1\n\n",
+                vec!["errno=-22\n\n", "listen_port=7\nerrno=0\n\n"],
+            ),
             ("set=1\nlisten_port=2", vec!["errno=-71\n\n"]),
             ("get=1\nlisten_port=2\n\n", vec!["errno=-22\n\n"]),
             ("put=1\n\n", vec!["errno=-22\n\n"]),
@@ -296,7 +311,11 @@ mod tests {
         assert_eq!(second.err().map(|e| e.kind()), Some(io::ErrorKind::AddrInUse));
         drop(server);
         assert!(!path.exists());
-        assert_eq!(io::Read::read(&mut client, &mut answer).unwrap(), 0, "the connection has ended");
+        assert_eq!(
+            io::Read::read(&mut client, &mut answer).unwrap(),
+            0,
+            "the connection has ended"
+        );
         std::fs::remove_dir_all(&directory).unwrap();
     }
 

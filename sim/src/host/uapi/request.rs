@@ -294,10 +294,16 @@ mod tests {
             (&format!("{peer}endpoint=host:1"), "line 2: endpoint is not ADDRESS:PORT"),
             (&format!("{peer}endpoint=192.0.2.1:0"), "line 2: endpoint is not ADDRESS:PORT"),
             (&format!("{peer}allowed_ip=10.0.0.0"), "line 2: allowed_ip is not ADDRESS/LENGTH"),
-            (&format!("{peer}allowed_ip=10.0.0.0/33"), "line 2: allowed_ip is longer than an address"),
+            (
+                &format!("{peer}allowed_ip=10.0.0.0/33"),
+                "line 2: allowed_ip is longer than an address",
+            ),
             (&format!("{peer}allowed_ip=::/129"), "line 2: allowed_ip is longer than an address"),
             (&format!("{peer}allowed_ip=--::/1"), "line 2: allowed_ip is not ADDRESS/LENGTH"),
-            (&format!("{peer}endpoint=1.1.1.1:1\nendpoint=1.1.1.1:1"), "line 3: endpoint given twice"),
+            (
+                &format!("{peer}endpoint=1.1.1.1:1\nendpoint=1.1.1.1:1"),
+                "line 3: endpoint given twice",
+            ),
         ] {
             let refusal = parse(text).unwrap_err();
             assert_eq!((refusal.errno, &refusal.reason[..]), (libc::EINVAL, reason), "{text}");

@@ -178,13 +178,17 @@ mod tests {
     fn an_answer_reads_as_wg_wants_it() {
         let key: &Key = &std::array::from_fn(|at| at as u8 + 1);
         let interface = InterfaceFields {
-            flags: interface_flag::HAS_PRIVATE_KEY | interface_flag::HAS_LISTEN_PORT | interface_flag::HAS_PUBLIC_KEY,
+            flags: interface_flag::HAS_PRIVATE_KEY
+                | interface_flag::HAS_LISTEN_PORT
+                | interface_flag::HAS_PUBLIC_KEY,
             listen_port: 51820,
             private_key: key,
             public_key: key,
         };
         let peer = PeerFields {
-            flags: peer_flag::HAS_PUBLIC_KEY | peer_flag::HAS_ENDPOINT | peer_flag::HAS_PERSISTENT_KEEPALIVE,
+            flags: peer_flag::HAS_PUBLIC_KEY
+                | peer_flag::HAS_ENDPOINT
+                | peer_flag::HAS_PERSISTENT_KEEPALIVE,
             public_key: key,
             preshared_key: NO_KEY,
             persistent_keepalive_s: 25,
@@ -196,7 +200,11 @@ mod tests {
         let mut buffer = vec![0; 4096];
         let mut writer = Writer::new(&mut buffer, &interface);
         writer.peer(&peer);
-        writer.allowed_ip(&AllowedIp { address: "10.0.0.0".parse().unwrap(), cidr: 8, remove: false });
+        writer.allowed_ip(&AllowedIp {
+            address: "10.0.0.0".parse().unwrap(),
+            cidr: 8,
+            remove: false,
+        });
         let text = configuration_text(&buffer, 9).unwrap();
         let expected = format!(
             "private_key={KEY}\nlisten_port=51820\nfwmark=9\npublic_key={KEY}\npreshared_key={}\n\

@@ -49,7 +49,13 @@ struct Late {
 
 /// Completes `irp` with what `work` gives: now or later, here or elsewhere. Returns what the WSK
 /// function returns.
-pub(super) fn finish(thread: &Thread, wsk: &Wsk, function: &'static str, irp: usize, work: Work) -> i32 {
+pub(super) fn finish(
+    thread: &Thread,
+    wsk: &Wsk,
+    function: &'static str,
+    irp: usize,
+    work: Work,
+) -> i32 {
     let machine = thread.machine();
     if machine.options().verified && !machine.world().random().is_multiple_of(3) {
         let random = machine.world().random();
@@ -111,7 +117,8 @@ pub(super) fn run(machine: &Machine, wsk: &Wsk) {
             }
             let now = world.now();
             let mut late = lock(&wsk.queue.late);
-            let due = late.iter().enumerate().filter(|(_, l)| l.due <= now).min_by_key(|(_, l)| l.due);
+            let due =
+                late.iter().enumerate().filter(|(_, l)| l.due <= now).min_by_key(|(_, l)| l.due);
             if let Some(at) = due.map(|(at, _)| at) {
                 return Some(Some(late.remove(at)));
             }

@@ -209,7 +209,11 @@ mod tests {
         assert_eq!(append(&mut list, 56, (IPPROTO_IPV6, IPV6_RTHDR, &[])), None);
         assert_eq!(list[0], 36, "the length is without the padding");
         assert_eq!(parse_send(&list[..56], true).unwrap().packet_info, Some(v6));
-        assert_eq!(parse_send(&list[..36], true).unwrap().packet_info, Some(v6), "no padding at the end");
+        assert_eq!(
+            parse_send(&list[..36], true).unwrap().packet_info,
+            Some(v6),
+            "no padding at the end"
+        );
     }
 
     #[test]

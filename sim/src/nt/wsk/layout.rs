@@ -226,7 +226,8 @@ pub(crate) fn address_bytes(address: SocketAddr) -> [u8; SOCKADDR_LEN] {
 
 /// An IP address as bytes of a `SOCKADDR_INET` without a port.
 pub(crate) fn ip_bytes(address: Option<IpAddr>, ipv6: bool) -> [u8; SOCKADDR_LEN] {
-    let unspecified = if ipv6 { IpAddr::V6(Ipv6Addr::UNSPECIFIED) } else { IpAddr::V4(Ipv4Addr::UNSPECIFIED) };
+    let unspecified =
+        if ipv6 { IpAddr::V6(Ipv6Addr::UNSPECIFIED) } else { IpAddr::V4(Ipv4Addr::UNSPECIFIED) };
     address_bytes(SocketAddr::new(address.unwrap_or(unspecified), 0))
 }
 
@@ -251,7 +252,8 @@ mod tests {
         let mut bytes: Vec<u8> = (0..40).collect();
         let base = bytes.as_mut_ptr();
         let mut third = Mdl::over(base.wrapping_add(20), 20, true);
-        let mut second = Mdl { next: &raw mut third, ..Mdl::over(base.wrapping_add(10), 10, false) };
+        let mut second =
+            Mdl { next: &raw mut third, ..Mdl::over(base.wrapping_add(10), 10, false) };
         let mut first = Mdl { next: &raw mut second, ..Mdl::over(base, 10, true) };
         for (offset, length, expected) in [
             (0_u32, 40_usize, Some(vec![10, 10, 20])),

@@ -228,7 +228,8 @@ impl Wsk {
 
     /// Whether nothing keeps a client from deregistering.
     fn is_idle(&self) -> bool {
-        lock(&self.sockets).is_empty() && lock(&self.registrations).values().all(|r| r.captures == 0)
+        lock(&self.sockets).is_empty()
+            && lock(&self.registrations).values().all(|r| r.captures == 0)
     }
 
     /// Everything that is registered, captured or open, in words.
@@ -236,7 +237,10 @@ impl Wsk {
         let mut things: Vec<String> = lock(&self.sockets).values().map(|s| s.describe()).collect();
         for (at, registration) in &*lock(&self.registrations) {
             if registration.captures > 0 {
-                things.push(format!("registration {at:#x}: {} NPIs not released", registration.captures));
+                things.push(format!(
+                    "registration {at:#x}: {} NPIs not released",
+                    registration.captures
+                ));
             } else if !registration.leaving {
                 things.push(format!("registration {at:#x}: not deregistered"));
             }

@@ -57,7 +57,8 @@ impl Control {
 
     fn status(&self, thread: &Thread, socket: &Arc<Socket>) -> i32 {
         if self.request != SET_OPTION {
-            let detail = format!("WskControlSocket: request {} code {:#x}", self.request, self.code);
+            let detail =
+                format!("WskControlSocket: request {} code {:#x}", self.request, self.code);
             thread.machine().die("NOT PROVIDED", detail);
             return answer::NOT_SUPPORTED;
         }
@@ -68,7 +69,9 @@ impl Control {
             return answer::INVALID_PARAMETER;
         }
         let Ok(value) = probe::read::<u32>(self.input) else {
-            thread.machine().die("WSK_VIOLATION: WskControlSocket", format!("cannot read {:#x}", self.input));
+            thread
+                .machine()
+                .die("WSK_VIOLATION: WskControlSocket", format!("cannot read {:#x}", self.input));
             return answer::INVALID_PARAMETER;
         };
         self.set_word(thread, socket, value)
@@ -79,7 +82,9 @@ impl Control {
         let mut settings = lock(&socket.settings);
         let created = settings.state == State::Created;
         match (self.level, self.code) {
-            (SOL_SOCKET, SO_REUSEADDR | SO_EXCLUSIVEADDRUSE) | (IPPROTO_IPV6, V6ONLY) if !created => {
+            (SOL_SOCKET, SO_REUSEADDR | SO_EXCLUSIVEADDRUSE) | (IPPROTO_IPV6, V6ONLY)
+                if !created =>
+            {
                 return answer::INVALID_PARAMETER;
             }
             (SOL_SOCKET, SO_REUSEADDR) => {
@@ -122,6 +127,10 @@ impl Control {
             return answer::SUCCESS;
         }
         settings.events &= !events;
-        if socket.callbacks.load(Ordering::Acquire) > 0 { answer::EVENT_PENDING } else { answer::SUCCESS }
+        if socket.callbacks.load(Ordering::Acquire) > 0 {
+            answer::EVENT_PENDING
+        } else {
+            answer::SUCCESS
+        }
     }
 }

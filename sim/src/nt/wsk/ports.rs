@@ -136,12 +136,12 @@ mod tests {
     /// Rows and columns as in the documentation: second against first; W wildcard, S specific.
     const TABLE: [[&str; 6]; 6] = [
         // first:   def W  def S  reuse W reuse S excl W excl S
-        ["inuse", "ok", "inuse", "ok", "inuse", "ok"],           // default W
-        ["ok", "inuse", "ok", "denied", "denied", "inuse"],      // default S
-        ["denied", "ok", "ok", "ok", "denied", "ok"],            // reuse W
-        ["ok", "denied", "ok", "ok", "denied", "denied"],        // reuse S
-        ["inuse", "inuse", "inuse", "inuse", "inuse", "inuse"],  // exclusive W
-        ["ok", "inuse", "ok", "inuse", "denied", "inuse"],       // exclusive S
+        ["inuse", "ok", "inuse", "ok", "inuse", "ok"], // default W
+        ["ok", "inuse", "ok", "denied", "denied", "inuse"], // default S
+        ["denied", "ok", "ok", "ok", "denied", "ok"],  // reuse W
+        ["ok", "denied", "ok", "ok", "denied", "denied"], // reuse S
+        ["inuse", "inuse", "inuse", "inuse", "inuse", "inuse"], // exclusive W
+        ["ok", "inuse", "ok", "inuse", "denied", "inuse"], // exclusive S
     ];
 
     #[test]

@@ -291,7 +291,8 @@ fn enter(thread: &Thread, socket: usize, function: &str) -> Option<(Arc<Wsk>, In
         return None;
     };
     if lock(&found.settings).state == State::Closing {
-        thread.stop("WSK_VIOLATION: socket is closing", format!("{function}: {}", found.describe()));
+        thread
+            .stop("WSK_VIOLATION: socket is closing", format!("{function}: {}", found.describe()));
         return None;
     }
     found.calls.fetch_add(1, Ordering::AcqRel);
@@ -312,14 +313,19 @@ fn address_at(thread: &Thread, address: usize, function: &str) -> Option<std::ne
     let mut bytes = [0; layout::SOCKADDR_LEN];
     let family = probe::read::<u16>(address).unwrap_or(0);
     let length = if family == AF_INET { 16 } else { layout::SOCKADDR_LEN };
-    if address != 0 && let Ok(copy) = probe::bytes(address, length) {
+    if address != 0
+        && let Ok(copy) = probe::bytes(address, length)
+    {
         bytes[..length].copy_from_slice(&copy);
         // SAFETY: `bytes` has room for either family.
         if let Some(parsed) = unsafe { layout::read_address(bytes.as_ptr()) } {
             return Some(parsed);
         }
     }
-    thread.stop("WSK_VIOLATION: bad address", format!("{function}: no socket address at {address:#x}"));
+    thread.stop(
+        "WSK_VIOLATION: bad address",
+        format!("{function}: no socket address at {address:#x}"),
+    );
     None
 }
 

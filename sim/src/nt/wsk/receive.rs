@@ -77,7 +77,15 @@ impl Arena {
             let payload = std::ptr::with_exposed_provenance_mut::<u8>(name + PAYLOAD_AT);
             let Some(payload) = NonNull::new(payload) else { break };
             let remote = std::net::SocketAddr::new(std::net::Ipv4Addr::UNSPECIFIED.into(), 0);
-            places.push(Place { payload, capacity: PAYLOAD, name, len: 0, remote, local: None, traffic_class: None });
+            places.push(Place {
+                payload,
+                capacity: PAYLOAD,
+                name,
+                len: 0,
+                remote,
+                local: None,
+                traffic_class: None,
+            });
         }
     }
 
@@ -95,9 +103,13 @@ impl Arena {
         if spans.len() * GROWTH >= BLOCKS_MAX {
             return;
         }
-        let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE);
+        let (protection, flags) = (
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+        );
         // SAFETY: a new anonymous mapping; it overlaps nothing.
-        let span = unsafe { libc::mmap(std::ptr::null_mut(), STRIDE * GROWTH, protection, flags, -1, 0) };
+        let span =
+            unsafe { libc::mmap(std::ptr::null_mut(), STRIDE * GROWTH, protection, flags, -1, 0) };
         if span == libc::MAP_FAILED {
             return;
         }
@@ -108,7 +120,10 @@ impl Arena {
 
     /// Whether `name` is the address of one of these blocks.
     fn owns(&self, name: usize) -> bool {
-        let inside = |span: &usize| name.checked_sub(*span).is_some_and(|at| at < STRIDE * GROWTH && at.is_multiple_of(STRIDE));
+        let inside = |span: &usize| {
+            name.checked_sub(*span)
+                .is_some_and(|at| at < STRIDE * GROWTH && at.is_multiple_of(STRIDE))
+        };
         lock(&self.spans).iter().any(inside)
     }
 }
@@ -179,9 +194,11 @@ impl SocketLanding {
         }
         self.socket.retained.fetch_add(list.len(), Ordering::AcqRel);
         let raised = !verified || random & 0x10000 != 0;
-        let (level, flags) = if raised { (Level::Dispatch, AT_DISPATCH) } else { (Level::Passive, 0) };
+        let (level, flags) =
+            if raised { (Level::Dispatch, AT_DISPATCH) } else { (Level::Passive, 0) };
         let call = Call::new("WskReceiveFromEvent", self.socket.receive, level);
-        let answered = machine.call(call, &[self.socket.context, flags, next.expose_provenance() as u64]);
+        let answered =
+            machine.call(call, &[self.socket.context, flags, next.expose_provenance() as u64]);
         match answered.map(|status| status as i32) {
             Err(_) | Ok(answer::PENDING) => {}
             Ok(answer::SUCCESS) => self.free(machine, &list),
@@ -191,7 +208,8 @@ impl SocketLanding {
                 self.free(machine, &list);
             }
             Ok(status) => {
-                let detail = format!("{}: the callback returned {status:#x}", self.socket.describe());
+                let detail =
+                    format!("{}: the callback returned {status:#x}", self.socket.describe());
                 machine.die("WSK_VIOLATION: WskReceiveFromEvent", detail);
             }
         }
@@ -203,7 +221,10 @@ impl SocketLanding {
         self.socket.retained.fetch_sub(freed, Ordering::AcqRel);
         self.arena.give(list.iter().map(|place| place.name));
         if freed < list.len() {
-            let detail = format!("{}: nodes were released and the list freed as well", self.socket.describe());
+            let detail = format!(
+                "{}: nodes were released and the list freed as well",
+                self.socket.describe()
+            );
             machine.die("WSK_VIOLATION: WskRelease", detail);
         }
     }
@@ -217,7 +238,8 @@ impl SocketLanding {
         let length = self.control(place, random, &mut control);
         // SAFETY: `place` is the block's only owner, so nobody else reads or writes these fields.
         let fields = unsafe { BlockFields::of(at) };
-        let buffer = if verified { scatter(fields.mdls, place, random) } else { whole(fields.mdls, place) };
+        let buffer =
+            if verified { scatter(fields.mdls, place, random) } else { whole(fields.mdls, place) };
         *fields.remote = layout::address_bytes(place.remote);
         *fields.control = control;
         let empty = length == 0;
@@ -293,8 +315,13 @@ fn scatter(mdls: &mut [Mdl; SPLITS], place: &Place, random: u64) -> Buf {
         let last = number + 1 == wanted || left <= 1;
         // Half of the cuts fall into the first 20 bytes, where headers are.
         let cut = (random >> (16 + 8 * number)) as usize & 0xFF;
-        let length = if last { left } else { 1 + (if cut & 1 == 0 { cut % 20 } else { cut * 4 }) % left };
-        mdls[used] = Mdl::over(place.payload.as_ptr().wrapping_add(at), length.min(left), random >> (40 + number) & 1 == 0);
+        let length =
+            if last { left } else { 1 + (if cut & 1 == 0 { cut % 20 } else { cut * 4 }) % left };
+        mdls[used] = Mdl::over(
+            place.payload.as_ptr().wrapping_add(at),
+            length.min(left),
+            random >> (40 + number) & 1 == 0,
+        );
         at += length.min(left);
         used += 1;
         if last {
@@ -308,7 +335,10 @@ fn scatter(mdls: &mut [Mdl; SPLITS], place: &Place, random: u64) -> Buf {
     // The first MDL begins before the datagram: what a network card's header would be.
     let lead = if random >> 63 == 1 { 14 } else { 0 };
     let count = mdls[0].byte_count as usize;
-    mdls[0] = Mdl { next: mdls[0].next, ..Mdl::over(place.payload.as_ptr().wrapping_sub(lead), count + lead, random >> 62 & 1 == 0) };
+    mdls[0] = Mdl {
+        next: mdls[0].next,
+        ..Mdl::over(place.payload.as_ptr().wrapping_sub(lead), count + lead, random >> 62 & 1 == 0)
+    };
     Buf { mdl: &raw mut mdls[0], offset: lead as u32, length: place.len }
 }
 
@@ -324,7 +354,8 @@ pub(super) fn release(thread: &Thread, wsk: &Wsk, socket: &Socket, list: *mut In
     while !node.is_null() {
         let name = node.expose_provenance();
         if (thread.machine().options().verified && !wsk.arena.owns(name)) || !take_back(name) {
-            let detail = format!("{}: {name:#x} is not an indication the driver holds", socket.describe());
+            let detail =
+                format!("{}: {name:#x} is not an indication the driver holds", socket.describe());
             return thread.stop("WSK_VIOLATION: WskRelease", detail);
         }
         // SAFETY: an indication of ours that nobody else has any more.

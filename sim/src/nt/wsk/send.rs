@@ -57,7 +57,9 @@ impl Buffers {
         std::iter::from_fn(move || {
             if !one.is_null() {
                 // SAFETY: not null; the driver's, alive during the call.
-                return Some(unsafe { layout::read(std::mem::replace(&mut one, std::ptr::null())) });
+                return Some(unsafe {
+                    layout::read(std::mem::replace(&mut one, std::ptr::null()))
+                });
             }
             if list.is_null() {
                 return None;
@@ -97,7 +99,8 @@ pub(super) fn send(thread: &Thread, wsk: &Wsk, socket: &Arc<Socket>, request: Re
     let work = Box::new(move |thread: &Thread| {
         socket.sending.fetch_sub(1, Ordering::AcqRel);
         if snapshot(&request).as_ref() != Ok(&before) {
-            let detail = format!("{}: buffers changed before the IRP was completed", socket.describe());
+            let detail =
+                format!("{}: buffers changed before the IRP was completed", socket.describe());
             thread.machine().die("WSK_VIOLATION: send", detail);
         }
         Some(done)
@@ -114,7 +117,8 @@ fn snapshot(request: &Request) -> Result<Vec<u8>, probe::Fault> {
             // `Next`, and the three fields of the WSK_BUF without the padding after `Offset`.
             copy.extend_from_slice(&bytes[..20]);
             copy.extend_from_slice(&bytes[24..]);
-            node = std::ptr::with_exposed_provenance(probe::read::<usize>(node.expose_provenance())?);
+            node =
+                std::ptr::with_exposed_provenance(probe::read::<usize>(node.expose_provenance())?);
         }
     }
     // A lone WSK_BUF may die when the call returns; its MDL and pages may not. Only the list is read again.
@@ -124,7 +128,10 @@ fn snapshot(request: &Request) -> Result<Vec<u8>, probe::Fault> {
         }
     }
     if request.control_length > 0 {
-        copy.extend(probe::bytes(request.control, request.control_length.min(CONTROL_MAX) as usize)?);
+        copy.extend(probe::bytes(
+            request.control,
+            request.control_length.min(CONTROL_MAX) as usize,
+        )?);
     }
     Ok(copy)
 }

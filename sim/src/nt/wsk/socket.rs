@@ -105,7 +105,8 @@ impl Socket {
     /// Who it is, for reports.
     pub(super) fn describe(&self) -> String {
         let settings = lock(&self.settings);
-        let local = settings.local.map_or_else(|| "not bound".to_owned(), |local| local.to_string());
+        let local =
+            settings.local.map_or_else(|| "not bound".to_owned(), |local| local.to_string());
         format!(
             "socket {:#x} ({local}, {:?}, {} indications retained, {} sends pending)",
             self.address,
@@ -161,7 +162,8 @@ pub(super) fn bind(thread: &Thread, wsk: &Wsk, socket: &Arc<Socket>, local: Sock
         last = match outer.open(at, landing.clone()) {
             Ok(open) => {
                 let mut settings = lock(&socket.settings);
-                (settings.state, settings.local, settings.host) = (State::Bound, Some(at), Some(open));
+                (settings.state, settings.local, settings.host) =
+                    (State::Bound, Some(at), Some(open));
                 return answer::SUCCESS;
             }
             Err(error) => status_of(error),
@@ -189,7 +191,8 @@ pub(super) fn close(thread: &Thread, wsk: &Arc<Wsk>, socket: &Arc<Socket>, irp: 
     let calls = socket.calls.load(Ordering::Acquire);
     let retained = socket.retained.load(Ordering::Acquire);
     if calls > 1 || retained > 0 {
-        let detail = format!("{}: {} other calls inside", socket.describe(), calls.saturating_sub(1));
+        let detail =
+            format!("{}: {} other calls inside", socket.describe(), calls.saturating_sub(1));
         thread.stop("WSK_VIOLATION: WskCloseSocket", detail);
         return answer::INVALID_DEVICE_STATE;
     }
@@ -197,7 +200,10 @@ pub(super) fn close(thread: &Thread, wsk: &Arc<Wsk>, socket: &Arc<Socket>, irp: 
         let mut settings = lock(&socket.settings);
         if std::mem::replace(&mut settings.state, State::Closing) == State::Closing {
             drop(settings);
-            thread.stop("WSK_VIOLATION: WskCloseSocket", format!("{} is closing already", socket.describe()));
+            thread.stop(
+                "WSK_VIOLATION: WskCloseSocket",
+                format!("{} is closing already", socket.describe()),
+            );
             return answer::INVALID_DEVICE_STATE;
         }
         settings.host.take()
@@ -207,7 +213,8 @@ pub(super) fn close(thread: &Thread, wsk: &Arc<Wsk>, socket: &Arc<Socket>, irp: 
         if let Some(host) = host.take() {
             host.close();
         }
-        let busy = socket.callbacks.load(Ordering::Acquire) + socket.sending.load(Ordering::Acquire);
+        let busy =
+            socket.callbacks.load(Ordering::Acquire) + socket.sending.load(Ordering::Acquire);
         if busy > 0 {
             return None;
         }
