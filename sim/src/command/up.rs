@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use abi::ioctl::AdapterState;
 use clap::Args;
+use sim::host::Outer;
 use sim::host::computer::{Computer, Tunnel};
 use sim::host::linux::Linux;
 use sim::host::linux::bridge::Bridge;
@@ -25,7 +26,7 @@ use crate::DriverFile;
 /// The MTU a device begins with, as other implementations give it.
 const MTU: u32 = 1420;
 /// How often the device and the socket are looked at without a reason.
-const LOOK_MS: i32 = 100;
+const LOOK_MS: i32 = 50;
 /// STATUS_ALREADY_COMPLETE: the adapter is already there.
 const ALREADY_COMPLETE: i32 = 0xFF;
 
@@ -80,7 +81,7 @@ impl Up {
             .map_err(|error| {
                 Failure::new(format!("{}/{}.sock: {error}", uapi::DIRECTORY, self.name))
             })?;
-        serve(&signals, &tun, &tunnel, &bridge, &server);
+        serve(&signals, &linux, (&tun, &bridge), &tunnel, &server);
         drop(server);
         drop(bridge);
         take_down(computer, tunnel, &linux)
@@ -88,10 +89,20 @@ impl Up {
 }
 
 /// The device's state becomes the adapter's, until a reason to end.
-fn serve(signals: &OwnedFd, tun: &Tun, tunnel: &Tunnel, bridge: &Bridge, server: &Server) {
+fn serve(
+    signals: &OwnedFd,
+    linux: &Linux,
+    (tun, bridge): (&Tun, &Bridge),
+    tunnel: &Tunnel,
+    server: &Server,
+) {
     let mut was_up = false;
     while !tunnel.machine().is_dead() && !bridge.is_gone() && server.is_there() {
-        let Some(up) = tun.is_up() else { return };
+        let tables = linux.tables();
+        let seen = tables.interface(tun.index()).filter(|interface| interface.name == tun.name());
+        let Some(up) = seen.map_or_else(|| tun.probe_up(), |interface| Some(interface.up)) else {
+            return;
+        };
         if up != was_up {
             let state = if up { AdapterState::Up } else { AdapterState::Down };
             match tunnel.set_state(state) {
