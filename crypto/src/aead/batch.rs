@@ -52,6 +52,14 @@ pub(super) fn open<E: Engine>(engine: &E, jobs: &mut [Job<'_>]) {
 fn seal_all<E: Engine>(engine: &E, jobs: &mut [Job<'_>]) -> Depth {
     let mut depth = Depth::Shallow;
     for jobs in jobs.chunks_mut(BATCH) {
+        if jobs.len() <= E::FEW_TO_SEAL {
+            for job in jobs {
+                if to_seal(job).is_some() {
+                    seal_alone(engine, job);
+                }
+            }
+            continue;
+        }
         let sorted = Sorted::of(jobs, to_seal);
         for members in sorted.indices().chunks(GROUP) {
             if members.len() > E::FEW_TO_SEAL {
@@ -61,14 +69,19 @@ fn seal_all<E: Engine>(engine: &E, jobs: &mut [Job<'_>]) -> Depth {
             }
             for &index in members {
                 let Some(job) = jobs.get_mut(usize::from(index)) else { break };
-                let mut packet = Packet::to_seal(job, index);
-                let tag = engine.seal_one(job.key.words(), job.counter, &mut packet);
-                packet.write_tag(tag);
-                job.verdict = Verdict::Done;
+                seal_alone(engine, job);
             }
         }
     }
     depth
+}
+
+/// Seals a job whose lengths agree.
+fn seal_alone<E: Engine>(engine: &E, job: &mut Job<'_>) {
+    let mut packet = Packet::to_seal(job, 0);
+    let tag = engine.seal_one(job.key.words(), job.counter, &mut packet);
+    packet.write_tag(tag);
+    job.verdict = Verdict::Done;
 }
 
 /// Seals the packets of one group side by side.
@@ -93,6 +106,14 @@ fn seal_group<E: Engine>(engine: &E, jobs: &mut [Job<'_>], members: &[u8]) {
 fn open_all<E: Engine>(engine: &E, jobs: &mut [Job<'_>]) -> Depth {
     let mut depth = Depth::Shallow;
     for jobs in jobs.chunks_mut(BATCH) {
+        if jobs.len() <= E::FEW_TO_OPEN {
+            for job in jobs {
+                if to_open(job).is_some() {
+                    open_alone(engine, job);
+                }
+            }
+            continue;
+        }
         let sorted = Sorted::of(jobs, to_open);
         for members in sorted.indices().chunks(GROUP) {
             if members.len() > E::FEW_TO_OPEN {
@@ -102,13 +123,18 @@ fn open_all<E: Engine>(engine: &E, jobs: &mut [Job<'_>]) -> Depth {
             }
             for &index in members {
                 let Some(job) = jobs.get_mut(usize::from(index)) else { break };
-                let (packet, tag) = Packet::to_open(job, index);
-                let done = engine.open_one(job.key.words(), job.counter, &packet, tag);
-                job.verdict = if done { Verdict::Done } else { Verdict::Forged };
+                open_alone(engine, job);
             }
         }
     }
     depth
+}
+
+/// Opens a job whose lengths agree.
+fn open_alone<E: Engine>(engine: &E, job: &mut Job<'_>) {
+    let (packet, tag) = Packet::to_open(job, 0);
+    let done = engine.open_one(job.key.words(), job.counter, &packet, tag);
+    job.verdict = if done { Verdict::Done } else { Verdict::Forged };
 }
 
 /// Opens the packets of one group side by side.
