@@ -176,16 +176,21 @@ impl Device {
         })
     }
 
-    /// Resolves the peer's route anew if it has none or a stale one.
-    pub(crate) fn refresh_route(&self, peer: &Peer, passive: &Passive) -> Result<(), Discard> {
+    /// Resolves the peer's route anew if it has none or a stale one; returns whether it had none.
+    ///
+    /// # Errors
+    ///
+    /// Why there is none.
+    pub(crate) fn refresh_route(&self, peer: &Peer, passive: &Passive) -> Result<bool, Discard> {
         let ground = AtPassive(passive);
         let version = peer.endpoint_version();
         let known = peer.attached().route(&ground, version);
         if known.is_some_and(|known| !self.is_stale(&known)) {
-            return Ok(());
+            return Ok(false);
         }
         let endpoint = peer.endpoint(&ground).ok_or(Discard::NoEndpoint)?;
-        self.resolve(peer, version, &endpoint, passive).map(drop)
+        self.resolve(peer, version, &endpoint, passive)?;
+        Ok(known.is_none())
     }
 
     /// Resolves the way to `endpoint`, and remembers it for the peer.
@@ -225,6 +230,14 @@ impl Device {
     pub(crate) fn ask_for_service(&self, peer: &Shared<Peer>, level: &AtMostDispatch) {
         if self.service.push(&At(level), peer) {
             self.core.call_workers();
+        }
+    }
+
+    /// Drops what waits for a way to the peer: there is none.
+    pub(crate) fn discard_staged(&self, peer: &Peer, reason: Discard, passive: &Passive) {
+        let ground = AtPassive(passive);
+        while peer.take_staged(&ground).is_some() {
+            self.counters.discard(reason, 1);
         }
     }
 

@@ -1,6 +1,8 @@
 //! What the driver keeps with each peer: its two lanes, its outer route, and a place in the queue of
 //! peers that need a worker.
 
+use alloc::boxed::Box;
+
 use crypto::{
     pipeline::Lane,
     protocol,
@@ -21,9 +23,9 @@ pub(crate) type Keypair = protocol::Keypair<Paths>;
 #[derive(Default)]
 pub(crate) struct Paths {
     /// Chunks to be sent, in counter order.
-    pub(crate) send: Lane<SendWork>,
+    pub(crate) send: Lane<Option<Box<SendWork>>>,
     /// Chunks received, in the order they came.
-    pub(crate) receive: Lane<ReceiveWork>,
+    pub(crate) receive: Lane<Option<Box<ReceiveWork>>>,
     route: SpinLock<Cached>,
     service: SpinLock<Waiting>,
 }

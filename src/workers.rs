@@ -199,10 +199,15 @@ impl Worker {
             }
         }
         while let Some(peer) = device.service.pop(&ground) {
-            // Without a route the handshake, or what is staged, finds out by itself.
-            let _ = device.refresh_route(&peer, passive);
+            let routed = device.refresh_route(&peer, passive);
+            if let Err(reason) = routed {
+                device.discard_staged(&peer, reason, passive);
+            }
+            // What waited for the route asks for a handshake, if it does not have a session.
+            if routed == Ok(true) || errand.has_session(&peer) {
+                errand.flush(&peer, false);
+            }
             device.tunnel.service(&ground, &peer, now(), &mut self.random, &mut errand);
-            errand.flush_if_ready(&peer);
         }
         device.tunnel.poll(&ground, now(), &mut self.random, &mut errand);
     }
@@ -229,16 +234,10 @@ pub(crate) struct Errand<'e> {
 }
 
 impl Errand<'_> {
-    /// Sends what the peer has staged if it has a session, and a route by now.
-    fn flush_if_ready(&mut self, peer: &Shared<Peer>) {
-        let ground = AtPassive(self.passive);
-        let ready = peer.staged_packets(&ground) > 0
-            && peer
-                .current_session(&ground)
-                .is_some_and(|session| session.usable_for_sending(now().monotonic));
-        if ready {
-            self.flush(peer, false);
-        }
+    /// Whether the peer can be sent to.
+    fn has_session(&self, peer: &Shared<Peer>) -> bool {
+        peer.current_session(&AtPassive(self.passive))
+            .is_some_and(|session| session.usable_for_sending(now().monotonic))
     }
 
     /// The way to where a message goes.

@@ -328,7 +328,7 @@ impl Datagrams {
     /// # IRQL
     ///
     /// `<= DISPATCH_LEVEL`.
-    pub fn iter(&self) -> impl Iterator<Item = Result<Datagram<'_>, Discard>> {
+    pub fn iter(&self) -> impl Iterator<Item = Result<Datagram<'_>, Discard>> + Clone {
         self.0.iter().map(|datagram| Datagram::read(&datagram))
     }
 }

@@ -6,10 +6,13 @@
 //! lock. Everything else that could be a handshake message is copied to a bounded queue for a
 //! worker. Whatever goes no further is counted, once.
 
+use alloc::boxed::Box;
+use core::net::IpAddr;
+
 use abi::{discard::Discard, statistics::Counter};
 use callout::{Datagram, Datagrams};
 use crypto::{
-    aead::{self, Job, Piece, Source, TAG_LEN, Verdict},
+    aead::{self, ExtendedState, Job, Piece, Source, TAG_LEN, Verdict},
     pipeline::{CHUNK_PACKETS, Chunk, Fate, Refused},
     protocol::{
         Endpoint, Local, Now, Received, Wants,
@@ -20,7 +23,7 @@ use crypto::{
 };
 use heapless::Vec as Batch;
 use netadapter::{Indication, RxBuffer};
-use nt::irql::AtMostDispatch;
+use nt::{irql::AtMostDispatch, pool::try_box};
 
 use super::MOST_CHUNKS;
 use crate::{
@@ -31,12 +34,13 @@ use crate::{
 
 /// Packets opened in one call: their jobs and pieces lie on the stack.
 const OPEN_PACKETS: usize = 16;
-/// Pieces of one datagram. One in more is discarded: no network card splits a datagram so.
-const DATAGRAM_PIECES: usize = 8;
+/// Pieces of one datagram. One in more is put together in its buffer first.
+const DATAGRAM_PIECES: usize = 3;
 
 /// A packet being opened.
 struct Opening {
-    buffer: RxBuffer,
+    /// Where to; `None` if there was no buffer, which was counted.
+    buffer: Option<RxBuffer>,
     counter: u64,
     /// Payload bytes of the datagram.
     datagram_len: usize,
@@ -45,19 +49,43 @@ struct Opening {
 }
 
 /// A chunk to be opened and delivered.
+///
+/// Lives in the pool from its first packet on: kernel stacks have no room for 32 of them.
 #[derive(Default)]
 pub(crate) struct ReceiveWork {
     packets: Batch<Opening, CHUNK_PACKETS>,
+    receiver: u32,
     keypair: Option<Shared<Keypair>>,
     from: Option<Endpoint>,
 }
 
-/// Datagrams of one session and one sender, being collected.
-struct Collected<'d> {
-    receiver: u32,
-    from: Endpoint,
-    keypair: Shared<Keypair>,
-    datagrams: Batch<(Datagram<'d>, u64), CHUNK_PACKETS>,
+impl ReceiveWork {
+    /// An empty chunk, in the pool.
+    #[inline(never)] // The value is on the stack for as long as it takes to move it.
+    fn boxed(
+        receiver: u32,
+        keypair: Shared<Keypair>,
+        from: Endpoint,
+    ) -> Result<Box<Self>, Discard> {
+        let (keypair, from) = (Some(keypair), Some(from));
+        try_box(Self { receiver, keypair, from, ..Self::default() })
+            .map_err(|_| Discard::OutOfMemory)
+    }
+
+    /// Packets that were not counted as discarded yet.
+    fn packets_left(&self) -> usize {
+        self.packets.iter().filter(|packet| packet.buffer.is_some()).count()
+    }
+}
+
+/// One entry of a list of datagrams.
+type Entry<'d> = Result<Datagram<'d>, Discard>;
+
+/// Datagrams of one session and one sender, being collected: they follow each other in their list.
+struct Collected<I> {
+    /// The list from the chunk's first datagram on.
+    from_here: I,
+    work: Box<ReceiveWork>,
 }
 
 /// What a datagram's first bytes say it is.
@@ -70,78 +98,101 @@ impl Device {
     /// Takes the datagrams of one indication.
     pub(crate) fn receive_batch(&self, datagrams: &Datagrams, level: &AtMostDispatch) {
         let now = self.now();
-        let mut open: Option<Collected<'_>> = None;
+        let mut open = None;
         let mut bytes = 0_usize;
-        for datagram in datagrams.iter() {
-            let taken = datagram.and_then(|datagram| {
+        let mut list = datagrams.iter();
+        loop {
+            let from_here = list.clone();
+            let Some(entry) = list.next() else { break };
+            let taken = entry.and_then(|datagram| {
                 bytes = bytes.saturating_add(datagram.payload.len());
-                self.sort(datagram, &mut open, now, level)
+                self.sort(datagram, from_here, &mut open, now, level)
             });
             if let Err(reason) = taken {
+                // A chunk's datagrams follow each other: this one is between two chunks.
+                self.receive_chunk(&mut open, now, level);
                 self.counters.discard(reason, 1);
             }
         }
-        if let Some(last) = open {
-            self.receive_chunk(last, now, level);
-        }
+        self.receive_chunk(&mut open, now, level);
         self.counters.add(Counter::DatagramsIn, datagrams.len());
         self.counters.add(Counter::DatagramBytesIn, bytes);
         self.note_time_at_dispatch(now);
     }
 
     /// Adds a datagram to the chunk being collected, or begins another, or queues it for a worker.
-    fn sort<'d>(
+    fn sort<'d, I: Iterator<Item = Entry<'d>>>(
         &self,
         datagram: Datagram<'d>,
-        open: &mut Option<Collected<'d>>,
+        from_here: I,
+        open: &mut Option<Collected<I>>,
         now: Now,
         level: &AtMostDispatch,
     ) -> Result<(), Discard> {
         let (receiver, counter) = match kind(&datagram)? {
             Kind::Transport { receiver, counter } => (receiver, counter),
-            Kind::Handshake => return self.queue_handshake(&datagram, level),
+            Kind::Handshake => {
+                self.receive_chunk(open, now, level);
+                return self.queue_handshake(&datagram, level);
+            }
         };
         let from = endpoint(&datagram);
-        let fits = open.as_ref().is_some_and(|open| {
-            open.receiver == receiver && open.from == from && !open.datagrams.is_full()
+        let fits = open.as_ref().is_some_and(|Collected { work, .. }| {
+            work.receiver == receiver && work.from == Some(from) && !work.packets.is_full()
         });
         if !fits {
-            if let Some(full) = open.take() {
-                self.receive_chunk(full, now, level);
-            }
+            self.receive_chunk(open, now, level);
             let keypair =
                 self.core.indices.session(&At(level), receiver).ok_or(Discard::UnknownReceiver)?;
             // The index table is the driver's: the session may be another adapter's.
             if keypair.peer().tunnel() != self.tunnel.number() {
                 return Err(Discard::UnknownReceiver);
             }
-            *open = Some(Collected { receiver, from, keypair, datagrams: Batch::new() });
+            if !keypair.usable_for_receiving(now.monotonic) {
+                return Err(Discard::SessionExpired);
+            }
+            let work = ReceiveWork::boxed(receiver, keypair, from)?;
+            *open = Some(Collected { from_here, work });
         }
         if let Some(open) = open {
             // There is room: a full chunk was received above.
-            let _ = open.datagrams.push((datagram, counter));
+            let _ = open.work.packets.push(self.opening(&datagram, counter));
         }
         Ok(())
     }
 
-    /// Orders, opens and delivers a chunk.
-    fn receive_chunk(&self, chunk: Collected<'_>, now: Now, level: &AtMostDispatch) {
-        let Collected { from, keypair, datagrams, .. } = chunk;
-        if !keypair.usable_for_receiving(now.monotonic) {
-            return self.counters.discard(Discard::SessionExpired, datagrams.len());
+    /// A place to open the datagram into, if there is a buffer that holds it.
+    fn opening(&self, datagram: &Datagram<'_>, counter: u64) -> Opening {
+        let datagram_len = datagram.payload.len();
+        // The tag has to fit as well: a datagram in many pieces is put together in the buffer.
+        let fits = datagram_len.saturating_sub(TRANSPORT_HEADER_LEN)
+            <= self.core.buffers.buffer_bytes().get() as usize;
+        let buffer = if fits { self.core.buffers.take() } else { None };
+        if buffer.is_none() {
+            self.counters.discard(Discard::NoBuffer, 1);
         }
-        let (packets, sources) = self.take_buffers(&datagrams);
-        let count = packets.len();
-        if count == 0 {
-            return;
-        }
-        let peer = keypair.peer().clone();
-        let work = ReceiveWork { packets, keypair: Some(keypair), from: Some(from) };
+        Opening { buffer, counter, datagram_len, ecn: datagram.ecn, verdict: Verdict::Pending }
+    }
+
+    /// Orders, opens and delivers the chunk being collected, if there is one.
+    fn receive_chunk<'d, I: Iterator<Item = Entry<'d>>>(
+        &self,
+        open: &mut Option<Collected<I>>,
+        now: Now,
+        level: &AtMostDispatch,
+    ) {
+        let Some(Collected { from_here, work }) = open.take() else { return };
+        let Some(peer) = work.keypair.as_ref().map(|keypair| keypair.peer().clone()) else { return };
+        let count = work.packets_left();
         let ground = At(level);
         let lane = &peer.attached().receive;
-        match lane.reserve(&ground, work, MOST_CHUNKS, |_| Ok::<(), ()>(())) {
+        match lane.reserve(&ground, Some(work), MOST_CHUNKS, |_| Ok::<(), ()>(())) {
             Ok(chunk) => {
-                lane.run(&ground, &chunk, |work| self.open_packets(work, &sources));
+                lane.run(&ground, &chunk, |work| {
+                    if let Some(work) = work {
+                        self.open_packets(work, from_here);
+                    }
+                });
                 lane.drain(&ground, |chunk, fate| self.deliver_received(chunk, fate, now, level));
             }
             Err(Refused::Full | Refused::Unnumbered(())) => {
@@ -152,60 +203,17 @@ impl Device {
         }
     }
 
-    /// Takes a receive buffer for each datagram; those without one are counted and left out.
-    fn take_buffers<'d>(
+    /// Opens each packet into its buffer; `sources` are its datagrams, in order.
+    fn open_packets<'d>(
         &self,
-        datagrams: &Batch<(Datagram<'d>, u64), CHUNK_PACKETS>,
-    ) -> (Batch<Opening, CHUNK_PACKETS>, Batch<Datagram<'d>, CHUNK_PACKETS>) {
-        let (mut packets, mut sources) = (Batch::new(), Batch::new());
-        for (datagram, counter) in datagrams {
-            let datagram_len = datagram.payload.len();
-            let buffer = self.core.buffers.take();
-            // The tag has to fit as well: a datagram in many pieces is put together in the buffer.
-            let fits = |_: &RxBuffer| {
-                datagram_len.saturating_sub(TRANSPORT_HEADER_LEN)
-                    <= self.core.buffers.buffer_bytes().get() as usize
-            };
-            match buffer.filter(fits) {
-                Some(buffer) => {
-                    let (counter, ecn, verdict) = (*counter, datagram.ecn, Verdict::Pending);
-                    // As many as there are datagrams, at most.
-                    let _ = packets.push(Opening { buffer, counter, datagram_len, ecn, verdict });
-                    let _ = sources.push(*datagram);
-                }
-                None => self.counters.discard(Discard::NoBuffer, 1),
-            }
-        }
-        (packets, sources)
-    }
-
-    /// Opens each packet into its buffer.
-    fn open_packets(&self, work: &mut ReceiveWork, sources: &[Datagram<'_>]) {
+        work: &mut ReceiveWork,
+        mut sources: impl Iterator<Item = Entry<'d>>,
+    ) {
         let Some(keypair) = &work.keypair else { return };
-        self.core.with_extended_state(work.packets.len(), |state| {
-            let batches = work.packets.chunks_mut(OPEN_PACKETS);
-            for (packets, sources) in batches.zip(sources.chunks(OPEN_PACKETS)) {
-                let pieces: Batch<_, OPEN_PACKETS> = sources.iter().map(sealed_pieces).collect();
-                let mut jobs: Batch<Job<'_>, OPEN_PACKETS> = Batch::new();
-                for ((packet, source), pieces) in packets.iter_mut().zip(sources).zip(&pieces) {
-                    let sealed = packet.datagram_len.saturating_sub(TRANSPORT_HEADER_LEN);
-                    let (counter, key) = (packet.counter, keypair.receiving());
-                    packet.buffer.set_len(sealed.saturating_sub(TAG_LEN));
-                    let destination = packet.buffer.as_mut_slice();
-                    let source = match pieces {
-                        Some(pieces) => Source::Pieces(pieces),
-                        None => Source::InPlace { len: gather(source, destination) },
-                    };
-                    let verdict = Verdict::Pending;
-                    let _ = jobs.push(Job { key, counter, source, destination, verdict });
-                }
-                aead::open(state, &mut jobs);
-                let verdicts: Batch<Verdict, OPEN_PACKETS> =
-                    jobs.iter().map(|job| job.verdict).collect();
-                drop(jobs);
-                for (packet, verdict) in packets.iter_mut().zip(verdicts) {
-                    packet.verdict = verdict;
-                }
+        let packets = &mut work.packets;
+        self.core.with_extended_state(packets.len(), |state| {
+            for packets in packets.chunks_mut(OPEN_PACKETS) {
+                open_some(state, keypair, packets, &mut sources);
             }
         });
     }
@@ -213,32 +221,32 @@ impl Device {
     /// Hands a chunk's packets to the adapter, in the order they came.
     fn deliver_received(
         &self,
-        chunk: &Chunk<ReceiveWork>,
+        chunk: &Chunk<Option<Box<ReceiveWork>>>,
         fate: Fate,
         now: Now,
         level: &AtMostDispatch,
     ) {
-        let work = chunk.with_work(&At(level), core::mem::take);
-        let (Some(keypair), Some(from)) = (work.keypair, work.from) else { return };
+        let Some(mut work) = chunk.with_work(&At(level), Option::take) else { return };
+        let (Some(keypair), Some(from)) = (work.keypair.take(), work.from) else { return };
         if fate == Fate::Dead {
-            return self.counters.discard(Discard::PeerGone, work.packets.len());
+            return self.counters.discard(Discard::PeerGone, work.packets_left());
         }
         let peer = keypair.peer();
         let mut received = Received::default();
         let mut authentic = false;
-        let mut good: Batch<RxBuffer, CHUNK_PACKETS> = Batch::new();
         let mut last_source = None;
-        for packet in work.packets {
-            let datagram_len = packet.datagram_len as u64;
-            match self.judge(packet, &keypair, &mut last_source, &mut authentic, level) {
+        for packet in &mut work.packets {
+            let Some(buffer) = packet.buffer.take() else { continue };
+            let bytes = packet.datagram_len as u64;
+            match self.judge(packet, buffer, &keypair, &mut last_source, &mut authentic, level) {
                 Ok(Some(deliverable)) => {
+                    packet.buffer = Some(deliverable);
                     received.data_packets = received.data_packets.saturating_add(1);
-                    received.bytes = received.bytes.saturating_add(datagram_len);
-                    let _ = good.push(deliverable);
+                    received.bytes = received.bytes.saturating_add(bytes);
                 }
                 Ok(None) => {
                     self.counters.add(Counter::KeepalivesIn, 1);
-                    received.bytes = received.bytes.saturating_add(datagram_len);
+                    received.bytes = received.bytes.saturating_add(bytes);
                 }
                 Err((reason, is_data)) => {
                     received.data_packets = received.data_packets.saturating_add(is_data.into());
@@ -252,7 +260,7 @@ impl Device {
         } else {
             Wants::NONE
         };
-        self.indicate(good);
+        self.indicate(&mut work);
         self.attend(peer, wants, now, level);
     }
 
@@ -260,17 +268,17 @@ impl Device {
     /// whether it was authentic data all the same.
     fn judge(
         &self,
-        packet: Opening,
+        packet: &Opening,
+        mut buffer: RxBuffer,
         keypair: &Keypair,
-        last_source: &mut Option<core::net::IpAddr>,
+        last_source: &mut Option<IpAddr>,
         authentic: &mut bool,
         level: &AtMostDispatch,
     ) -> Result<Option<RxBuffer>, (Discard, bool)> {
-        let Opening { mut buffer, counter, ecn, verdict, .. } = packet;
-        if verdict != Verdict::Done {
+        if packet.verdict != Verdict::Done {
             return Err((Discard::BadTag, false));
         }
-        keypair.accept(counter).map_err(|reason| (reason, false))?;
+        keypair.accept(packet.counter).map_err(|reason| (reason, false))?;
         *authentic = true;
         let available = buffer.as_slice().len();
         if available == 0 {
@@ -284,19 +292,19 @@ impl Device {
             *last_source = Some(inner.source);
         }
         buffer.set_len(inner.len);
-        decapsulate_ecn(buffer.as_mut_slice(), ecn);
+        decapsulate_ecn(buffer.as_mut_slice(), packet.ecn);
         Ok(Some(buffer))
     }
 
     /// Gives packets to the adapter, which is woken once for all of them.
-    fn indicate(&self, buffers: Batch<RxBuffer, CHUNK_PACKETS>) {
+    fn indicate(&self, work: &mut ReceiveWork) {
         let mut queue = self.adapter.rx().open();
-        let (mut packets, mut bytes) = (0, 0_usize);
-        for buffer in buffers {
+        let (mut packets, mut bytes) = (0_usize, 0_usize);
+        for buffer in work.packets.iter_mut().filter_map(|packet| packet.buffer.take()) {
             let len = buffer.as_slice().len();
             match queue.as_mut().map(|queue: &mut Indication<'_>| queue.push(buffer)) {
                 Some(Ok(())) => {
-                    packets += 1_usize;
+                    packets = packets.saturating_add(1);
                     bytes = bytes.saturating_add(len);
                 }
                 Some(Err(_buffer)) => self.counters.discard(Discard::RingFull, 1),
@@ -327,12 +335,13 @@ impl Device {
 /// Tells transport data from what may be a handshake message, by the first bytes and the length.
 fn kind(datagram: &Datagram<'_>) -> Result<Kind, Discard> {
     let mut header = [0; TRANSPORT_HEADER_LEN];
-    let len = datagram.payload.len();
     if datagram.payload.copy_to(&mut header) < TRANSPORT_HEADER_LEN {
         return Err(Discard::MalformedMessage);
     }
     match Transport::parse_header(&header) {
-        Some((receiver, counter)) if len >= TRANSPORT_HEADER_LEN + TAG_LEN => {
+        Some((receiver, counter))
+            if datagram.payload.len() >= TRANSPORT_HEADER_LEN + TAG_LEN =>
+        {
             Ok(Kind::Transport { receiver, counter })
         }
         Some(_) => Err(Discard::MalformedMessage),
@@ -347,11 +356,50 @@ pub(crate) fn endpoint(datagram: &Datagram<'_>) -> Endpoint {
     Endpoint { remote: datagram.remote, local }
 }
 
+/// Opens up to [`OPEN_PACKETS`] packets, whose datagrams are the next of `sources`; kept apart so
+/// that its jobs leave the stack when it returns.
+#[inline(never)]
+fn open_some<'d>(
+    state: Option<&ExtendedState>,
+    keypair: &Keypair,
+    packets: &mut [Opening],
+    sources: &mut impl Iterator<Item = Entry<'d>>,
+) {
+    let mut pieces: Batch<_, OPEN_PACKETS> = Batch::new();
+    for (packet, source) in packets.iter_mut().zip(sources) {
+        let (Some(buffer), Ok(source)) = (&mut packet.buffer, source) else { continue };
+        let sealed = packet.datagram_len.saturating_sub(TRANSPORT_HEADER_LEN);
+        buffer.set_len(sealed.saturating_sub(TAG_LEN));
+        // As many as there are packets, which are at most as many.
+        let _ = pieces.push(sealed_pieces(&source).ok_or_else(|| {
+            gather(&source, buffer.as_mut_slice())
+        }));
+    }
+    let mut jobs: Batch<Job<'_>, OPEN_PACKETS> = Batch::new();
+    let with_buffer = packets.iter_mut().filter_map(|packet| {
+        packet.buffer.as_mut().map(|buffer| (packet.counter, buffer.as_mut_slice()))
+    });
+    for ((counter, destination), pieces) in with_buffer.zip(&pieces) {
+        let source = match pieces {
+            Ok(pieces) => Source::Pieces(pieces),
+            Err(len) => Source::InPlace { len: *len },
+        };
+        let (key, verdict) = (keypair.receiving(), Verdict::Pending);
+        let _ = jobs.push(Job { key, counter, source, destination, verdict });
+    }
+    aead::open(state, &mut jobs);
+    let verdicts: Batch<Verdict, OPEN_PACKETS> = jobs.iter().map(|job| job.verdict).collect();
+    drop(jobs);
+    let opened = packets.iter_mut().filter(|packet| packet.buffer.is_some());
+    for (packet, verdict) in opened.zip(verdicts) {
+        packet.verdict = verdict;
+    }
+}
+
 /// The datagram's bytes after its header; `None` if they are in too many pieces.
 fn sealed_pieces<'d>(datagram: &Datagram<'d>) -> Option<Batch<Piece<'d>, DATAGRAM_PIECES>> {
     let mut pieces = Batch::new();
-    let mut sealed = after_header(datagram);
-    sealed.try_for_each(|piece| pieces.push(piece.into()).ok())?;
+    after_header(datagram).try_for_each(|piece| pieces.push(piece.into()).ok())?;
     Some(pieces)
 }
 

@@ -6,12 +6,12 @@
 //! from the adapter keeps its ring slot until it is sealed; one that must wait for a session is
 //! copied and gives its slot back at once.
 
-use alloc::vec::Vec;
+use alloc::{boxed::Box, vec::Vec};
 
 use abi::{discard::Discard, statistics::Counter};
 use callout::{Route, Run};
 use crypto::{
-    aead::{self, Job, Piece, Source, TAG_LEN, Verdict},
+    aead::{self, ExtendedState, Job, Piece, Source, TAG_LEN, Verdict},
     pipeline::{CHUNK_PACKETS, Chunk, Fate, Refused},
     protocol::{
         Now, Sent, Wants,
@@ -22,7 +22,7 @@ use crypto::{
 };
 use heapless::Vec as Batch;
 use netadapter::{TxBatch, TxPacket, TxSlot};
-use nt::irql::AtMostDispatch;
+use nt::{irql::AtMostDispatch, pool::try_box};
 
 use super::MOST_CHUNKS;
 use crate::{
@@ -41,7 +41,7 @@ const PACKET_PIECES: usize = 4;
 const ZEROES: [u8; 16] = [0; 16];
 
 /// An inner packet on its way.
-pub(crate) enum Packet {
+enum Packet {
     /// In the adapter's ring; the slot is given back when this is dropped.
     Slot(TxSlot),
     /// A copy: it waited for a session, or was in too many pieces.
@@ -109,6 +109,8 @@ fn copied(len: usize, copy: impl FnOnce(&mut [u8]) -> usize) -> Result<Vec<u8>, 
 }
 
 /// A chunk to be sealed and sent.
+///
+/// Lives in the pool from its first packet on: kernel stacks have no room for 32 of them.
 #[derive(Default)]
 pub(crate) struct SendWork {
     packets: Batch<Packet, CHUNK_PACKETS>,
@@ -122,11 +124,18 @@ pub(crate) struct SendWork {
     wants: Wants,
 }
 
+impl SendWork {
+    /// An empty chunk, in the pool.
+    #[inline(never)] // The value is on the stack for as long as it takes to move it.
+    fn boxed(tos: u8) -> Result<Box<Self>, Discard> {
+        try_box(Self { tos, ..Self::default() }).map_err(|_| Discard::NoMemory)
+    }
+}
+
 /// Packets of one peer and type-of-service, being collected.
-pub(crate) struct Collected {
-    pub(crate) peer: Shared<Peer>,
-    pub(crate) tos: u8,
-    pub(crate) packets: Batch<Packet, CHUNK_PACKETS>,
+struct Collected {
+    peer: Shared<Peer>,
+    work: Box<SendWork>,
 }
 
 impl Device {
@@ -150,7 +159,7 @@ impl Device {
         self.note_time_at_dispatch(now);
     }
 
-    /// Adds a packet to the chunk being collected, or sends that and begins another.
+    /// Adds a packet of the ring's to the chunk of its peer.
     fn collect(
         &self,
         packet: TxPacket<'_>,
@@ -167,8 +176,7 @@ impl Device {
         }
         let peer = self.tunnel.peer_for(&At(level), destination).ok_or(Discard::NoPeer)?;
         let packet = Packet::of(packet)?;
-        self.add(packet, &peer, tos, open, now, level);
-        Ok(())
+        self.add(packet, &peer, tos, open, now, level)
     }
 
     /// Adds a packet of `peer` to the chunk being collected, or sends that and begins another.
@@ -180,55 +188,66 @@ impl Device {
         open: &mut Option<Collected>,
         now: Now,
         level: &AtMostDispatch,
-    ) {
-        let fits = open.as_ref().is_some_and(|open| {
-            Shared::ptr_eq(&open.peer, peer) && open.tos == tos && !open.packets.is_full()
+    ) -> Result<(), Discard> {
+        let fits = open.as_ref().is_some_and(|Collected { peer: of, work }| {
+            Shared::ptr_eq(of, peer) && work.tos == tos && !work.packets.is_full()
         });
-        if !fits && let Some(full) = open.take() {
-            self.send_chunk(full, now, level);
+        if !fits {
+            if let Some(full) = open.take() {
+                self.send_chunk(full, now, level);
+            }
+            *open = Some(Collected { peer: peer.clone(), work: SendWork::boxed(tos)? });
         }
-        let begin = || Collected { peer: peer.clone(), tos, packets: Batch::new() };
-        // There is room: a full chunk was sent above.
-        let _ = open.get_or_insert_with(begin).packets.push(packet);
+        if let Some(open) = open {
+            // There is room: a full chunk was sent above.
+            let _ = open.work.packets.push(packet);
+        }
+        Ok(())
     }
 
     /// Numbers, seals and sends a chunk, or has its packets wait for a session or a route.
-    pub(crate) fn send_chunk(&self, chunk: Collected, now: Now, level: &AtMostDispatch) {
-        let Collected { peer, tos, packets } = chunk;
-        let count = packets.len();
-        match self.route_to(&peer, level) {
-            Ok(Some(_)) => {}
-            Ok(None) => return self.wait(&peer, packets, level),
+    fn send_chunk(&self, chunk: Collected, now: Now, level: &AtMostDispatch) {
+        let Collected { peer, mut work } = chunk;
+        let count = work.packets.len();
+        let ready = self.route_to(&peer, level).and_then(|route| {
+            if route.is_some() { self.lay_out(&mut work).map(|()| true) } else { Ok(false) }
+        });
+        match ready {
+            Ok(true) => {}
+            Ok(false) => {
+                self.stage(&peer, &mut work, level);
+                return self.ask_for_service(&peer, level);
+            }
             Err(reason) => return self.counters.discard(reason, count),
         }
-        let work = match self.lay_out(packets, tos) {
-            Ok(work) => work,
-            Err(reason) => return self.counters.discard(reason, count),
-        };
-        let mut waiting = Batch::new();
+        let mut waiting = None;
         let ground = At(level);
         let lane = &peer.attached().send;
-        let reserved = lane.reserve(&ground, work, MOST_CHUNKS, |work| {
+        let reserved = lane.reserve(&ground, Some(work), MOST_CHUNKS, |work| {
             match peer.reserve(&ground, count as u32, now) {
                 Ok(reserved) => {
-                    work.keypair = Some(reserved.keypair);
-                    work.first_counter = reserved.first_counter;
-                    work.wants = reserved.wants;
+                    if let Some(work) = work {
+                        work.keypair = Some(reserved.keypair);
+                        work.first_counter = reserved.first_counter;
+                        work.wants = reserved.wants;
+                    }
                     Ok(())
                 }
                 Err(no_session) => {
-                    waiting = core::mem::take(&mut work.packets);
+                    waiting = work.take();
                     Err(no_session)
                 }
             }
         });
         match reserved {
             Ok(chunk) => {
-                lane.run(&ground, &chunk, |work| self.seal(work));
+                lane.run(&ground, &chunk, |work| {
+                    work.iter_mut().for_each(|work| self.seal(work));
+                });
                 lane.drain(&ground, |chunk, fate| self.deliver_sent(chunk, fate, now, level));
             }
             Err(Refused::Unnumbered(no_session)) => {
-                self.stage(&peer, waiting, level);
+                waiting.iter_mut().for_each(|work| self.stage(&peer, work, level));
                 self.attend(&peer, no_session.wants, now, level);
             }
             Err(Refused::Full) => self.counters.discard(Discard::QueueFull, count),
@@ -238,50 +257,32 @@ impl Device {
     }
 
     /// Finds a place in a run buffer for each packet's datagram.
-    fn lay_out(&self, packets: Batch<Packet, CHUNK_PACKETS>, tos: u8) -> Result<SendWork, Discard> {
+    fn lay_out(&self, work: &mut SendWork) -> Result<(), Discard> {
         let mtu = self.tunnel.mtu();
+        let packets = &work.packets;
         let datagram_len = |packet: &Packet| {
             padded_len(packet.len(), mtu).saturating_add(TRANSPORT_HEADER_LEN + TAG_LEN)
         };
         let bytes = packets.iter().map(datagram_len).fold(0, usize::saturating_add);
         let mut run = self.core.runs.take(packets.len(), bytes).ok_or(Discard::QueueFull)?;
-        for packet in &packets {
+        for packet in packets {
             run.push(datagram_len(packet)).ok_or(Discard::Oversize)?;
         }
-        let data_packets = packets.iter().filter(|packet| packet.len() > 0).count();
-        Ok(SendWork { packets, run: Some(run), tos, mtu, data_packets, ..SendWork::default() })
+        work.data_packets = packets.iter().filter(|packet| packet.len() > 0).count();
+        work.mtu = mtu;
+        work.run = Some(run);
+        Ok(())
     }
 
     /// Writes each packet's datagram into the run: header, ciphertext and tag.
     fn seal(&self, work: &mut SendWork) {
         let (Some(run), Some(keypair)) = (&mut work.run, &work.keypair) else { return };
-        self.core.with_extended_state(work.packets.len(), |state| {
+        let (packets, mtu, mut counter) = (&work.packets, work.mtu, work.first_counter);
+        self.core.with_extended_state(packets.len(), |state| {
             let mut datagrams = run.datagrams_mut();
-            let mut counter = work.first_counter;
-            for packets in work.packets.chunks(SEAL_PACKETS) {
-                let pieces: Batch<_, SEAL_PACKETS> = packets
-                    .iter()
-                    .map(|packet| {
-                        let len = packet.len();
-                        packet.pieces(padded_len(len, work.mtu).saturating_sub(len))
-                    })
-                    .collect();
-                let mut jobs: Batch<Job<'_>, SEAL_PACKETS> = Batch::new();
-                for (pieces, datagram) in pieces.iter().zip(&mut datagrams) {
-                    let Some((header, sealed)) = datagram.split_first_chunk_mut() else { break };
-                    *header = Transport::header(keypair.remote_index(), counter);
-                    // As many jobs as pieces, which are at most as many.
-                    let _ = jobs.push(Job {
-                        key: keypair.sending(),
-                        counter,
-                        source: Source::Pieces(pieces),
-                        destination: sealed,
-                        verdict: Verdict::Pending,
-                    });
-                    counter = counter.wrapping_add(1);
-                }
-                aead::seal(state, &mut jobs);
-                debug_assert!(jobs.iter().all(|job| job.verdict == Verdict::Done));
+            for packets in packets.chunks(SEAL_PACKETS) {
+                seal_some(state, keypair, counter, packets, mtu, &mut datagrams);
+                counter = counter.wrapping_add(packets.len() as u64);
             }
         });
         // The bytes are in the run: the ring may have its slots back.
@@ -289,10 +290,15 @@ impl Device {
     }
 
     /// Hands a chunk to the network, in the peer's order.
-    fn deliver_sent(&self, chunk: &Chunk<SendWork>, fate: Fate, now: Now, level: &AtMostDispatch) {
-        let ground = At(level);
-        let work = chunk.with_work(&ground, core::mem::take);
-        let (Some(run), Some(keypair)) = (work.run, work.keypair) else { return };
+    fn deliver_sent(
+        &self,
+        chunk: &Chunk<Option<Box<SendWork>>>,
+        fate: Fate,
+        now: Now,
+        level: &AtMostDispatch,
+    ) {
+        let Some(mut work) = chunk.with_work(&At(level), Option::take) else { return };
+        let (Some(run), Some(keypair)) = (work.run.take(), work.keypair.take()) else { return };
         let peer = keypair.peer();
         let count = run.len();
         if fate == Fate::Dead {
@@ -303,11 +309,10 @@ impl Device {
             Ok(None) => return self.counters.discard(Discard::NoRoute, count),
             Err(reason) => return self.counters.discard(reason, count),
         };
-        let data_packets = work.data_packets;
-        let sent = Sent { data_packets: data_packets as u32, bytes: run.bytes() as u64 };
+        let sent = Sent { data_packets: work.data_packets as u32, bytes: run.bytes() as u64 };
         self.counters.add(Counter::Chunks, 1);
-        self.counters.add(Counter::DatagramsOut, data_packets);
-        self.counters.add(Counter::KeepalivesOut, count.saturating_sub(data_packets));
+        self.counters.add(Counter::DatagramsOut, work.data_packets);
+        self.counters.add(Counter::KeepalivesOut, count.saturating_sub(work.data_packets));
         self.hand_over(run, &route, work.tos, level);
         let wants = work.wants | peer.sent(&keypair, now, sent);
         self.attend(peer, wants, now, level);
@@ -321,20 +326,10 @@ impl Device {
         }
     }
 
-    /// Keeps packets until there is a route, which a worker is asked for.
-    fn wait(
-        &self,
-        peer: &Shared<Peer>,
-        packets: Batch<Packet, CHUNK_PACKETS>,
-        level: &AtMostDispatch,
-    ) {
-        self.stage(peer, packets, level);
-        self.ask_for_service(peer, level);
-    }
-
-    /// Copies packets to where they wait for a session.
-    fn stage(&self, peer: &Peer, packets: Batch<Packet, CHUNK_PACKETS>, level: &AtMostDispatch) {
-        for packet in packets {
+    /// Moves a chunk's packets to where they wait for a session or a route.
+    fn stage(&self, peer: &Peer, work: &mut SendWork, level: &AtMostDispatch) {
+        for packet in &mut work.packets {
+            let packet = core::mem::replace(packet, Packet::Keepalive);
             let staged = packet.into_copy().and_then(|copy| match copy {
                 Some(copy) => peer.stage(&At(level), copy).map(|older| (1, older)),
                 None => Ok((0, 0)),
@@ -365,13 +360,44 @@ impl Device {
             let Some(packet) = peer.take_staged(&ground) else { break };
             let head = packet.get(..HEAD_LEN.min(packet.len())).unwrap_or_default();
             let tos = outgoing(head, packet.len()).map_or(0, |outgoing| outgoing.outer_tos);
-            self.add(Packet::Copied(packet), peer, tos, &mut open, now, level);
+            let packet = Packet::Copied(packet);
+            if let Err(reason) = self.add(packet, peer, tos, &mut open, now, level) {
+                self.counters.discard(reason, 1);
+            }
         }
         if waiting == 0 && keepalive {
-            self.add(Packet::Keepalive, peer, 0, &mut open, now, level);
+            // Without memory for it there is none this time.
+            let _ = self.add(Packet::Keepalive, peer, 0, &mut open, now, level);
         }
         if let Some(last) = open {
             self.send_chunk(last, now, level);
         }
     }
+}
+
+/// Seals up to [`SEAL_PACKETS`] packets; kept apart so that its jobs leave the stack when it returns.
+#[inline(never)]
+fn seal_some<'r>(
+    state: Option<&ExtendedState>,
+    keypair: &Keypair,
+    first_counter: u64,
+    packets: &[Packet],
+    mtu: usize,
+    datagrams: &mut impl Iterator<Item = &'r mut [u8]>,
+) {
+    let pieces: Batch<_, SEAL_PACKETS> = packets
+        .iter()
+        .map(|packet| packet.pieces(padded_len(packet.len(), mtu).saturating_sub(packet.len())))
+        .collect();
+    let mut jobs: Batch<Job<'_>, SEAL_PACKETS> = Batch::new();
+    for ((pieces, counter), datagram) in pieces.iter().zip(first_counter..).zip(datagrams) {
+        let Some((header, sealed)) = datagram.split_first_chunk_mut() else { break };
+        *header = Transport::header(keypair.remote_index(), counter);
+        let source = Source::Pieces(pieces);
+        let (key, verdict) = (keypair.sending(), Verdict::Pending);
+        // As many jobs as packets, which are at most as many.
+        let _ = jobs.push(Job { key, counter, source, destination: sealed, verdict });
+    }
+    aead::seal(state, &mut jobs);
+    debug_assert!(jobs.iter().all(|job| job.verdict == Verdict::Done));
 }
