@@ -50,7 +50,7 @@ fn a_file_gets_through_bad_weather() {
                 ..Link::default()
             });
             let file: Vec<u8> =
-                (0..200_000_u32).map(|at| (at * 31 >> 5) as u8 ^ at as u8).collect();
+                (0..200_000_u32).map(|at| ((at * 31) >> 5) as u8 ^ at as u8).collect();
             let [to, _] = pair.beta.inner();
             let took = pair.alpha.endpoint().send_file(to, &file, Duration::from_secs(300));
             assert!(took.is_some(), "seed {seed}: the file did not get through");

@@ -108,7 +108,7 @@ impl Demo {
             self.show_pings(pair, address);
         }
         let file: Vec<u8> =
-            (0..self.file_kib * 1024).map(|at| (at * 31 >> 5) as u8 ^ at as u8).collect();
+            (0..self.file_kib * 1024).map(|at| ((at * 31) >> 5) as u8 ^ at as u8).collect();
         for (from, at) in [(&pair.alpha, &pair.beta), (&pair.beta, &pair.alpha)] {
             show_file(from, at, &file)?;
         }

@@ -322,7 +322,7 @@ mod tests {
     fn a_file_gets_through_loss() {
         let (world, [a, b]) = pair(5);
         let _main = world.enter("main");
-        let file: Vec<u8> = (0..100_001_u32).map(|n| (n * 7 >> 3) as u8).collect();
+        let file: Vec<u8> = (0..100_001_u32).map(|n| ((n * 7) >> 3) as u8).collect();
         assert!(a.send_file([10, 0, 0, 2].into(), &file, Duration::from_secs(120)).is_some());
         assert_eq!(b.take_file([10, 0, 0, 1].into()), Some(file));
     }

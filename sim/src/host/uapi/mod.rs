@@ -219,7 +219,6 @@ fn errno_line(errno: i32) -> String {
 }
 
 /// One line without its end; `Err` if it is too long or no UTF-8, `None` at the end.
-#[expect(clippy::type_complexity, reason = "end of stream, of reading, of sense: three things")]
 fn read_line(reader: &mut impl BufRead) -> io::Result<Option<Result<String, ()>>> {
     let mut line = Vec::new();
     let mut too_long = false;
