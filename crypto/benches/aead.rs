@@ -239,6 +239,7 @@ fn ours(line: &Line) -> Contender {
             destination: &mut slots.next().expect("a slot each")[HEADER..][..lens[index] + TAG_LEN],
             verdict: Verdict::Pending,
         });
+        let begun = Instant::now();
         for jobs in jobs.chunks_mut(batch) {
             if opens { aead::open(Some(&state), jobs) } else { aead::seal(Some(&state), jobs) }
         }

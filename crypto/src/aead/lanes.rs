@@ -7,7 +7,7 @@
 use super::chacha::{BLOCK_LEN, CONSTANTS};
 use super::deal::{Blocks, Dealer, Lanes};
 use super::group::{GROUP, Group};
-use super::piece::copy_once;
+use super::piece::read_once;
 use super::wipe;
 
 /// A register of `N` 32-bit lanes.
@@ -150,14 +150,22 @@ pub(super) unsafe fn xor_part(
     rest: usize,
     stream: &mut [u8; BLOCK_LEN],
 ) {
-    let mut text = [0; BLOCK_LEN];
-    // SAFETY: the caller's promise; `text` has room and is nobody else's.
-    unsafe { copy_once(source, text.as_mut_ptr(), rest) };
-    for (text, stream) in text.iter_mut().zip(&*stream) {
-        *text ^= *stream;
+    let (words, _) = stream.as_chunks::<8>();
+    let mut done = 0;
+    for word in words.iter().take(rest / 8) {
+        // SAFETY: the caller's promise: `done + 8 <= rest`.
+        let text = unsafe { read_once::<8>(source.wrapping_add(done)) };
+        let text = (u64::from_le_bytes(text) ^ u64::from_le_bytes(*word)).to_le_bytes();
+        // SAFETY: as above; an array of bytes needs no alignment.
+        unsafe { destination.wrapping_add(done).cast::<[u8; 8]>().write(text) };
+        done += 8;
     }
-    // SAFETY: the caller's promise; `text` is not the destination.
-    unsafe { core::ptr::copy_nonoverlapping(text.as_ptr(), destination, rest) };
-    wipe::bytes(&mut text);
+    for byte in &stream[done..rest.min(BLOCK_LEN)] {
+        // SAFETY: the caller's promise: `done < rest`.
+        let [text] = unsafe { read_once::<1>(source.wrapping_add(done)) };
+        // SAFETY: as above.
+        unsafe { destination.wrapping_add(done).write(text ^ byte) };
+        done += 1;
+    }
     wipe::bytes(stream);
 }

@@ -133,3 +133,31 @@ pub(super) unsafe fn copy_once(from: *const u8, to: *mut u8, count: usize) {
         unsafe { target.write(byte) };
     }
 }
+
+/// Reads 8 bytes or 1, exactly once.
+///
+/// # Safety
+///
+/// `from` is valid for reads of `N` bytes, which may change meanwhile.
+#[inline(always)]
+pub(super) unsafe fn read_once<const N: usize>(from: *const u8) -> [u8; N] {
+    let mut bytes = [0; N];
+    #[cfg(target_arch = "x86_64")]
+    if N == 8 {
+        let word: u64;
+        // SAFETY: the caller's promise; assembly for the reason in `copy_once`.
+        unsafe {
+            core::arch::asm!(
+                "mov {word}, [{from}]", word = out(reg) word, from = in(reg) from,
+                options(readonly, nostack, preserves_flags),
+            );
+        }
+        bytes.copy_from_slice(&word.to_le_bytes()[..N]);
+        return bytes;
+    }
+    for (at, byte) in bytes.iter_mut().enumerate() {
+        // SAFETY: inside the caller's `N` bytes; a volatile read is done once.
+        *byte = unsafe { from.wrapping_add(at).read_volatile() };
+    }
+    bytes
+}

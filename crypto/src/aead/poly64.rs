@@ -76,7 +76,7 @@ pub(super) fn authenticate(group: &mut Group<'_, '_>) {
 }
 
 /// Packets abreast: as many chains as fill the multiplier. Measured.
-const ABREAST: usize = 2;
+const ABREAST: usize = 4;
 
 /// The tags of `N` packets from `index`.
 #[inline(always)]
