@@ -26,8 +26,8 @@ the driver's linker:                    lld-19
 the driver's compiler and its library:  rustc-web cargo-web rust-web-src rust-web-clippy
 the peer in the demo, and its tool:     wireguard-go wireguard-tools
 throughput:                             iperf3
-namespaces, TUN devices, ping:          iproute2 iputils-ping ethtool
-processes in scripts:                   procps
+namespaces, TUN devices, ping, files:   iproute2 iputils-ping ethtool netcat-openbsd
+processes and tables in scripts:        procps python3
 T
 )
 

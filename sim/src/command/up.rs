@@ -4,7 +4,7 @@
 //! waits for signals and looks after the device and the socket's file; everything else runs in
 //! threads of its own.
 
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{FromRawFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -118,10 +118,9 @@ fn serve(
             }
             was_up = up;
         }
-        let mut polled = libc::pollfd { fd: signals.as_raw_fd(), events: libc::POLLIN, revents: 0 };
-        // SAFETY: one entry.
-        if unsafe { libc::poll(&raw mut polled, 1, LOOK_MS) } > 0 {
-            return;
+        match linux.wait_for_change(signals, LOOK_MS) {
+            Ok(false) => {}
+            Ok(true) | Err(_) => return,
         }
     }
 }

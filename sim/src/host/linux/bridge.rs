@@ -96,6 +96,11 @@ struct Pump {
 impl Pump {
     fn run(&self) {
         while !self.flags.stopped.load(Ordering::Acquire) && !self.machine.is_dead() {
+            // What is sent before the adapter's link is up waits where tcpip would keep it too.
+            if !self.adapter.link().connected {
+                self.machine.world().sleep(PAUSED);
+                continue;
+            }
             let mut failed: Option<io::Error> = None;
             let mut read = 0;
             let taken = self.adapter.send_with(&self.machine, |buffer| {

@@ -43,6 +43,13 @@ pub(crate) fn signal(event: &OwnedFd) {
     unsafe { libc::write(event.as_raw_fd(), one.as_ptr().cast(), one.len()) };
 }
 
+/// Sets an event's counter back to zero.
+pub(crate) fn drain(event: &OwnedFd) {
+    let mut count = [0; 8];
+    // SAFETY: eight writable bytes. There may be nothing to read, as the event does not block.
+    unsafe { libc::read(event.as_raw_fd(), count.as_mut_ptr().cast(), count.len()) };
+}
+
 /// Sets an option that is an `int`.
 pub(crate) fn set_option(fd: &impl AsRawFd, level: i32, name: i32, value: i32) -> io::Result<()> {
     let (data, len) = ((&raw const value).cast(), size_of::<i32>() as libc::socklen_t);

@@ -6,6 +6,7 @@
 //! kernel, where a virtual clock has no say.
 
 use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, RwLock, Weak};
@@ -28,6 +29,8 @@ pub struct Linux {
     watchers: Mutex<Vec<Watcher>>,
     sockets: Mutex<Vec<Weak<udp::UdpSocket>>>,
     mark: AtomicU32,
+    /// Counts changes of the tables, for whoever waits for one.
+    changes: OwnedFd,
     stopped: Arc<AtomicBool>,
 }
 
@@ -40,6 +43,7 @@ impl Linux {
     pub fn new(world: &Arc<World>) -> io::Result<Arc<Self>> {
         let mut listener = netlink::Listener::new()?;
         let tables = netlink::read_tables()?;
+        let changes = descriptor::event()?;
         let stopped = Arc::new(AtomicBool::new(false));
         let linux = Arc::new_cyclic(|this| Self {
             this: this.clone(),
@@ -48,6 +52,7 @@ impl Linux {
             watchers: Mutex::default(),
             sockets: Mutex::default(),
             mark: AtomicU32::new(0),
+            changes,
             stopped: stopped.clone(),
         });
         let weak = Arc::downgrade(&linux);
@@ -61,6 +66,24 @@ impl Linux {
             }
         });
         Ok(linux)
+    }
+
+    /// Waits until the tables have changed, `other` is readable, or `timeout_ms` have passed; says
+    /// whether `other` is readable. One thread waits at a time.
+    ///
+    /// # Errors
+    ///
+    /// Whatever poll says.
+    pub fn wait_for_change(&self, other: &impl AsRawFd, timeout_ms: i32) -> io::Result<bool> {
+        let (changed, other) = descriptor::wait_readable(
+            self.changes.as_raw_fd(),
+            other.as_raw_fd(),
+            timeout_ms,
+        )?;
+        if changed {
+            descriptor::drain(&self.changes);
+        }
+        Ok(other)
     }
 
     /// The mark of all datagrams sent from now on; 0 is none.
@@ -95,6 +118,7 @@ impl Linux {
             for watcher in &*lock(&self.watchers) {
                 watcher(&before, &after);
             }
+            descriptor::signal(&self.changes);
         }
     }
 }
