@@ -158,6 +158,14 @@ mod cpu {
         Ifma, Tier::Avx512Ifma
     );
 
+    impl<'s> Avx512<'s> {
+        /// What this proof includes.
+        pub(in crate::aead) fn narrow(self) -> Avx2<'s> {
+            // INVARIANT: the tiers are ordered.
+            Avx2(self.0)
+        }
+    }
+
     impl<'s> Ifma<'s> {
         /// What this proof includes.
         pub(in crate::aead) fn wide(self) -> Avx512<'s> {
