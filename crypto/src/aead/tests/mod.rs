@@ -9,6 +9,7 @@ mod guards;
 mod interface;
 mod stack;
 mod trace;
+mod vectors;
 
 use std::vec::Vec;
 
