@@ -4,13 +4,15 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-breaches=0
+# At the end of a pipe a function runs in a process of its own, so breaches are counted in a file.
+broken=$(mktemp)
+trap 'rm -f "$broken"' EXIT
 rule() { # rule NAME: reads the breaches from standard input
     local found
     found=$(cat)
-    [ -z "$found" ] && return
+    [ -n "$found" ] || return 0
     printf '%s\n' "rule broken: $1" "$found" | sed '2,$s/^/    /'
-    breaches=$((breaches + 1))
+    echo "$1" >>"$broken"
 }
 sources() { git ls-files -- '*.rs'; }
 
@@ -28,7 +30,7 @@ done | rule 'a file fits in one reading (600 lines)'
 
 # style.md 3. nt and sim are made of unsafe code; the others say where theirs is.
 { git grep -lE '\bunsafe\b' -- 'abi/*.rs' 'crypto/src/*.rs' 'callout/*.rs' 'netadapter/*.rs' 'src/*.rs' || true; } |
-    { grep -vE '^(crypto/src/aead/|crypto/src/sync(\.rs|/)|(callout|netadapter)/src/|src/lib\.rs)' || true; } |
+    { grep -vE '^(crypto/src/aead/|crypto/src/sync(\.rs|/)|(callout|netadapter)/src/|src/lib\.rs)|tests\.rs$' || true; } |
     rule 'unsafe code has an address'
 
 { git grep -nE '\bnow\(\)|KeQuery|BCryptGen|rand::' -- 'crypto/src/*.rs' || true; } |
@@ -50,7 +52,10 @@ for edge in 'crypto nt' 'callout netadapter' 'netadapter callout' 'callout crypt
 done | rule 'arrows point one way'
 
 # Each rule of the protocol that is cited where it is met is cited where it is tested, and the other way round.
-cited() { git grep -hoE "// $1: WG [0-9.]+(-[a-z])?" -- 'crypto/*.rs' | grep -oE '[0-9.]+(-[a-z])?$' | sort -u; }
+cited() {
+    git grep -hE "//.*[^-a-z]$1: WG " -- 'crypto/*.rs' 'src/*.rs' 'callout/*.rs' 'sim/tests/*.rs' |
+        sed -E "s|.*[^-a-z]$1: ||; s|;.*||" | grep -oE 'WG [0-9.]+(-[a-z])?' | sed 's/^WG //; s/\.$//' | sort -u
+}
 { comm -23 <(cited spec) <(cited spec-test) | sed 's/^/met but not tested: WG /'
   comm -13 <(cited spec) <(cited spec-test) | sed 's/^/tested but not met: WG /'; } |
     rule 'a requirement is cited where it is met and where it is tested'
@@ -58,5 +63,5 @@ cited() { git grep -hoE "// $1: WG [0-9.]+(-[a-z])?" -- 'crypto/*.rs' | grep -oE
 git log --format=%s | { grep -vE '^(crypto|callout|netadapter|nt|sim|src|abi|ctl|inf|scripts|docs|build): .{1,64}' || true; } |
     rule 'a commit names its layer'
 
-[ "$breaches" -eq 0 ] || { echo "rules: $breaches broken" >&2; exit 1; }
+[ ! -s "$broken" ] || { echo "rules: $(wc -l <"$broken") broken" >&2; exit 1; }
 echo "rules ok"

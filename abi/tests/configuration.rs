@@ -1,5 +1,7 @@
 //! Configurations through the writer and back through the parser, and everything a parser may be fed.
 
+#![allow(clippy::unwrap_used)] // A test stops where something is not as it should be.
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
 use abi::ioctl::{

@@ -1,3 +1,5 @@
+//! The object tree: what is cleaned up, destroyed and refused, and in which order.
+
 use std::cell::RefCell;
 
 use super::*;
