@@ -53,8 +53,9 @@ done | rule 'arrows point one way'
 
 # Each rule of the protocol that is cited where it is met is cited where it is tested, and the other way round.
 cited() {
-    git grep -hE "//.*[^-a-z]$1: WG " -- 'crypto/*.rs' 'src/*.rs' 'callout/*.rs' 'sim/tests/*.rs' |
-        sed -E "s|.*[^-a-z]$1: ||; s|;.*||" | grep -oE 'WG [0-9.]+(-[a-z])?' | sed 's/^WG //; s/\.$//' | sort -u
+    git grep -ohE "[^-a-z]$1: WG [0-9.]+(-[a-z])?(, WG [0-9.]+(-[a-z])?)*" -- \
+        'crypto/*.rs' 'src/*.rs' 'callout/*.rs' 'sim/tests/*.rs' |
+        grep -oE 'WG [0-9.]+(-[a-z])?' | sed 's/^WG //; s/\.$//' | sort -u
 }
 { comm -23 <(cited spec) <(cited spec-test) | sed 's/^/met but not tested: WG /'
   comm -13 <(cited spec) <(cited spec-test) | sed 's/^/tested but not met: WG /'; } |
