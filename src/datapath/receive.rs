@@ -182,7 +182,9 @@ impl Device {
         level: &AtMostDispatch,
     ) {
         let Some(Collected { from_here, work }) = open.take() else { return };
-        let Some(peer) = work.keypair.as_ref().map(|keypair| keypair.peer().clone()) else { return };
+        let Some(peer) = work.keypair.as_ref().map(|keypair| keypair.peer().clone()) else {
+            return;
+        };
         let count = work.packets_left();
         let ground = At(level);
         let lane = &peer.attached().receive;
@@ -339,9 +341,7 @@ fn kind(datagram: &Datagram<'_>) -> Result<Kind, Discard> {
         return Err(Discard::MalformedMessage);
     }
     match Transport::parse_header(&header) {
-        Some((receiver, counter))
-            if datagram.payload.len() >= TRANSPORT_HEADER_LEN + TAG_LEN =>
-        {
+        Some((receiver, counter)) if datagram.payload.len() >= TRANSPORT_HEADER_LEN + TAG_LEN => {
             Ok(Kind::Transport { receiver, counter })
         }
         Some(_) => Err(Discard::MalformedMessage),
@@ -371,9 +371,8 @@ fn open_some<'d>(
         let sealed = packet.datagram_len.saturating_sub(TRANSPORT_HEADER_LEN);
         buffer.set_len(sealed.saturating_sub(TAG_LEN));
         // As many as there are packets, which are at most as many.
-        let _ = pieces.push(sealed_pieces(&source).ok_or_else(|| {
-            gather(&source, buffer.as_mut_slice())
-        }));
+        let _ = pieces
+            .push(sealed_pieces(&source).ok_or_else(|| gather(&source, buffer.as_mut_slice())));
     }
     let mut jobs: Batch<Job<'_>, OPEN_PACKETS> = Batch::new();
     let with_buffer = packets.iter_mut().filter_map(|packet| {

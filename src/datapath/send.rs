@@ -44,8 +44,10 @@ const ZEROES: [u8; 16] = [0; 16];
 enum Packet {
     /// In the adapter's ring; the slot is given back when this is dropped.
     Slot(TxSlot),
-    /// A copy: it waited for a session, or was in too many pieces.
+    /// A copy: it was in too many pieces.
     Copied(Vec<u8>),
+    /// A copy that has waited for a session or a route.
+    Waited(Vec<u8>),
     /// None: a keepalive.
     Keepalive,
 }
@@ -67,7 +69,7 @@ impl Packet {
     fn len(&self) -> usize {
         match self {
             Self::Slot(slot) => slot.byte_count(),
-            Self::Copied(bytes) => bytes.len(),
+            Self::Copied(bytes) | Self::Waited(bytes) => bytes.len(),
             Self::Keepalive => 0,
         }
     }
@@ -76,7 +78,7 @@ impl Packet {
     fn into_copy(self) -> Result<Option<Vec<u8>>, Discard> {
         match self {
             Self::Slot(slot) => copied(slot.byte_count(), |bytes| slot.copy_to(bytes)).map(Some),
-            Self::Copied(bytes) => Ok(Some(bytes)),
+            Self::Copied(bytes) | Self::Waited(bytes) => Ok(Some(bytes)),
             Self::Keepalive => Ok(None),
         }
     }
@@ -89,7 +91,9 @@ impl Packet {
             Self::Slot(slot) => slot.shared_bytes().for_each(|bytes| {
                 let _ = pieces.push(bytes.into());
             }),
-            Self::Copied(bytes) => drop(pieces.push(bytes.as_slice().into())),
+            Self::Copied(bytes) | Self::Waited(bytes) => {
+                let _ = pieces.push(bytes.as_slice().into());
+            }
             Self::Keepalive => {}
         }
         if let Some(zeroes) = ZEROES.get(..padding).filter(|zeroes| !zeroes.is_empty()) {
@@ -209,6 +213,8 @@ impl Device {
     fn send_chunk(&self, chunk: Collected, now: Now, level: &AtMostDispatch) {
         let Collected { peer, mut work } = chunk;
         let count = work.packets.len();
+        // A keepalive that is not numbered was none: it is no discard either.
+        let data = work.packets.iter().filter(|packet| packet.len() > 0).count();
         let ready = self.route_to(&peer, level).and_then(|route| {
             if route.is_some() { self.lay_out(&mut work).map(|()| true) } else { Ok(false) }
         });
@@ -218,7 +224,7 @@ impl Device {
                 self.stage(&peer, &mut work, level);
                 return self.ask_for_service(&peer, level);
             }
-            Err(reason) => return self.counters.discard(reason, count),
+            Err(reason) => return self.counters.discard(reason, data),
         }
         let mut waiting = None;
         let ground = At(level);
@@ -241,6 +247,7 @@ impl Device {
         });
         match reserved {
             Ok(chunk) => {
+                self.counters.add(Counter::KeepalivesOut, count.saturating_sub(data));
                 lane.run(&ground, &chunk, |work| {
                     work.iter_mut().for_each(|work| self.seal(work));
                 });
@@ -250,9 +257,9 @@ impl Device {
                 waiting.iter_mut().for_each(|work| self.stage(&peer, work, level));
                 self.attend(&peer, no_session.wants, now, level);
             }
-            Err(Refused::Full) => self.counters.discard(Discard::QueueFull, count),
-            Err(Refused::Stopped) => self.counters.discard(Discard::PeerRemoved, count),
-            Err(Refused::OutOfMemory) => self.counters.discard(Discard::NoMemory, count),
+            Err(Refused::Full) => self.counters.discard(Discard::QueueFull, data),
+            Err(Refused::Stopped) => self.counters.discard(Discard::PeerRemoved, data),
+            Err(Refused::OutOfMemory) => self.counters.discard(Discard::NoMemory, data),
         }
     }
 
@@ -311,8 +318,6 @@ impl Device {
         };
         let sent = Sent { data_packets: work.data_packets as u32, bytes: run.bytes() as u64 };
         self.counters.add(Counter::Chunks, 1);
-        self.counters.add(Counter::DatagramsOut, work.data_packets);
-        self.counters.add(Counter::KeepalivesOut, count.saturating_sub(work.data_packets));
         self.hand_over(run, &route, work.tos, level);
         let wants = work.wants | peer.sent(&keypair, now, sent);
         self.attend(peer, wants, now, level);
@@ -330,8 +335,9 @@ impl Device {
     fn stage(&self, peer: &Peer, work: &mut SendWork, level: &AtMostDispatch) {
         for packet in &mut work.packets {
             let packet = core::mem::replace(packet, Packet::Keepalive);
+            let first = usize::from(!matches!(packet, Packet::Waited(_)));
             let staged = packet.into_copy().and_then(|copy| match copy {
-                Some(copy) => peer.stage(&At(level), copy).map(|older| (1, older)),
+                Some(copy) => peer.stage(&At(level), copy).map(|older| (first, older)),
                 None => Ok((0, 0)),
             });
             match staged {
@@ -360,7 +366,7 @@ impl Device {
             let Some(packet) = peer.take_staged(&ground) else { break };
             let head = packet.get(..HEAD_LEN.min(packet.len())).unwrap_or_default();
             let tos = outgoing(head, packet.len()).map_or(0, |outgoing| outgoing.outer_tos);
-            let packet = Packet::Copied(packet);
+            let packet = Packet::Waited(packet);
             if let Err(reason) = self.add(packet, peer, tos, &mut open, now, level) {
                 self.counters.discard(reason, 1);
             }

@@ -6,8 +6,8 @@
 //! kernel, where a virtual clock has no say.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
 use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, RwLock, Weak};
 
@@ -75,11 +75,8 @@ impl Linux {
     ///
     /// Whatever poll says.
     pub fn wait_for_change(&self, other: &impl AsRawFd, timeout_ms: i32) -> io::Result<bool> {
-        let (changed, other) = descriptor::wait_readable(
-            self.changes.as_raw_fd(),
-            other.as_raw_fd(),
-            timeout_ms,
-        )?;
+        let (changed, other) =
+            descriptor::wait_readable(self.changes.as_raw_fd(), other.as_raw_fd(), timeout_ms)?;
         if changed {
             descriptor::drain(&self.changes);
         }
