@@ -188,27 +188,42 @@ impl Sorted {
     /// Takes the jobs for which `len` gives a length.
     #[inline(never)]
     fn of<'j>(jobs: &mut [Job<'j>], len: impl Fn(&mut Job<'j>) -> Option<usize>) -> Self {
-        let mut classes = [CLASSES as u8; BATCH];
-        let mut starts = [0_u8; CLASSES + 1];
-        for (class, job) in classes.iter_mut().zip(jobs) {
+        // The classes that count, in the order of the jobs, and the jobs they are of.
+        let mut classes = [0_u8; BATCH];
+        let mut sorted = Self { indices: [0; BATCH], count: 0 };
+        let mut differing = 0;
+        for (index, job) in jobs.iter_mut().enumerate().take(BATCH) {
             if let Some(len) = len(job) {
-                *class = class_of(len);
-                starts[usize::from(*class) % CLASSES + 1] += 1;
+                let class = class_of(len);
+                classes[sorted.count % BATCH] = class;
+                sorted.indices[sorted.count % BATCH] = index as u8;
+                sorted.count += 1;
+                differing |= class ^ classes[0];
             }
+        }
+        // Most batches are of one length, and then in order.
+        if differing != 0 {
+            sorted.place(&classes);
+        }
+        sorted
+    }
+
+    /// Sorts the indices by the classes of their jobs.
+    fn place(&mut self, classes: &[u8; BATCH]) {
+        let classes = classes.get(..self.count).unwrap_or(&[]);
+        let mut starts = [0_u8; CLASSES + 1];
+        for class in classes {
+            starts[usize::from(*class) % CLASSES + 1] += 1;
         }
         for class in 1..=CLASSES {
             starts[class] += starts[class - 1];
         }
-        let count = usize::from(starts[CLASSES]);
-        let mut indices = [0; BATCH];
-        for (index, class) in classes.into_iter().enumerate() {
-            if usize::from(class) < CLASSES {
-                let start = &mut starts[usize::from(class) % CLASSES];
-                indices[usize::from(*start) % BATCH] = index as u8;
-                *start += 1;
-            }
+        let unsorted = self.indices;
+        for (index, class) in unsorted.iter().zip(classes) {
+            let start = &mut starts[usize::from(*class) % CLASSES];
+            self.indices[usize::from(*start) % BATCH] = *index;
+            *start += 1;
         }
-        Self { indices, count }
     }
 
     fn indices(&self) -> &[u8] {
@@ -220,4 +235,42 @@ impl Sorted {
 fn class_of(len: usize) -> u8 {
     let class = if len < 1536 { len.div_ceil(32) } else { 48 + (len - 1536) / 1024 };
     class.min(CLASSES - 1) as u8
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn classes_grow_with_lengths_and_fit() {
+        let mut last = 0;
+        for len in (0..70_000).chain([MAX_LEN - 1, MAX_LEN]) {
+            let class = class_of(len);
+            assert!(class >= last && usize::from(class) < CLASSES, "{len}");
+            last = class;
+        }
+    }
+
+    #[test]
+    fn jobs_come_shortest_first_and_each_once() {
+        extern crate std;
+        let key = crate::aead::Key::new([0; 32]);
+        let lens = [1420, 64, 0, 576, 64, 9000, 1, 1420, 33];
+        let mut buffers = lens.map(|len| std::vec![0; len + TAG_LEN]);
+        let mut jobs: std::vec::Vec<Job<'_>> = buffers
+            .iter_mut()
+            .zip(lens)
+            .map(|(buffer, len)| Job {
+                key: &key,
+                counter: 0,
+                // One whose lengths do not agree is left out.
+                source: Source::InPlace { len: if len == 576 { 575 } else { len } },
+                destination: buffer,
+                verdict: Verdict::Done,
+            })
+            .collect();
+        let sorted = Sorted::of(&mut jobs, to_seal);
+        assert_eq!(sorted.indices(), [2, 6, 1, 4, 8, 0, 7, 5]);
+        assert_eq!(jobs[3].verdict, Verdict::Pending);
+    }
 }

@@ -160,7 +160,7 @@ pub(super) unsafe fn xor_part(
         unsafe { destination.wrapping_add(done).cast::<[u8; 8]>().write(text) };
         done += 8;
     }
-    for byte in &stream[done..rest.min(BLOCK_LEN)] {
+    for byte in stream.get(done..rest).unwrap_or(&[]) {
         // SAFETY: the caller's promise: `done < rest`.
         let [text] = unsafe { read_once::<1>(source.wrapping_add(done)) };
         // SAFETY: as above.
