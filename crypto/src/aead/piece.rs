@@ -70,12 +70,30 @@ impl<'a> Piece<'a> {
     /// Reads each byte once into the front of `into`; returns how many fitted.
     pub(super) fn copy_to(&self, into: &mut [u8]) -> usize {
         let count = self.len.min(into.len());
-        // SAFETY: `count` bytes are readable by the type invariant and writable because `into` has
-        // them; `from_raw` excludes an overlap, and a `&mut` excludes it for `From<&[u8]>`.
-        unsafe { copy_once(self.start, into.as_mut_ptr(), count) };
+        if count >= STRING {
+            // SAFETY: `count` bytes are readable by the type invariant and writable because `into`
+            // has them; `from_raw` excludes an overlap, and a `&mut` excludes it for slices.
+            unsafe { copy_once(self.start, into.as_mut_ptr(), count) };
+            return count;
+        }
+        let (words, rest) = into[..count].as_chunks_mut::<8>();
+        let mut from = self.start;
+        for word in words {
+            // SAFETY: as many words and bytes are left in the run as in `into[..count]`.
+            *word = unsafe { read_once(from) };
+            from = from.wrapping_add(8);
+        }
+        for byte in rest {
+            // SAFETY: as above.
+            [*byte] = unsafe { read_once(from) };
+            from = from.wrapping_add(1);
+        }
         count
     }
 }
+
+/// From this length on, a string instruction is worth its start. Padding and tags are shorter.
+const STRING: usize = 64;
 
 impl<'a> From<&'a [u8]> for Piece<'a> {
     fn from(bytes: &'a [u8]) -> Self {

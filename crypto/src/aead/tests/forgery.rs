@@ -92,12 +92,22 @@ fn a_source_that_changes_cannot_split_tag_and_text() {
                         shared[201].fetch_xor(0x01, Ordering::Relaxed);
                     }
                 });
+                // Also when an assertion fails: the other thread would never end.
+                let _stop = Stop(&stop);
                 for _ in 0..rounds {
                     race(&state, &key, key_bytes, &shared, &text, count);
                 }
-                stop.store(true, Ordering::Relaxed);
             });
         }
+    }
+}
+
+/// Stops the other thread when dropped.
+struct Stop<'s>(&'s AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 
