@@ -216,7 +216,7 @@ impl Context {
         let written = self
             .device
             .counters
-            .write(&mut block)
+            .write(&mut block, self.device.tunnel.staged_discards())
             .ok_or(NtError::BUFFER_TOO_SMALL)
             .and_then(|_| request.output()?.write(&block));
         request.complete(written, statistics::LEN);

@@ -159,7 +159,16 @@ impl Device {
             return Ok(Some(route.route));
         }
         let endpoint = peer.endpoint(&ground).ok_or(Discard::NoEndpoint)?;
-        let Some(route) = self.learned_route(&endpoint) else { return Ok(None) };
+        let Some(route) = self.learned_route(&endpoint) else {
+            // Only the address it knows us by was forgotten: the last way there is used on while a
+            // worker looks for it again.
+            let last = peer.attached().last_route(&ground).map(|last| last.route);
+            let last = last.filter(|last| last.remote == endpoint.remote);
+            if last.is_some() {
+                self.ask_for_service(peer, level);
+            }
+            return Ok(last);
+        };
         peer.attached().set_route(&ground, version, self.dated(route));
         Ok(Some(route))
     }

@@ -5,7 +5,10 @@
 
 use core::net::SocketAddr;
 
-use abi::{discard::Discard, statistics::Counter};
+use abi::{
+    discard::{Direction, Discard},
+    statistics::Counter,
+};
 use callout::{Datagrams, Family, Receiver};
 use crypto::sync::Shared;
 use netadapter::{Datapath, TxBatch};
@@ -22,7 +25,8 @@ impl Receiver for Outer {
         self.0.receive_batch(&datagrams, level);
     }
 
-    fn sent(&self, _datagrams: usize, bytes: usize) {
+    fn sent(&self, datagrams: usize, bytes: usize) {
+        self.0.counters.add(Counter::DatagramsOut, datagrams);
         self.0.counters.add(Counter::DatagramBytesOut, bytes);
     }
 
@@ -48,6 +52,13 @@ impl Datapath for Inner {
     }
 
     fn discard(&self, reason: Discard, packets: u64) {
-        self.0.counters.discard(reason, usize::try_from(packets).unwrap_or(usize::MAX));
+        let packets = usize::try_from(packets).unwrap_or(usize::MAX);
+        match reason.direction() {
+            // They came, but `transmit` was never shown them.
+            Direction::Outbound => self.0.counters.add(Counter::PacketsOut, packets),
+            // They were handed to the ring, which stopped before it took them.
+            Direction::Inbound => self.0.counters.take_back(Counter::PacketsIn, packets),
+        }
+        self.0.counters.discard(reason, packets);
     }
 }

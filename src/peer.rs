@@ -51,6 +51,11 @@ impl Paths {
         })
     }
 
+    /// The route last resolved, for whatever endpoint.
+    pub(crate) fn last_route(&self, ground: &impl Ground) -> Option<DatedRoute> {
+        self.route.with(ground, |cached| cached.0.map(|(_, route)| route))
+    }
+
     /// Remembers the route for the endpoint of version `endpoint`.
     pub(crate) fn set_route(&self, ground: &impl Ground, endpoint: u64, route: DatedRoute) {
         self.route.with(ground, |cached| cached.0 = Some((endpoint, route)));

@@ -258,14 +258,14 @@ impl Errand<'_> {
 
 impl Output<Paths> for Errand<'_> {
     fn send(&mut self, peer: Option<&Shared<Peer>>, to: &Endpoint, datagram: &[u8], tos: u8) {
-        let Some(route) = self.route(peer, to) else { return };
         let device = self.device;
+        device.counters.add(Counter::HandshakesOut, 1);
+        let Some(route) = self.route(peer, to) else { return };
         let Some(mut run) = device.core.runs.take(1, datagram.len()) else {
             return device.counters.discard(abi::discard::Discard::QueueFull, 1);
         };
         if let Some(place) = run.push(datagram.len()) {
             place.copy_from_slice(datagram);
-            device.counters.add(Counter::HandshakesOut, 1);
             self.passive.pinned(|level| device.hand_over(run, &route, tos, level.at_most()));
         }
     }

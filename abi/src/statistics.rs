@@ -42,9 +42,9 @@ counters! {
     PacketsOut,
     /// Bytes of those packets.
     BytesOut,
-    /// Datagrams of transport data handed to the network.
+    /// Datagrams the network took, of any type.
     DatagramsOut,
-    /// Payload bytes of all datagrams handed to the network, handshakes included.
+    /// Their payload bytes.
     DatagramBytesOut,
     /// Datagrams received from the network, of any type.
     DatagramsIn,
@@ -54,15 +54,15 @@ counters! {
     PacketsIn,
     /// Bytes of those packets.
     BytesIn,
-    /// Keepalives sent.
+    /// Keepalives to send. One that then does not leave is a discard.
     KeepalivesOut,
     /// Authentic keepalives received.
     KeepalivesIn,
-    /// Handshake messages and cookie replies sent.
+    /// Handshake messages and cookie replies to send. One that then does not leave is a discard.
     HandshakesOut,
     /// Handshake messages and cookie replies received and accepted.
     HandshakesIn,
-    /// Packets copied to wait for a session.
+    /// Packets copied to wait for a session or a route, each once.
     PacketsStaged,
     /// Chunks sealed or opened.
     Chunks,
