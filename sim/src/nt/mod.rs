@@ -398,6 +398,11 @@ pub fn guesses() -> Guesses {
     Guesses { guessed: marks.iter().filter(|mark| mark.is_guess()).count(), total: marks.len() }
 }
 
+/// Every behaviour that is declared: what a simulated Windows does besides the contracts of its functions.
+pub fn every_behaviour() -> impl Iterator<Item = &'static Behaviour> {
+    TABLES.iter().flat_map(|(_, behaviours)| *behaviours).copied()
+}
+
 /// Every function row, for listings.
 pub fn rows() -> impl Iterator<Item = &'static Import> {
     TABLES.iter().flat_map(|(imports, _)| *imports)

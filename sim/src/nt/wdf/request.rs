@@ -43,13 +43,22 @@ pub(crate) enum Major {
     DeviceControl,
 }
 
+/// Where a request comes from (`KPROCESSOR_MODE`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Mode {
+    /// `KernelMode`: another driver.
+    Kernel = 0,
+    /// `UserMode`: a program.
+    User = 1,
+}
+
 const METHOD_BUFFERED: u32 = 0;
 const METHOD_NEITHER: u32 = 3;
 const MORE_PROCESSING_REQUIRED: NtStatus = 0xC000_0016_u32.cast_signed();
 const POISON: u8 = 0xCD;
 const IRP_SIZE: usize = 208;
 const STACK_LOCATION: usize = 72;
-const USER_MODE: u8 = 1;
 const REQUEST_PARAMETERS_SIZE: u16 = 40;
 const TYPE_CREATE: u32 = 0;
 const TYPE_DEVICE_CONTROL: u32 = 14;
@@ -71,6 +80,7 @@ pub(crate) struct Request {
     file: Arc<File>,
     major: Major,
     code: u32,
+    mode: Mode,
     input: usize,
     output: usize,
     irp: Address,
@@ -85,6 +95,7 @@ pub(crate) struct Parameters<'p> {
     pub(crate) code: u32,
     pub(crate) input: &'p [u8],
     pub(crate) output: Option<&'p UserBuffer>,
+    pub(crate) mode: Mode,
 }
 
 impl Request {
@@ -132,6 +143,7 @@ impl Request {
             file: file.clone(),
             major: parameters.major,
             code: parameters.code,
+            mode: parameters.mode,
             input: parameters.input.len(),
             output,
             irp,
@@ -157,7 +169,7 @@ impl Request {
         irp.write(0, 6_u32 | ((IRP_SIZE + STACK_LOCATION) as u32) << 16);
         irp.write(8, lock(&self.state).mapping.as_ref().map_or(0, |mapping| mapping.mdl.0));
         irp.write(24, self.system_buffer);
-        irp.write(64, USER_MODE);
+        irp.write(64, self.mode as u8);
         irp.write(66, 0x0101_u16);
         irp.write(184, stack.0);
         irp.write(192, self.file.wdm);
@@ -436,11 +448,11 @@ imports! {
         }
     }
 
-    /// `UserMode`: every requestor here is a program.
+    /// `UserMode` for a program, `KernelMode` for another driver.
     [max: DISPATCH, mark: Documented, source: "DDI wdfrequest/nf-wdfrequest-wdfrequestgetrequestormode"]
     fn WdfRequestGetRequestorMode(thread, globals: u64, request: u64) -> i8 {
         let Some(entered) = Entered::new(thread, globals) else { return 0 };
-        entered.body::<Request>(request, Kind::Request).map_or(0, |_| USER_MODE.cast_signed())
+        entered.body::<Request>(request, Kind::Request).map_or(0, |found| (found.mode as u8).cast_signed())
     }
 
     /// The input buffer.

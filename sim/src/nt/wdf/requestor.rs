@@ -15,7 +15,7 @@ use super::Wdf;
 use super::attributes::ContextType;
 use super::device::Device;
 use super::file::File;
-use super::request::{Major, Owner, Parameters, Request};
+use super::request::{Major, Mode, Owner, Parameters, Request};
 use super::status::{self, NtStatus};
 use super::user_buffer::UserBuffer;
 use crate::nt::machine::{Call, Level, Machine};
@@ -59,6 +59,29 @@ impl Machine {
         device: &Arc<Device>,
         process: &Arc<Process>,
     ) -> Result<FileHandle, NtStatus> {
+        self.open_by(device, process, Mode::User)
+    }
+
+    /// Opens one device as another driver does: its requests, this CREATE included, come from kernel mode, in a
+    /// thread of `process`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Machine::open_device`].
+    pub fn open_device_from_kernel(
+        &self,
+        device: &Arc<Device>,
+        process: &Arc<Process>,
+    ) -> Result<FileHandle, NtStatus> {
+        self.open_by(device, process, Mode::Kernel)
+    }
+
+    fn open_by(
+        &self,
+        device: &Arc<Device>,
+        process: &Arc<Process>,
+        mode: Mode,
+    ) -> Result<FileHandle, NtStatus> {
         let machine = self.weak().upgrade().ok_or(status::NO_SUCH_DEVICE)?;
         // An interface without a reference string of a network adapter leads to NDIS, not to the driver.
         let reachable = device.interfaces().iter().any(|interface| interface.reference.is_some());
@@ -73,6 +96,7 @@ impl Machine {
             machine,
             file: file.clone(),
             process: process.clone(),
+            mode,
             open: AtomicU32::new(0),
         };
         let status = match config.map(|config| config.create).filter(|create| *create != 0) {
@@ -93,19 +117,21 @@ pub struct FileHandle {
     machine: Arc<Machine>,
     file: Arc<File>,
     process: Arc<Process>,
+    mode: Mode,
     open: AtomicU32,
 }
 
 impl FileHandle {
     fn create(&self, callback: u64) -> NtStatus {
-        let parameters = Parameters { major: Major::Create, code: 0, input: &[], output: None };
+        let parameters =
+            Parameters { major: Major::Create, code: 0, input: &[], output: None, mode: self.mode };
         let request = match Request::new(&self.machine, &self.file, &parameters) {
             Ok(request) => request,
             Err(status) => return status,
         };
         let arguments =
             [self.file.device.handle(), request.object().handle(), self.file.object.handle()];
-        self.call("EvtDeviceFileCreate", callback, &arguments);
+        self.call(&self.process, "EvtDeviceFileCreate", callback, &arguments);
         request.wait(&self.machine).0
     }
 
@@ -141,16 +167,37 @@ impl FileHandle {
     ///
     /// What it was refused with before the driver saw it.
     pub fn begin(&self, code: u32, input: &[u8], output: &UserBuffer) -> Result<Pending, NtStatus> {
+        self.begin_in(&self.process, code, input, output)
+    }
+
+    /// As [`FileHandle::begin`], from a thread of another process than the one that opened the handle: one that
+    /// inherited it or was given a duplicate.
+    ///
+    /// # Errors
+    ///
+    /// As [`FileHandle::begin`].
+    pub fn begin_in(
+        &self,
+        process: &Arc<Process>,
+        code: u32,
+        input: &[u8],
+        output: &UserBuffer,
+    ) -> Result<Pending, NtStatus> {
         if self.open.load(Ordering::Acquire) == 0 {
             return Err(status::INVALID_DEVICE_STATE);
         }
-        let parameters =
-            Parameters { major: Major::DeviceControl, code, input, output: Some(output) };
+        let parameters = Parameters {
+            major: Major::DeviceControl,
+            code,
+            input,
+            output: Some(output),
+            mode: self.mode,
+        };
         let request = Request::new(&self.machine, &self.file, &parameters)?;
         let device = &self.file.device;
         if device.in_caller_context() != 0 {
             let arguments = [device.handle(), request.object().handle()];
-            self.call("EvtIoInCallerContext", device.in_caller_context(), &arguments);
+            self.call(process, "EvtIoInCallerContext", device.in_caller_context(), &arguments);
         } else if let Some(queue) = device.default_queue() {
             request.enter_queue(&queue);
             if queue.push(&self.machine, device, &request).is_err() {
@@ -174,10 +221,10 @@ impl FileHandle {
         &self.file.device
     }
 
-    fn call(&self, name: &'static str, callback: u64, arguments: &[u64]) {
+    fn call(&self, process: &Arc<Process>, name: &'static str, callback: u64, arguments: &[u64]) {
         let call = Call::new(name, callback as usize, Level::Passive);
         // A stop ends the machine; what waits for an answer gives up by itself.
-        let _ = self.machine.as_process(&self.process, || self.machine.call(call, arguments));
+        let _ = self.machine.as_process(process, || self.machine.call(call, arguments));
     }
 
     fn cleanup_and_close(&self) {
@@ -185,7 +232,7 @@ impl FileHandle {
         let handle = [self.file.object.handle()];
         if let Some(cleanup) = config.map(|config| config.cleanup).filter(|callback| *callback != 0)
         {
-            self.call("EvtFileCleanup", cleanup, &handle);
+            self.call(&self.process, "EvtFileCleanup", cleanup, &handle);
         }
         let queues: Vec<_> = lock(&self.file.device.queues).clone();
         for queue in &queues {
