@@ -252,7 +252,8 @@ impl Request {
     /// Completes the request with `result`, and tells its caller of `information` bytes.
     ///
     /// With success `information` must not be above the output length: the I/O manager would copy
-    /// as many bytes of kernel memory to the caller. It is cut off at that length here.
+    /// as many bytes of kernel memory to the caller. It is cut off at that length here. A failure
+    /// has none, unless it is a warning (`STATUS_BUFFER_OVERFLOW` tells the length needed).
     ///
     /// # IRQL
     ///
@@ -260,11 +261,17 @@ impl Request {
     pub fn complete(self, result: Result<(), NtError>, information: usize) {
         let (status, limit) = match result {
             Ok(()) => (STATUS_SUCCESS, self.control().map_or(usize::MAX, |c| c.output_len)),
-            Err(error) => (error.status(), usize::MAX),
+            Err(error) if is_warning(error.status()) => (error.status(), usize::MAX),
+            Err(error) => (error.status(), 0),
         };
         // SAFETY: into_raw gives the ownership up, so this is the only completion.
         unsafe { complete(self.into_raw(), status, information.min(limit)) };
     }
+}
+
+/// Whether the status is of the severity whose answer the I/O manager still gives to the caller.
+const fn is_warning(status: NTSTATUS) -> bool {
+    status.cast_unsigned() >> 30 == 2
 }
 
 impl Drop for Request {
