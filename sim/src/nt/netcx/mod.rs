@@ -98,7 +98,13 @@ pub struct Sizes {
 
 impl Default for Sizes {
     fn default() -> Self {
-        Self { packets: 1024, fragments: 1024, receive_pool: 4096, outstanding: 2048, dpc_rounds: 32 }
+        Self {
+            packets: 1024,
+            fragments: 1024,
+            receive_pool: 4096,
+            outstanding: 2048,
+            dpc_rounds: 32,
+        }
     }
 }
 
@@ -162,7 +168,12 @@ impl<'t> Called<'t> {
     }
 
     /// The structure at `pointer`, if it is there and of the size this version has.
-    fn structure(&self, name: &str, pointer: u64, size: u32) -> Option<crate::nt::wdf::driver_memory::Address> {
+    fn structure(
+        &self,
+        name: &str,
+        pointer: u64,
+        size: u32,
+    ) -> Option<crate::nt::wdf::driver_memory::Address> {
         if pointer == 0 {
             self.fail("ParameterCantBeNull", name);
             return None;
