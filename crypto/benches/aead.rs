@@ -193,10 +193,13 @@ impl Line {
     }
 }
 
+/// Seals or opens the 64 packets of the arena from this counter on; returns the time it took.
+type Run = dyn FnMut(&mut Arena, u64) -> Duration;
+
 /// One implementation, ready to do its 64 packets; says how long that took.
 struct Contender {
     name: &'static str,
-    run: Box<dyn FnMut(&mut Arena, u64) -> Duration>,
+    run: Box<Run>,
 }
 
 fn contenders(line: &Line) -> Vec<Contender> {

@@ -10,7 +10,6 @@ use super::deal::{Blocks, Dealer, Lanes};
 use super::group::{GROUP, Group};
 use super::tier::Avx512;
 use super::vector512::V512;
-use zeroize::Zeroize;
 
 impl Words for V512 {
     #[inline(always)]
@@ -131,16 +130,6 @@ impl Keys {
         rows[10] = V512::load32(proof, &self.counter_low).pick32(packet);
         rows[11] = V512::load32(proof, &self.counter_high).pick32(packet);
         rows
-    }
-}
-
-impl Drop for Keys {
-    fn drop(&mut self) {
-        if let Some(only) = &mut self.only {
-            only.zeroize();
-        } else {
-            self.words.zeroize();
-        }
     }
 }
 

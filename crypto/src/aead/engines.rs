@@ -215,12 +215,10 @@ fn seal_one<R: Row>(
     let mut stream = Stream::new();
     let cipher = Cipher::<R>::new(proof, key, counter);
     cipher.begin(packet, &mut stream);
-    let mut one_time = stream.one_time_key();
+    let one_time = stream.one_time_key();
     cipher.apply(packet, &mut stream);
     packet.read_back();
-    let tag = mac(packet, &one_time);
-    wipe::words(&mut one_time);
-    tag
+    mac(packet, &one_time)
 }
 
 /// Opens one packet with the key stream of `R` if the tag is the one that `mac` computes.
@@ -235,9 +233,8 @@ fn open_one<R: Row>(
     let mut stream = Stream::new();
     let cipher = Cipher::<R>::new(proof, key, counter);
     cipher.begin(packet, &mut stream);
-    let mut one_time = stream.one_time_key();
+    let one_time = stream.one_time_key();
     let computed = mac(packet, &one_time);
-    wipe::words(&mut one_time);
     let authentic = is_zero([tag[0] ^ computed[0], tag[1] ^ computed[1]]);
     if authentic {
         cipher.apply(packet, &mut stream);

@@ -2,10 +2,11 @@
 //!
 //! A group is up to sixteen jobs of similar length, whose lengths have been checked. It keeps raw
 //! addresses, because the destinations are written lane by lane and no two slices of one packet
-//! could be borrowed at the same time. It owns what is derived from the keys, and wipes it.
+//! could be borrowed at the same time. It owns what is derived from the keys; that is
+//! wiped with the stack it lies on, see `wipe`.
 #![allow(unsafe_code)] // Raw places of packets.
 
-use super::{Job, Piece, Source, TAG_LEN, wipe};
+use super::{Job, Piece, Source, TAG_LEN};
 
 /// Most packets in a group: two registers of eight Poly1305 lanes.
 pub(super) const GROUP: usize = 16;
@@ -135,13 +136,6 @@ impl<'g, 'j> Group<'g, 'j> {
             }
         }
         authentic
-    }
-}
-
-impl Drop for Group<'_, '_> {
-    fn drop(&mut self) {
-        wipe::words(self.one_time.0.as_flattened_mut());
-        wipe::words(self.tags.as_flattened_mut());
     }
 }
 

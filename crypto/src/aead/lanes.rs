@@ -8,7 +8,6 @@ use super::chacha::{BLOCK_LEN, CONSTANTS};
 use super::deal::{Blocks, Dealer, Lanes};
 use super::group::{GROUP, Group};
 use super::piece::read_once;
-use super::wipe;
 
 /// A register of `N` 32-bit lanes.
 pub(super) trait Register<const N: usize>: Copy {
@@ -129,16 +128,15 @@ fn finish<R: Register<N>, const N: usize>(
                 for (to, word) in group.one_time.0[index % GROUP].iter_mut().zip(words) {
                     *to = word;
                 }
-                wipe::bytes(&mut stream);
                 continue;
             }
             // SAFETY: by the invariants of `Lanes` and `Packet` both have `rest` bytes here.
-            unsafe { xor_part(source, destination, rest, &mut stream) };
+            unsafe { xor_part(source, destination, rest, &stream) };
         }
     }
 }
 
-/// Adds the first bytes of the key stream to the text, and wipes the stream.
+/// Adds the first bytes of the key stream to the text.
 ///
 /// # Safety
 ///
@@ -148,7 +146,7 @@ pub(super) unsafe fn xor_part(
     source: *const u8,
     destination: *mut u8,
     rest: usize,
-    stream: &mut [u8; BLOCK_LEN],
+    stream: &[u8; BLOCK_LEN],
 ) {
     let (words, _) = stream.as_chunks::<8>();
     let mut done = 0;
@@ -167,5 +165,4 @@ pub(super) unsafe fn xor_part(
         unsafe { destination.wrapping_add(done).write(text ^ byte) };
         done += 1;
     }
-    wipe::bytes(stream);
 }

@@ -58,20 +58,18 @@ const STREAM_BLOCKS: usize = 24;
 /// Length of the stream in the buffer.
 const STREAM_LEN: usize = STREAM_BLOCKS * BLOCK_LEN;
 
-/// Key stream of one packet. Wiped when dropped.
+/// Key stream of one packet.
 #[repr(C, align(64))]
 pub(super) struct Stream {
     /// The stream, and a block more, so that a block may be taken from anywhere in it.
     pub(super) bytes: [u8; STREAM_LEN + BLOCK_LEN],
-    /// How many bytes have been used.
-    used: usize,
 }
 
 impl Stream {
     /// With nothing in it.
     #[inline(always)]
     pub(super) fn new() -> Self {
-        Self { bytes: [0; STREAM_LEN + BLOCK_LEN], used: 0 }
+        Self { bytes: [0; STREAM_LEN + BLOCK_LEN] }
     }
 
     /// The one-time key of Poly1305, while block 0 is the first.
@@ -82,12 +80,6 @@ impl Stream {
             *word = u64::from_le_bytes(*bytes);
         }
         key
-    }
-}
-
-impl Drop for Stream {
-    fn drop(&mut self) {
-        super::wipe::bytes(&mut self.bytes[..self.used.min(STREAM_LEN)]);
     }
 }
 
@@ -138,7 +130,7 @@ impl<'s, R: Row> Cipher<'s, R> {
 
     /// Adds a part of the stream to the text from `start`.
     #[inline(always)]
-    fn apply_part(&self, packet: &Packet, start: usize, stream: &mut Stream, part: Range<usize>) {
+    fn apply_part(&self, packet: &Packet, start: usize, stream: &Stream, part: Range<usize>) {
         let source = packet.source.wrapping_add(start);
         let destination = packet.destination.wrapping_add(start);
         let mut done = 0;
@@ -151,8 +143,8 @@ impl<'s, R: Row> Cipher<'s, R> {
             done += R::LEN;
         }
         let rest = part.len() - done;
-        if let Some(stream) = stream.bytes.get_mut(part.start + done..)
-            && let Some(stream) = stream.first_chunk_mut::<BLOCK_LEN>()
+        if let Some(stream) = stream.bytes.get(part.start + done..)
+            && let Some(stream) = stream.first_chunk::<BLOCK_LEN>()
             && rest > 0
         {
             let (source, destination) = (source.wrapping_add(done), destination.wrapping_add(done));
@@ -173,7 +165,6 @@ impl<'s, R: Row> Cipher<'s, R> {
                 _ => self.pass::<3>(stream, first, done),
             };
         }
-        stream.used = stream.used.max(done * BLOCK_LEN);
     }
 
     /// `SETS` registers of blocks from block `done` of the buffer; returns how many those are.

@@ -2,33 +2,16 @@
 //!
 //! The state that a kernel restores afterwards is somebody else's, but until then ours would be
 //! readable to whoever saves it, and a dump would keep it; a kernel stack is never zeroed.
+//!
+//! One mechanism for all: keys in other shapes, one-time keys, key stream and whatever the compiler
+//! spilled lie in frames below [`batch::seal`](super::batch::seal) or `open`, and when those frames
+//! are gone the place where they were is zeroed. The only other copies are the callers' [`Key`]s.
+//!
+//! [`Key`]: super::Key
 #![allow(unsafe_code)] // Registers are cleared in assembly.
 
 #[cfg(target_arch = "x86_64")]
 use super::tier::{Avx2, Avx512};
-
-/// Zeroes bytes that nobody will read again, which the compiler would leave out.
-pub(super) fn bytes(bytes: &mut [u8]) {
-    bytes.fill(0);
-    read(bytes.as_ptr());
-}
-
-/// Zeroes words that nobody will read again, which the compiler would leave out.
-pub(super) fn words(words: &mut [u64]) {
-    words.fill(0);
-    read(words.as_ptr().cast());
-}
-
-/// Lets the compiler think that memory is read from here on.
-fn read(place: *const u8) {
-    // SAFETY: there is no instruction.
-    unsafe {
-        core::arch::asm!(
-            "/* {place} */", place = in(reg) place,
-            options(readonly, nostack, preserves_flags),
-        );
-    }
-}
 
 /// How much stack a call may have used.
 #[derive(Clone, Copy, PartialEq, Eq)]
