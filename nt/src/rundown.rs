@@ -61,7 +61,8 @@ impl Rundown {
     pub fn enter(&self) -> Option<Inside<'_>> {
         // SAFETY: initialised (type invariant) and borrowed for the call.
         let entered = unsafe { ExAcquireRundownProtection(self.0.get()) } != 0;
-        entered.then_some(Inside(self))
+        // Lazily: a guard that is made must be one that was acquired, for dropping it releases.
+        entered.then(|| Inside(self))
     }
 
     /// Takes back what [`Inside::into_raw`] left inside.

@@ -134,7 +134,8 @@ impl Notifier {
     pub fn enter(&self) -> Option<Entered<'_>> {
         // SAFETY: initialised, by the type invariant, and borrowed for the call.
         let entered = unsafe { ExAcquireRundownProtection(self.door.get()) } != 0;
-        entered.then_some(Entered(self))
+        // Lazily: a guard that is made must be one that was acquired, for dropping it releases.
+        entered.then(|| Entered(self))
     }
 
     /// Takes back what [`Entered::into_raw`] left inside.
