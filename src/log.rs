@@ -4,11 +4,11 @@
 //! of the framework's, which cancels it when its caller gives up. Lines are for what happens to an
 //! adapter, never for a packet: an attacker must not be able to write here. `<= DISPATCH_LEVEL`.
 
+use alloc::collections::VecDeque;
 use core::fmt::{self, Write};
 
 use abi::ioctl::{LOG_ENTRY_LEN, LOG_TEXT_LEN};
 use crypto::sync::SpinLock;
-use heapless::Deque;
 use nt::{
     irql::AtMostDispatch,
     status::NtError,
@@ -40,7 +40,7 @@ type Entry = [u8; LOG_ENTRY_LEN];
 /// The log of one adapter.
 #[derive(Default)]
 pub(crate) struct Log {
-    lines: SpinLock<Deque<Entry, KEPT>>,
+    lines: SpinLock<VecDeque<Entry>>,
     readers: SpinLock<Option<Queue>>,
 }
 
@@ -64,11 +64,13 @@ impl Log {
         }
         let entry = entry(weight, text);
         self.lines.with(&At(level), |lines| {
-            if lines.is_full() {
+            if lines.len() >= KEPT {
                 lines.pop_front();
             }
-            // There is room now.
-            let _ = lines.push_back(entry);
+            // Without memory for it the line is only in the debugger's output.
+            if lines.try_reserve(1).is_ok() {
+                lines.push_back(entry);
+            }
         });
         self.answer(level);
     }
