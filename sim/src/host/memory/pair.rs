@@ -6,7 +6,8 @@
 //!                    └───────┘ 2001:db8:1::1        2001:db8:2::1   └──────┘
 //! ```
 //!
-//! [`Station`] is one half, for scenarios that need more than two.
+//! [`Station`] is one half, for scenarios that need more than two; [`Station::beside`] is another
+//! adapter of the same driver, and [`Station::restart`] the same machine with the driver loaded anew.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
@@ -23,7 +24,7 @@ use crate::nt::machine::Options;
 use crate::verifier::report::Leak;
 use crate::verifier::schedule::World;
 
-/// The port every station listens on.
+/// The port that station 1 of a machine listens on; one beside it has its number added.
 pub const PORT: u16 = 51820;
 
 /// A peer as a station is told of it.
@@ -44,8 +45,10 @@ pub struct PeerSettings {
 /// A computer in a network, one tunnel on it, and a small host behind that.
 pub struct Station {
     number: u8,
+    outer: [IpAddr; 2],
+    port: u16,
     host: Arc<Host>,
-    computer: Computer,
+    computer: Arc<Computer>,
     tunnel: Option<Tunnel>,
     adapter: u32,
     endpoint: Arc<Endpoint>,
@@ -64,8 +67,32 @@ impl Station {
         options: Options,
         driver: &Path,
     ) -> Result<Self, BootError> {
-        let host = network.plug_in(&outer_addresses(number));
-        let computer = Computer::boot(world, options, host.clone(), driver)?;
+        let outer = outer_addresses(number);
+        let host = network.plug_in(&outer);
+        let computer = Arc::new(Computer::boot(world, options, host.clone(), driver)?);
+        Self::on(computer, host, number, outer, PORT)
+    }
+
+    /// Another adapter of this station's driver: with the inner addresses of station `number`, behind
+    /// this one's outer addresses, on a port of its own. To be shut down before this one.
+    ///
+    /// # Errors
+    ///
+    /// [`BootError`].
+    pub fn beside(&self, number: u8) -> Result<Self, BootError> {
+        let port = PORT + u16::from(number);
+        Self::on(self.computer.clone(), self.host.clone(), number, self.outer, port)
+    }
+
+    /// The rest of [`Station::boot`]: a tunnel, and a host behind it.
+    fn on(
+        computer: Arc<Computer>,
+        host: Arc<Host>,
+        number: u8,
+        outer: [IpAddr; 2],
+        port: u16,
+    ) -> Result<Self, BootError> {
+        let world = computer.machine().world().clone();
         let tunnel = computer.add_tunnel()?;
         let addresses = inner_addresses(number);
         let own: Vec<(IpAddr, u8)> =
@@ -75,17 +102,18 @@ impl Station {
         let adapter = host.plug_in_adapter(tunnel.adapter().luid(), &own, &routes);
         let (sender, machine) = (tunnel.adapter().clone(), computer.machine().clone());
         let transmit = Box::new(move |packet: &[u8]| sender.send(&machine, packet).is_ok());
-        let endpoint = Endpoint::new(world, &addresses, transmit);
+        let endpoint = Endpoint::new(&world, &addresses, transmit);
         let inbox = endpoint.clone();
         tunnel.adapter().on_receive(move |packets| {
             for packet in packets.iter() {
                 inbox.deliver(packet.pieces().flatten().copied().collect());
             }
         });
-        let station = Self { number, host, computer, tunnel: Some(tunnel), adapter, endpoint };
+        let tunnel = Some(tunnel);
+        let station = Self { number, outer, port, host, computer, tunnel, adapter, endpoint };
         let key: [u8; 32] =
             std::array::from_fn(|at| (at as u8).wrapping_mul(29) ^ number.wrapping_mul(83));
-        let configured = station.configure_interface(&key, PORT);
+        let configured = station.configure_interface(&key, port);
         configured.map_err(|status| BootError::Device("WG_IOCTL_SET", status))?;
         Ok(station)
     }
@@ -127,7 +155,13 @@ impl Station {
     /// Its addresses outside: IPv4, IPv6.
     #[must_use]
     pub fn outer(&self) -> [IpAddr; 2] {
-        outer_addresses(self.number)
+        self.outer
+    }
+
+    /// The port it was first told to listen on.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     /// Sets private key and port.
@@ -179,7 +213,7 @@ impl Station {
         let exactly = |address: IpAddr| Prefix::new(address, 128);
         Ok(PeerSettings {
             public_key: self.public_key()?,
-            endpoint: Some(SocketAddr::new(self.outer()[0], PORT)),
+            endpoint: Some(SocketAddr::new(self.outer[0], self.port)),
             preshared_key: None,
             persistent_keepalive_s: 0,
             allowed_ips: self.inner().map(exactly).to_vec(),
@@ -195,19 +229,42 @@ impl Station {
         self.tunnel().set_state(if up { AdapterState::Up } else { AdapterState::Down })
     }
 
-    /// Takes everything down and says what the driver left behind.
+    /// Takes everything down, unloads the driver, and loads it anew on the same machine: the new
+    /// station, and what the old driver left behind.
+    ///
+    /// # Errors
+    ///
+    /// [`BootError`].
+    pub fn restart(mut self, driver: &Path) -> Result<(Self, Vec<Leak>), BootError> {
+        self.remove()?;
+        let leaks = self.computer.unload()?;
+        self.computer.load(driver)?;
+        let (computer, host) = (self.computer.clone(), self.host.clone());
+        Ok((Self::on(computer, host, self.number, self.outer, self.port)?, leaks))
+    }
+
+    /// Takes everything down and says what the driver left behind, if this was its last station.
     ///
     /// # Errors
     ///
     /// [`BootError`].
     pub fn shut_down(mut self) -> Result<Vec<Leak>, BootError> {
+        self.remove()?;
+        if Arc::strong_count(&self.computer) > 1 {
+            return Ok(Vec::new());
+        }
+        self.computer.unload()
+    }
+
+    /// Takes the adapter away.
+    fn remove(&mut self) -> Result<(), BootError> {
         self.host.unplug(self.adapter);
         if let Some(tunnel) = self.tunnel.take() {
             // Down already is as good as down now.
             let _ = tunnel.set_state(AdapterState::Down);
             tunnel.remove()?;
         }
-        self.computer.unload()
+        Ok(())
     }
 }
 
