@@ -39,6 +39,7 @@ pub(crate) use provider::{DATAGRAM_IMPORTS, PROVIDER_IMPORTS};
 pub(crate) mod answer {
     pub(crate) const SUCCESS: i32 = 0;
     pub(crate) const PENDING: i32 = 0x103;
+    pub(crate) const FILE_FORCED_CLOSED: i32 = 0xC000_00B6_u32 as i32;
     pub(crate) const DATA_NOT_ACCEPTED: i32 = 0xC000_021B_u32 as i32;
     pub(crate) const EVENT_PENDING: i32 = 0x4000_0013;
     pub(crate) const INVALID_PARAMETER: i32 = 0xC000_000D_u32 as i32;
@@ -206,6 +207,15 @@ pub fn attach(machine: &Machine, outer: Arc<dyn Outer>) {
         let wsk = self::wsk(machine);
         leaks.extend(wsk.open_things().into_iter().map(|thing| Leak::new("WSK", thing)));
     });
+}
+
+/// Takes the transport from under every socket of a machine, as when tcpip goes: each hears of it by
+/// a list that is NULL, and what is sent by it from then on fails with STATUS_FILE_FORCED_CLOSED.
+pub fn lose_transport(machine: &Machine) {
+    let sockets: Vec<_> = lock(&wsk(machine).sockets).values().cloned().collect();
+    for socket in sockets {
+        socket.lose_transport(machine);
+    }
 }
 
 pub(crate) fn wsk(machine: &Machine) -> Arc<Wsk> {

@@ -329,24 +329,21 @@ fn address_at(thread: &Thread, address: usize, function: &str) -> Option<std::ne
     None
 }
 
-/// Whether this bind of IPv6 to a port of the dynamic range that IPv4 got is one of the unlucky
+/// Whether this bind of IPv6 to the port that the system chose for IPv4 is one of the unlucky
 /// (`SECOND_FAMILY_MAY_COLLIDE`).
 fn collides(thread: &Thread, wsk: &Wsk, local: std::net::SocketAddr) -> bool {
     let machine = thread.machine();
-    let ephemeral = local.is_ipv6() && local.port() >= ports_first();
     let paired = || {
         let sockets: Vec<_> = lock(&wsk.sockets).values().cloned().collect();
         sockets.iter().any(|other| {
-            !other.ipv6 && lock(&other.settings).local.is_some_and(|l| l.port() == local.port())
+            let settings = lock(&other.settings);
+            let same = settings.local.is_some_and(|other| other.port() == local.port());
+            !other.ipv6 && settings.ephemeral && same
         })
     };
     machine.options().verified
         && thread.irql() == PASSIVE
-        && ephemeral
+        && local.is_ipv6()
         && paired()
         && machine.world().random().is_multiple_of(8)
-}
-
-fn ports_first() -> u16 {
-    super::ports::EPHEMERAL_FIRST
 }

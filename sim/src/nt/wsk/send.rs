@@ -74,9 +74,10 @@ impl Buffers {
 
 /// Sends, and completes the request's IRP.
 pub(super) fn send(thread: &Thread, wsk: &Wsk, socket: &Arc<Socket>, request: Request) -> i32 {
-    let host = {
+    let (bound, host) = {
         let settings = lock(&socket.settings);
-        if settings.state == State::Bound { settings.host.clone() } else { None }
+        let bound = settings.state == State::Bound;
+        (bound, settings.host.clone().filter(|_| bound))
     };
     let verified = thread.machine().options().verified;
     let before = match verified.then(|| snapshot(&request)).transpose() {
@@ -89,6 +90,7 @@ pub(super) fn send(thread: &Thread, wsk: &Wsk, socket: &Arc<Socket>, request: Re
     let done = match host {
         _ if verified && thread.machine().faults().strikes() => (answer::INSUFFICIENT_RESOURCES, 0),
         Some(host) => transmit(&*host, socket, &request),
+        None if bound => (answer::FILE_FORCED_CLOSED, 0),
         None => (answer::INVALID_DEVICE_STATE, 0),
     };
     let Some(before) = before else {

@@ -5,6 +5,8 @@
 //!    \----------------------WskCloseSocket-------/
 //! ```
 //!
+//! A socket whose transport is gone is BOUND to nothing: it has no host's socket any more.
+//!
 //! The short lock guards the state alone and is never held across a call; receive callbacks are
 //! counted, so that closing can wait for them.
 //!
@@ -20,7 +22,7 @@ use super::receive::SocketLanding;
 use super::{Wsk, answer};
 use crate::host::{self, OpenError};
 use crate::nt::machine::Machine;
-use crate::nt::thread::Thread;
+use crate::nt::thread::{Call, Level, Thread};
 use crate::verifier::schedule::lock;
 
 /// `WSK_EVENT_RECEIVE_FROM`.
@@ -38,6 +40,8 @@ pub(super) enum State {
 pub(super) struct Settings {
     pub(super) state: State,
     pub(super) local: Option<SocketAddr>,
+    /// Whether the port is one that the system chose.
+    pub(super) ephemeral: bool,
     pub(super) sharing: Sharing,
     pub(super) events: u32,
     pub(super) wants_packet_info: bool,
@@ -82,6 +86,7 @@ impl Socket {
         let settings = Settings {
             state: State::Created,
             local: None,
+            ephemeral: false,
             sharing: Sharing::Default,
             events,
             wants_packet_info: false,
@@ -126,6 +131,25 @@ impl Socket {
         may
     }
 
+    /// The transport is gone: nothing comes or goes any more, and the driver is told once.
+    pub(super) fn lose_transport(&self, machine: &Machine) {
+        if !self.begin_callback() {
+            return;
+        }
+        let host = {
+            let mut settings = lock(&self.settings);
+            settings.events &= !EVENT_RECEIVE_FROM;
+            settings.host.take()
+        };
+        if let Some(host) = host {
+            host.close();
+        }
+        // The list is NULL; the answer is not looked at.
+        let call = Call::new("WskReceiveFromEvent", self.receive, Level::Passive);
+        let _ = machine.call(call, &[self.context, 0, 0]);
+        self.end_callback();
+    }
+
     /// Leaves a receive callback.
     pub(super) fn end_callback(&self) {
         self.callbacks.fetch_sub(1, Ordering::AcqRel);
@@ -164,6 +188,7 @@ pub(super) fn bind(thread: &Thread, wsk: &Wsk, socket: &Arc<Socket>, local: Sock
                 let mut settings = lock(&socket.settings);
                 (settings.state, settings.local, settings.host) =
                     (State::Bound, Some(at), Some(open));
+                settings.ephemeral = local.port() == 0;
                 return answer::SUCCESS;
             }
             Err(error) => status_of(error),
