@@ -1,59 +1,173 @@
-//! What scenarios share: where the driver is, and a pair of machines to begin with.
+//! What scenarios share: where the driver is, machines to begin with, and the end that every one of them comes to.
 //!
-//! A scenario needs the driver that `scripts/build.sh` makes. `PENSTOCK_DRIVER` names another file. Without one a scenario
-//! is skipped by name, so that plain `cargo test` works where nothing has been built for Windows; `scripts/test.sh` sets
-//! `PENSTOCK_DRIVER_REQUIRED`, and then it fails.
+//! A scenario runs the driver that `scripts/build.sh` makes, on virtual time, under the verifier. `PENSTOCK_DRIVER` names
+//! another file. However it went, it ends the same way ([`finish`]): what the drivers counted must add up, packet by packet
+//! ([`accounting`]), and nothing may be left behind.
 
 #![allow(dead_code, reason = "each scenario uses its part")]
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use sim::host::memory::pair::Pair;
+use abi::ioctl::writer::{InterfaceFields, PeerFields};
+use abi::ioctl::{Writer, interface_flag, peer_flag};
+use sim::host::memory::Network;
+use sim::host::memory::pair::{Pair, Station};
 use sim::nt::machine::Options;
-use sim::verifier::schedule::{Mode, World};
+use sim::verifier::report::Leak;
+use sim::verifier::schedule::{JoinHandle, Mode, World};
 
-/// The driver file, or `None` if there is none and none is required.
+pub(crate) mod accounting;
+
+/// How long anything may take that is to happen at all.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The driver file.
 ///
 /// # Panics
 ///
-/// If there is none although one is required.
+/// If there is none.
 #[must_use]
-pub fn driver() -> Option<PathBuf> {
+pub(crate) fn driver() -> PathBuf {
     let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/driver/penstock.sys");
     let path = std::env::var_os("PENSTOCK_DRIVER").map_or(built, PathBuf::from);
-    if path.is_file() {
-        return Some(path);
-    }
-    let required = std::env::var_os("PENSTOCK_DRIVER_REQUIRED").is_some();
-    assert!(!required, "no driver at {}: run scripts/build.sh", path.display());
-    eprintln!("skipped: no driver at {} (scripts/build.sh builds it)", path.display());
-    None
+    assert!(path.is_file(), "no driver at {}: run scripts/build.sh first", path.display());
+    path
 }
 
-/// Runs `scenario` on virtual time from `seed`; skipped without a driver.
-pub fn on_virtual_time(seed: u64, scenario: impl FnOnce(&Arc<World>, &Path)) {
-    let Some(driver) = driver() else { return };
+/// A machine under the verifier.
+#[must_use]
+pub(crate) fn verified(name: &str) -> Options {
+    Options { name: name.to_owned(), cpus: 2, verified: true, ..Options::default() }
+}
+
+/// Runs `scenario` on virtual time from `seed`.
+pub(crate) fn on_virtual_time(seed: u64, scenario: impl FnOnce(&Arc<World>, &Path)) {
+    let driver = driver();
     let world = World::new(Mode::Virtual { seed });
     let _main = world.enter("main");
     scenario(&world, &driver);
 }
 
-/// Runs `scenario` with two joined machines under the verifier, then takes them down: nothing may be left behind and
-/// neither machine may have stopped.
+/// Runs `scenario` with two machines whose tunnels are up and know each other, and [`finish`]es them.
+pub(crate) fn with_pair(seed: u64, scenario: impl FnOnce(&Pair)) {
+    on_virtual_time(seed, |world, driver| {
+        let pair = Pair::boot(world, &verified("machine"), driver)
+            .unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+        scenario(&pair);
+        let Pair { alpha, beta, network, .. } = pair;
+        finish(vec![alpha, beta], &network);
+    });
+}
+
+/// Takes the stations down, the last first: none may have stopped, their counters must add up, and nothing may be left.
 ///
 /// # Panics
 ///
-/// With the stop report or the list of what was left behind.
-pub fn with_pair(seed: u64, scenario: impl FnOnce(&Pair)) {
-    on_virtual_time(seed, |world, driver| {
-        let options = Options { cpus: 2, verified: true, ..Options::default() };
-        let pair = Pair::boot(world, &options, driver)
-            .unwrap_or_else(|error| panic!("seed {seed}: {error}"));
-        scenario(&pair);
-        let leaks = pair.shut_down().unwrap_or_else(|error| panic!("seed {seed}: {error}"));
-        let left: Vec<String> =
-            leaks.iter().map(|leak| format!("{}: {}", leak.kind, leak.detail)).collect();
-        assert!(left.is_empty(), "seed {seed}: left behind:\n{}", left.join("\n"));
-    });
+/// With the stop report, the sum that is wrong, or the list of what was left behind.
+pub(crate) fn finish(mut stations: Vec<Station>, network: &Network) {
+    accounting::check(&stations.iter().collect::<Vec<_>>(), network);
+    while let Some(station) = stations.pop() {
+        nothing_left(&station.shut_down().unwrap_or_else(|error| panic!("{error}")));
+    }
+}
+
+/// Fails with the list of what was left behind, if there is anything on it.
+pub(crate) fn nothing_left(leaks: &[Leak]) {
+    let left: Vec<String> =
+        leaks.iter().map(|leak| format!("{}: {}", leak.kind, leak.detail)).collect();
+    assert!(left.is_empty(), "left behind:\n{}", left.join("\n"));
+}
+
+/// Makes the stations peers of each other, and brings them up.
+pub(crate) fn join(one: &Station, other: &Station) {
+    for (one, other) in [(one, other), (other, one)] {
+        one.set_peers(&[other.as_peer().unwrap()]).unwrap();
+        one.set_up(true).unwrap();
+    }
+}
+
+/// Pings `other` from `one` over both families; each must be answered.
+pub(crate) fn ping(one: &Station, other: &Station) {
+    for to in other.inner() {
+        let answered = one.endpoint().ping(to, 56, PATIENCE);
+        assert!(answered.is_some(), "{to} does not answer {:?}", one.inner()[0]);
+    }
+}
+
+/// Changes the port `station` listens on, and nothing else.
+pub(crate) fn set_port(station: &Station, port: u16) {
+    let fields = interface(interface_flag::HAS_LISTEN_PORT, port);
+    set(station, |buffer| Writer::new(buffer, &fields)).unwrap();
+}
+
+/// Removes the peer with this key.
+pub(crate) fn remove_peer(station: &Station, public_key: &[u8; 32]) {
+    let flags = peer_flag::HAS_PUBLIC_KEY | peer_flag::REMOVE;
+    let fields = PeerFields {
+        flags,
+        public_key,
+        preshared_key: &[0; 32],
+        persistent_keepalive_s: 0,
+        endpoint: None,
+        tx_bytes: 0,
+        rx_bytes: 0,
+        last_handshake_filetime: 0,
+    };
+    set(station, |buffer| {
+        let mut writer = Writer::new(buffer, &interface(0, 0));
+        writer.peer(&fields);
+        writer
+    })
+    .unwrap();
+}
+
+fn interface(flags: u32, listen_port: u16) -> InterfaceFields<'static> {
+    InterfaceFields { flags, listen_port, private_key: &[0; 32], public_key: &[0; 32] }
+}
+
+fn set(station: &Station, write: impl for<'b> Fn(&'b mut [u8]) -> Writer<'b>) -> Result<(), i32> {
+    let mut buffer = vec![0; write(&mut []).len_bytes()];
+    write(&mut buffer);
+    station.tunnel().set(&buffer)
+}
+
+/// Datagrams from one station to an inner address, one after the other, for as long as this lives.
+pub(crate) struct Load {
+    stop: Arc<AtomicBool>,
+    actor: Option<JoinHandle>,
+}
+
+impl Load {
+    /// Begins to send datagrams of `size` bytes of data, one every `every`.
+    #[must_use]
+    pub(crate) fn start(
+        world: &Arc<World>,
+        from: &Station,
+        to: IpAddr,
+        size: usize,
+        every: Duration,
+    ) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (endpoint, ended, clock) = (from.endpoint().clone(), stop.clone(), world.clone());
+        let actor = world.spawn("load", move || {
+            while !ended.load(Ordering::Acquire) {
+                endpoint.send_datagram(to, vec![0x5A; size]);
+                clock.sleep(every);
+            }
+        });
+        Self { stop, actor: Some(actor) }
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+        if let Some(actor) = self.actor.take() {
+            actor.join(None);
+        }
+    }
 }
