@@ -1,0 +1,86 @@
+//! Every size of packet, IPv4 and IPv6 inside, over IPv4 and IPv6 outside: exact bytes, exact padding, in order.
+//!
+//! ```text
+//!   10.9.0.1 ┌───────┐ 192.0.2.1  or  2001:db8:1::1 ════ 198.51.100.1  or  2001:db8:2::1 ┌──────┐ 10.9.0.2
+//!   fd09::1 ─┤ alpha ├───────────────────────────────────────────────────────────────────┤ beta ├─ fd09::2
+//!            └───────┘      a datagram: 16 header, packet padded to 16 or the MTU, 16 tag └──────┘
+//! ```
+
+use std::net::{IpAddr, SocketAddr};
+
+use abi::discard::Discard;
+use machines::accounting::Ledger;
+use sim::host::memory::pair::Pair;
+
+mod machines;
+
+/// Sends a packet of `length` bytes to beta's `to`, and checks that it arrives and what it took.
+fn one_packet(pair: &Pair, to: IpAddr, length: usize, mtu: usize) {
+    let headers = if to.is_ipv4() { 28 } else { 48 };
+    let data: Vec<u8> = (0..length - headers).map(|at| (at * 7 + length) as u8).collect();
+    let before = pair.network.carried();
+    assert!(
+        pair.alpha.endpoint().send_datagram(to, data.clone()),
+        "{length} bytes to {to}: not taken"
+    );
+    let from = pair.alpha.inner()[usize::from(to.is_ipv6())];
+    let got = pair.beta.endpoint().take_datagram(machines::PATIENCE);
+    assert_eq!(got, Some((from, data)), "{length} bytes to {to}");
+    let after = pair.network.carried();
+    let padded = length.next_multiple_of(16).min(mtu);
+    let (datagrams, bytes) = (after.sent - before.sent, after.bytes - before.bytes);
+    assert_eq!((datagrams, bytes), (1, 32 + padded as u64), "{length} bytes to {to}");
+}
+
+fn all_sizes(outer: usize) {
+    machines::with_pair(3, |pair| {
+        let mut peer = pair.beta.as_peer().unwrap();
+        peer.endpoint = Some(SocketAddr::new(pair.beta.outer()[outer], pair.beta.port()));
+        pair.alpha.set_peers(&[peer]).unwrap();
+        machines::ping(&pair.alpha, &pair.beta);
+        let mtu = pair.alpha.tunnel().adapter().mtu() as usize;
+        for to in pair.beta.inner() {
+            let least = if to.is_ipv4() { 28 } else { 48 };
+            let middle = [575, 576, 577, 1279, 1280, 1281];
+            for length in (least..least + 34).chain(middle).chain(mtu - 34..=mtu) {
+                one_packet(pair, to, length, mtu);
+            }
+        }
+        for to in pair.beta.inner() {
+            let headers = if to.is_ipv4() { 28 } else { 48 };
+            assert!(pair.alpha.endpoint().send_datagram(to, vec![0; mtu + 1 - headers]));
+        }
+        machines::ping(&pair.alpha, &pair.beta);
+        let ledger = Ledger::of(&pair.alpha);
+        assert_eq!(ledger.discarded(Discard::MalformedPacket), 2, "larger than the MTU\n{ledger}");
+    });
+}
+
+#[test]
+fn every_size_over_ipv4() {
+    all_sizes(0);
+}
+
+#[test]
+fn every_size_over_ipv6() {
+    all_sizes(1);
+}
+
+#[test]
+fn what_has_no_peer_or_a_false_source_goes_nowhere() {
+    machines::with_pair(4, |pair| {
+        machines::ping(&pair.alpha, &pair.beta);
+        let stranger: IpAddr = [10, 9, 0, 99].into();
+        assert!(pair.alpha.endpoint().send_datagram(stranger, vec![0; 100]));
+        // Beta no longer believes that alpha has an IPv4 address.
+        let mut peer = pair.alpha.as_peer().unwrap();
+        peer.allowed_ips.remove(0);
+        pair.beta.set_peers(&[peer]).unwrap();
+        assert!(pair.alpha.endpoint().send_datagram(pair.beta.inner()[0], vec![1; 100]));
+        assert!(pair.alpha.endpoint().send_datagram(pair.beta.inner()[1], vec![2; 100]));
+        let got = pair.beta.endpoint().take_datagram(machines::PATIENCE);
+        assert_eq!(got, Some((pair.alpha.inner()[1], vec![2; 100])));
+        assert_eq!(Ledger::of(&pair.alpha).discarded(Discard::NoPeer), 1);
+        assert_eq!(Ledger::of(&pair.beta).discarded(Discard::WrongSource), 1);
+    });
+}
