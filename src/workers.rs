@@ -39,6 +39,8 @@ use crate::{
 const PRIORITY: i32 = 13;
 /// More threads than this do not finish handshakes sooner on any machine that has as many.
 const MOST: u32 = 8;
+/// How many messages, and how many peers, a worker serves before it looks at the rest.
+const BURST: usize = 32;
 /// The shortest time the timer is set to: a deadline that is past is due at the next tick.
 const SOONEST: Duration = Duration::from_millis(1);
 
@@ -174,31 +176,47 @@ impl Worker {
     }
 
     /// Does all there is to do for a device.
+    ///
+    /// In turns: a flood of handshake messages must not keep rekeys and timers waiting.
     fn serve(&mut self, device: &Shared<Device>, passive: &Passive) {
-        let ground = AtPassive(passive);
         Device::reopen(device, passive);
+        loop {
+            let messages = self.consume_handshakes(device, passive);
+            let peers = self.serve_peers(device, passive);
+            let mut errand = Errand { device, passive };
+            device.tunnel.poll(&AtPassive(passive), now(), &mut self.random, &mut errand);
+            if messages < BURST && peers < BURST {
+                return;
+            }
+        }
+    }
+
+    /// Takes up to [`BURST`] handshake messages; returns how many.
+    fn consume_handshakes(&mut self, device: &Shared<Device>, passive: &Passive) -> usize {
+        let ground = AtPassive(passive);
         let mut errand = Errand { device, passive };
-        while let Some((message, waiting)) = device.handshakes.pop(&ground) {
+        for taken in 0..BURST {
+            let Some((message, waiting)) = device.handshakes.pop(&ground) else { return taken };
             if waiting > 1 {
                 self.desk.work.set();
             }
             let now = now();
             device.core.load.observe(waiting, now.monotonic);
-            let random = &mut self.random;
-            let consumed = device.tunnel.consume(
-                &ground,
-                message.bytes(),
-                &message.from,
-                now,
-                random,
-                &mut errand,
-            );
-            match consumed {
+            let (bytes, from, random) = (message.bytes(), &message.from, &mut self.random);
+            match device.tunnel.consume(&ground, bytes, from, now, random, &mut errand) {
                 Ok(()) => device.counters.add(Counter::HandshakesIn, 1),
                 Err(reason) => device.counters.discard(reason, 1),
             }
         }
-        while let Some(peer) = device.service.pop(&ground) {
+        BURST
+    }
+
+    /// Serves up to [`BURST`] peers; returns how many.
+    fn serve_peers(&mut self, device: &Shared<Device>, passive: &Passive) -> usize {
+        let ground = AtPassive(passive);
+        let mut errand = Errand { device, passive };
+        for served in 0..BURST {
+            let Some(peer) = device.service.pop(&ground) else { return served };
             let routed = device.refresh_route(&peer, passive);
             if let Err(reason) = routed {
                 device.discard_staged(&peer, reason, passive);
@@ -209,7 +227,7 @@ impl Worker {
             }
             device.tunnel.service(&ground, &peer, now(), &mut self.random, &mut errand);
         }
-        device.tunnel.poll(&ground, now(), &mut self.random, &mut errand);
+        BURST
     }
 
     /// Sets the timer to the earliest deadline of any device.
