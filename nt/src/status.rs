@@ -127,7 +127,7 @@ impl From<NtError> for NTSTATUS {
 pub const fn check(status: NTSTATUS) -> Result<(), NtError> {
     match NonZeroI32::new(status) {
         // INVARIANT: the guard is the invariant.
-        Some(status) if status.get() < 0 => Err(NtError(status)),
+        Some(failure) if !wdk::nt_success(status) => Err(NtError(failure)),
         _ => Ok(()),
     }
 }
