@@ -32,20 +32,6 @@
 // The group, its lanes and rows are for any CPU; the engines that use them are for x86-64 so far.
 #![cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 
-#[cfg(all(
-    target_os = "windows",
-    not(all(
-        any(chacha20_backend = "soft", chacha20_backend = "sse2"),
-        poly1305_backend = "soft",
-        curve25519_dalek_backend = "serial"
-    ))
-))]
-compile_error!(
-    "for Windows the backends of chacha20, poly1305 and curve25519-dalek must be forced, as \
-     .cargo/config.toml does: left alone they use AVX2 wherever CPUID has it, and in a kernel that \
-     destroys the registers of the interrupted thread (is RUSTFLAGS set? it replaces those flags)"
-);
-
 #[cfg(target_arch = "x86_64")]
 #[macro_use]
 mod rounds256;
