@@ -6,6 +6,7 @@
 //!   │ alpha │          └── beta, a file, as fast as without the others
 //!   └───────┘
 //! ```
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;

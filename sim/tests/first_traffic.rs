@@ -5,6 +5,7 @@
 //!   fd09::1 ─┤ alpha ├───────────── 500 µs ──────────┤ beta ├─ fd09::2
 //!            └───────┘                               └──────┘
 //! ```
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::time::Duration;
 

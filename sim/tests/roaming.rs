@@ -6,6 +6,7 @@
 //!   └───────┘                  └─────┘ another ═╝        └──────┘
 //!                              100.64.0.7, then 100.64.0.8
 //! ```
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;

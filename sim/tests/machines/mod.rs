@@ -5,6 +5,7 @@
 //! ([`accounting`]), and nothing may be left behind.
 
 #![allow(dead_code, reason = "each scenario uses its part")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
