@@ -53,7 +53,7 @@ step() { printf '\n== %s\n' "$*"; }
 "$simulator" --version
 namespaces_up "pen$$"
 step "penstock.sys in namespace $prefix-a, wireguard-go in $prefix-b"
-start a "$simulator" up "pen$$" --driver "$driver"
+start a "$simulator" up "pen$$" --driver "$driver" --statistics
 penstock=$started
 wait_for a "pen$$"
 start b env WG_PROCESS_FOREGROUND=1 LOG_LEVEL=error wireguard-go "go$$"
@@ -106,7 +106,7 @@ step "what both ends say"
 inside a wg show "pen$$" transfer | awk '{ print "penstock.sys  received " $2 " bytes, sent " $3 }'
 inside b wg show "go$$" transfer | awk '{ print "wireguard-go  received " $2 " bytes, sent " $3 }'
 
-step "penstock.sys unloads"
+step "what penstock.sys counted, and that it unloads"
 status=0
 stop "$penstock" || status=$?
 cat "$work/a.log"

@@ -3,8 +3,6 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use abi::discard::Discard;
-use abi::statistics::{Counter, Statistics};
 use clap::Args;
 use sha2::{Digest, Sha256};
 use sim::host::memory::link::Link;
@@ -12,7 +10,7 @@ use sim::host::memory::pair::{Pair, Station};
 use sim::nt::machine::Options;
 use sim::verifier::schedule::{Mode, World};
 
-use super::{Failure, Outcome};
+use super::{Failure, Outcome, print_statistics};
 use crate::DriverFile;
 
 /// How long one step of the demonstration may take, on its own clock.
@@ -134,25 +132,8 @@ impl Demo {
     /// Packets, bytes and discards of both drivers.
     fn report(&self, pair: &Pair) -> Result<(), Failure> {
         for station in [&pair.alpha, &pair.beta] {
-            let block = station
-                .tunnel()
-                .statistics()
-                .map_err(|status| Failure::new(format!("statistics: {status:#010x}")))?;
-            let statistics = Statistics::parse(&block)
-                .ok_or_else(|| Failure::new("statistics of another layout"))?;
-            let name = station.computer().machine().name();
-            println!("{name}");
-            for counter in Counter::ALL {
-                println!("  {:24} {:>12}", counter.name(), statistics.counter(*counter));
-            }
-            for reason in Discard::ALL.iter().filter(|reason| statistics.discarded(**reason) > 0) {
-                println!(
-                    "  discarded {:14} {:>12}  {}",
-                    reason.name(),
-                    statistics.discarded(*reason),
-                    reason.description()
-                );
-            }
+            println!("{}", station.computer().machine().name());
+            print_statistics(station.tunnel())?;
         }
         let carried = pair.network.carried();
         println!(

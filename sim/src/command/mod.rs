@@ -3,7 +3,9 @@
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
-use sim::host::computer::BootError;
+use abi::discard::Discard;
+use abi::statistics::{Counter, Statistics};
+use sim::host::computer::{BootError, Tunnel};
 use sim::verifier::report::Leak;
 
 use crate::DriverFile;
@@ -36,6 +38,23 @@ impl From<BootError> for Failure {
         let code = if matches!(error, BootError::Stopped(_)) { 3 } else { 1 };
         Self { message: error.to_string(), code }
     }
+}
+
+/// Prints what a tunnel's driver counted: every counter, and the discards there were, by reason.
+pub(crate) fn print_statistics(tunnel: &Tunnel) -> Result<(), Failure> {
+    let block = tunnel
+        .statistics()
+        .map_err(|status| Failure::new(format!("statistics: {status:#010x}")))?;
+    let statistics =
+        Statistics::parse(&block).ok_or_else(|| Failure::new("statistics of another layout"))?;
+    for counter in Counter::ALL {
+        println!("  {:24} {:>12}", counter.name(), statistics.counter(*counter));
+    }
+    for reason in Discard::ALL.iter().filter(|reason| statistics.discarded(**reason) > 0) {
+        let (name, packets) = (reason.name(), statistics.discarded(*reason));
+        println!("  discarded {name:14} {packets:>12}  {}", reason.description());
+    }
+    Ok(())
 }
 
 /// Where the driver is built to, seen from the repository.

@@ -49,6 +49,9 @@ pub(crate) struct Up {
     /// Show what the driver prints.
     #[arg(long)]
     log: bool,
+    /// Print what the driver counted, discards by reason, when it ends.
+    #[arg(long)]
+    statistics: bool,
 }
 
 impl Up {
@@ -84,6 +87,9 @@ impl Up {
         serve(&signals, &linux, (&tun, &bridge), &tunnel, &server);
         drop(server);
         drop(bridge);
+        if self.statistics {
+            super::print_statistics(&tunnel)?;
+        }
         take_down(computer, tunnel, &linux)
     }
 }
