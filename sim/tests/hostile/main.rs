@@ -6,12 +6,9 @@
 //! | [`set_buffers`] | an administrator's program gone wrong, or one that changes its buffer meanwhile |
 //! | [`access`] | everybody who is no administrator |
 //! | [`datagrams`] | the network |
-//! | [`faults`] | Windows, out of everything, once, at every place |
-//! | [`outer_routing`] | the routing table |
 //! | [`unknown_behaviours`] | what nobody knows of Windows, either way |
-//! | [`races`] | four CPUs at once |
 //!
-//! Time is virtual except in the two files that look for races. Machines are under the verifier, and after each test
+//! Time is virtual except where races are looked for. Machines are under the verifier, and after each test
 //! nothing may be left behind.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
@@ -30,7 +27,9 @@ use sim::verifier::schedule::{Mode, World};
 
 mod access;
 mod control_requests;
+mod datagrams;
 mod set_buffers;
+mod unknown_behaviours;
 
 /// Statuses a caller may see.
 mod status {
