@@ -39,8 +39,8 @@ fn the_session_survives_a_new_port() {
                     1,
                     "seed {seed}: one handshake\n{ledger}"
                 );
-                let restaged = ledger.counter(Counter::PacketsStaged);
-                assert!(restaged <= 4, "seed {seed}: {restaged} waited\n{ledger}");
+                let waited = ledger.counter(Counter::PacketsStaged);
+                assert!(waited <= 4, "seed {seed}: {waited} waited\n{ledger}");
             }
             // What beta sent to a port that was no longer open is lost, as on any network; nothing else is.
             let carried = pair.network.carried();
