@@ -72,9 +72,6 @@ const RX_BUFFER_BYTES: NonZeroU32 = NonZeroU32::new(2048).expect("not 0");
 /// The most memory in receive buffers.
 const RX_POOL_BYTES: usize = 64 << 20;
 
-/// Packets from which on a batch is worth saving the wide registers for.
-const WORTH_SAVING: usize = 3;
-
 /// What all adapters share. Newest first: fields are dropped in this order.
 pub(crate) struct Core {
     workers: Workers,
@@ -124,17 +121,15 @@ impl Core {
         })
     }
 
-    /// Runs `body` with the right to use wide registers, if the machine has them and so many packets
-    /// are worth saving them.
-    ///
-    /// Below [`WORTH_SAVING`] packets, saving and restoring costs more than the wide registers win.
+    /// Runs `body` with the right to use wide registers, if the machine has them and so many bytes
+    /// are worth saving them for.
     #[expect(unsafe_code, reason = "joins nt's proof and crypto's, which do not know each other")]
     pub(crate) fn with_extended_state<R>(
         &self,
-        packets: usize,
+        bytes: usize,
         body: impl FnOnce(Option<&ExtendedState>) -> R,
     ) -> R {
-        if !self.tier.needs_state() || packets < WORTH_SAVING {
+        if !self.tier.needs_state() || !aead::is_worth_saving_state(bytes) {
             return body(None);
         }
         self.features.with(|saved| {

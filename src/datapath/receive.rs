@@ -213,7 +213,8 @@ impl Device {
     ) {
         let Some(keypair) = &work.keypair else { return };
         let packets = &mut work.packets;
-        self.core.with_extended_state(packets.len(), |state| {
+        let bytes = packets.iter().map(|packet| packet.datagram_len).fold(0, usize::saturating_add);
+        self.core.with_extended_state(bytes, |state| {
             for packets in packets.chunks_mut(OPEN_PACKETS) {
                 open_some(state, keypair, packets, &mut sources);
             }

@@ -285,7 +285,7 @@ impl Device {
     fn seal(&self, work: &mut SendWork) {
         let (Some(run), Some(keypair)) = (&mut work.run, &work.keypair) else { return };
         let (packets, mtu, mut counter) = (&work.packets, work.mtu, work.first_counter);
-        self.core.with_extended_state(packets.len(), |state| {
+        self.core.with_extended_state(run.bytes(), |state| {
             let mut datagrams = run.datagrams_mut();
             for packets in packets.chunks(SEAL_PACKETS) {
                 seal_some(state, keypair, counter, packets, mtu, &mut datagrams);
