@@ -141,7 +141,7 @@ macro_rules! imports {
                 let entered = $crate::nt::machine::Thread::at_import();
                 let Some($thread) = $crate::nt::enter(entered) else { return $crate::nt::Answer::NOTHING };
                 $(
-                    if $thread.machine().faults().strikes() {
+                    if $thread.machine().faults().strikes(stringify!($name)) {
                         return $fail;
                     }
                 )?

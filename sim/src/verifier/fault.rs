@@ -3,31 +3,45 @@
 //! A test runs a scenario with `fail_at(0)`, `fail_at(1)` and so on until a run has fewer such calls: then every single
 //! failure has been seen.
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::verifier::schedule::lock;
 
 /// See the module.
 #[derive(Debug)]
 pub struct Faults {
     count: AtomicU64,
     at: AtomicU64,
+    struck: Mutex<Option<&'static str>>,
 }
 
 impl Default for Faults {
     fn default() -> Self {
-        Self { count: AtomicU64::new(0), at: AtomicU64::new(u64::MAX) }
+        Self { count: AtomicU64::new(0), at: AtomicU64::new(u64::MAX), struck: Mutex::default() }
     }
 }
 
 impl Faults {
-    /// Counts one call that may fail; true if it is the one that shall.
-    pub(crate) fn strikes(&self) -> bool {
-        self.count.fetch_add(1, Ordering::Relaxed) == self.at.load(Ordering::Relaxed)
+    /// Counts one call, of the function `name`, that may fail; true if it is the one that shall.
+    pub(crate) fn strikes(&self, name: &'static str) -> bool {
+        let strikes = self.count.fetch_add(1, Ordering::Relaxed) == self.at.load(Ordering::Relaxed);
+        if strikes {
+            *lock(&self.struck) = Some(name);
+        }
+        strikes
     }
 
     /// The `n`th call from now on (0: the next) fails, no other.
     pub fn fail_at(&self, n: u64) {
+        *lock(&self.struck) = None;
         self.count.store(0, Ordering::Relaxed);
         self.at.store(n, Ordering::Relaxed);
+    }
+
+    /// The function whose call has failed since [`Faults::fail_at`].
+    pub fn struck(&self) -> Option<&'static str> {
+        *lock(&self.struck)
     }
 
     /// No call fails.
@@ -48,12 +62,14 @@ mod tests {
     #[test]
     fn exactly_the_chosen_call_fails() {
         let faults = Faults::default();
-        assert!(!faults.strikes());
+        assert!(!faults.strikes("call"));
         faults.fail_at(2);
-        assert_eq!([(); 4].map(|()| faults.strikes()), [false, false, true, false]);
+        assert_eq!([(); 4].map(|()| faults.strikes("call")), [false, false, true, false]);
+        assert_eq!(faults.struck(), Some("call"));
         faults.fail_at(0);
-        assert!(faults.strikes());
+        assert_eq!(faults.struck(), None);
+        assert!(faults.strikes("call"));
         faults.never();
-        assert!(!faults.strikes());
+        assert!(!faults.strikes("call"));
     }
 }

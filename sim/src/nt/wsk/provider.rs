@@ -106,7 +106,7 @@ imports! {
             thread.stop("WSK_VIOLATION: WskSocket", format!("cannot read the dispatch table at {dispatch:#x}"));
             return 0;
         };
-        let fails = thread.machine().faults().strikes();
+        let fails = thread.machine().faults().strikes("WskSocket");
         let all = wsk.clone();
         finish(thread, &wsk, "WskSocket", irp, Box::new(move |thread| {
             if fails {
@@ -212,7 +212,7 @@ imports! {
             return finish_now(thread, &wsk, "WskBind", irp, Box::new(|_| Some((answer::INVALID_PARAMETER, 0))));
         }
         let (all, socket) = (wsk.clone(), inside.0.clone());
-        let fails = thread.machine().faults().strikes();
+        let fails = thread.machine().faults().strikes("WskBind");
         let collides = collides(thread, &wsk, local);
         finish(thread, &wsk, "WskBind", irp, Box::new(move |thread| {
             let status = if fails {

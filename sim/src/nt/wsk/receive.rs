@@ -192,6 +192,7 @@ impl SocketLanding {
             next = std::ptr::with_exposed_provenance_mut(place.name);
             block(place.name).owner.store(INDICATED, Ordering::Release);
         }
+        self.socket.offered.fetch_add(list.len(), Ordering::AcqRel);
         self.socket.retained.fetch_add(list.len(), Ordering::AcqRel);
         let raised = !verified || random & 0x10000 != 0;
         let (level, flags) =
@@ -213,6 +214,7 @@ impl SocketLanding {
                 machine.die("WSK_VIOLATION: WskReceiveFromEvent", detail);
             }
         }
+        self.socket.offered.fetch_sub(list.len(), Ordering::AcqRel);
     }
 
     /// Takes a list back whose callback did not keep it.

@@ -65,6 +65,8 @@ pub(super) struct Socket {
     pub(super) callbacks: AtomicUsize,
     /// Indications the driver has kept.
     pub(super) retained: AtomicUsize,
+    /// Indications whose callback is running: the driver may have kept or released them, or not yet seen them.
+    pub(super) offered: AtomicUsize,
     /// Sends that are not completed.
     pub(super) sending: AtomicUsize,
     pub(super) machine: Weak<Machine>,
@@ -102,6 +104,7 @@ impl Socket {
             calls: AtomicUsize::new(0),
             callbacks: AtomicUsize::new(0),
             retained: AtomicUsize::new(0),
+            offered: AtomicUsize::new(0),
             sending: AtomicUsize::new(0),
             machine: machine.weak(),
         }
@@ -214,7 +217,9 @@ fn status_of(error: OpenError) -> i32 {
 /// Closes `socket`: no callback begins any more; the IRP is completed when none is inside.
 pub(super) fn close(thread: &Thread, wsk: &Arc<Wsk>, socket: &Arc<Socket>, irp: usize) -> i32 {
     let calls = socket.calls.load(Ordering::Acquire);
-    let retained = socket.retained.load(Ordering::Acquire);
+    // A list that is just being indicated is not yet the driver's: its callback may still refuse it.
+    let offered = socket.offered.load(Ordering::Acquire);
+    let retained = socket.retained.load(Ordering::Acquire).saturating_sub(offered);
     if calls > 1 || retained > 0 {
         let detail =
             format!("{}: {} other calls inside", socket.describe(), calls.saturating_sub(1));
