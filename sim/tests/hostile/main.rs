@@ -7,8 +7,9 @@
 //! | [`access`] | everybody who is no administrator |
 //! | [`datagrams`] | the network |
 //! | [`unknown_behaviours`] | what nobody knows of Windows, either way |
+//! | [`races`] | four CPUs at once |
 //!
-//! Time is virtual except where races are looked for. Machines are under the verifier, and after each test
+//! Time is virtual except in the two files that look for races. Machines are under the verifier, and after each test
 //! nothing may be left behind.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
@@ -28,6 +29,7 @@ use sim::verifier::schedule::{Mode, World};
 mod access;
 mod control_requests;
 mod datagrams;
+mod races;
 mod set_buffers;
 mod unknown_behaviours;
 

@@ -1,0 +1,92 @@
+//! Four CPUs, real threads, no baton: traffic both ways while the configuration changes under it.
+//!
+//! ```text
+//!   alpha ◄═══ pings, bursts of datagrams ═══► beta
+//!     ▲ peers replaced, port moved, down and up, statistics and GET, all at once, for three seconds
+//! ```
+//!
+//! Nothing is promised about any one packet: only that nothing stops, nothing hangs and nothing is left, and that
+//! afterwards the tunnel works.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use sim::host::memory::pair::{PORT, Pair};
+use sim::nt::machine::Options;
+use sim::verifier::schedule::{Mode, World};
+
+use crate::{assert_clean, driver, options};
+
+const LASTS: Duration = Duration::from_secs(3);
+const KEY_AT: usize = 6;
+
+/// Alpha's private key, as GET tells it.
+fn private_key(pair: &Pair) -> [u8; 32] {
+    let answer = pair.alpha.tunnel().get().unwrap();
+    answer[KEY_AT..KEY_AT + 32].try_into().unwrap()
+}
+
+/// One change of alpha, by its number.
+fn change(pair: &Pair, number: u32, key: &[u8; 32]) {
+    let alpha = &pair.alpha;
+    let stopped = |status: i32| -> () {
+        panic!("{status:#x}: {}", sim::host::computer::report(alpha.computer().machine()))
+    };
+    let done = match number % 8 {
+        0 => alpha.configure_interface(key, PORT + (number / 8 % 3) as u16),
+        1 | 5 => pair.beta.as_peer().and_then(|peer| alpha.set_peers(&[peer])),
+        2 => alpha.tunnel().get().map(drop),
+        3 => alpha.tunnel().statistics().map(drop),
+        4 => alpha.set_up(false),
+        6 => alpha.public_key().map(drop),
+        _ => alpha.set_up(true),
+    };
+    done.unwrap_or_else(stopped);
+}
+
+#[test]
+fn configuration_changes_under_traffic() {
+    let world = World::new(Mode::Parallel);
+    let _main = world.enter("main");
+    let four = Options { cpus: 4, ..options("four") };
+    let pair = Pair::boot(&world, &four, &driver()).unwrap_or_else(|error| panic!("{error}"));
+    let key = private_key(&pair);
+    let stop = Arc::new(AtomicBool::new(false));
+    let ends = [(&pair.alpha, &pair.beta), (&pair.beta, &pair.alpha)];
+    let threads: Vec<_> = ends
+        .into_iter()
+        .flat_map(|(from, to)| to.inner().map(|to| (from.endpoint().clone(), to)))
+        .map(|(from, to)| {
+            let (stop, world) = (stop.clone(), world.clone());
+            world.clone().spawn("traffic", move || {
+                while !stop.load(Ordering::Relaxed) {
+                    for size in 0..24 {
+                        from.send_datagram(to, vec![0x5A; size * 50]);
+                    }
+                    let _ = from.ping(to, 900, Duration::from_millis(20));
+                    while from.take_datagram(Duration::ZERO).is_some() {}
+                    world.sleep(Duration::from_millis(1));
+                }
+            })
+        })
+        .collect();
+    let (began, mut changes) = (Instant::now(), 0);
+    while began.elapsed() < LASTS {
+        change(&pair, changes, &key);
+        changes += 1;
+    }
+    stop.store(true, Ordering::Relaxed);
+    for thread in threads {
+        thread.join(Some(world.now() + Duration::from_secs(20)));
+    }
+    assert!(changes > 16, "{changes} changes");
+    pair.alpha.configure_interface(&key, PORT).unwrap();
+    pair.alpha.set_up(true).unwrap();
+    for to in pair.beta.inner() {
+        let works =
+            (0..10).any(|_| pair.alpha.endpoint().ping(to, 64, Duration::from_secs(2)).is_some());
+        assert!(works, "{to}: no answer after {changes} changes");
+    }
+    assert_clean(&pair.shut_down().unwrap_or_else(|error| panic!("{error}")));
+}
