@@ -1,5 +1,7 @@
 //! Small images made here: what the loader refuses and why, and driver code that behaves and misbehaves.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 

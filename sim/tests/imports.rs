@@ -1,5 +1,7 @@
 //! The functions of ntoskrnl and cng, called as a driver calls them: through the gates, in both run modes.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::sync::Arc;
 use std::time::Duration;
 

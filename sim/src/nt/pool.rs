@@ -10,6 +10,7 @@
 use std::alloc::Layout;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::loader::{pe, probe};
 use crate::nt::level::APC;
@@ -20,8 +21,11 @@ use crate::verifier::rules;
 use crate::verifier::schedule::lock;
 
 const PAGE: usize = 4096;
-/// Guarded blocks at most: each takes two of the host's 65,530 mappings.
-const MAX_GUARDED: usize = 16_000;
+/// Guarded blocks at most: each takes two of the 65,530 mappings that the host gives this process, all
+/// its machines together. Further blocks come from the heap.
+const MAX_GUARDED: usize = 20_000;
+/// Guarded blocks of all machines.
+static GUARDED: AtomicUsize = AtomicUsize::new(0);
 /// Freed blocks that stay unmapped.
 const QUARANTINE: usize = 2_000;
 const POOL_FLAG_UNINITIALIZED: u64 = 0x2;
@@ -50,7 +54,6 @@ struct State {
     live: BTreeMap<usize, Block>,
     freed: BTreeMap<usize, Block>,
     order: VecDeque<usize>,
-    guarded: usize,
     bytes: usize,
     most_bytes: usize,
 }
@@ -95,12 +98,14 @@ impl Pool {
         };
         let layout = Layout::from_size_align(size.max(1), align).ok()?;
         let mut state = lock(&self.state);
-        let guarded = self.verified && state.guarded < MAX_GUARDED;
+        let more = |guarded: usize| (guarded < MAX_GUARDED).then_some(guarded + 1);
+        let guarded = self.verified
+            && GUARDED.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok();
         let (address, mapping) = if guarded {
             let body = size.max(1).next_multiple_of(align).next_multiple_of(PAGE);
-            let base = pe::map_anonymous(None, body + PAGE).ok()?;
+            let unguarded = |_: &_| drop(GUARDED.fetch_sub(1, Ordering::Relaxed));
+            let base = pe::map_anonymous(None, body + PAGE).inspect_err(unguarded).ok()?;
             pe::protect(base + body, PAGE, libc::PROT_NONE).ok()?;
-            state.guarded += 1;
             (base + body - size.max(1).next_multiple_of(align), Some((base, body + PAGE)))
         } else {
             // SAFETY: the layout's size is at least one byte.
@@ -238,8 +243,7 @@ impl State {
     fn forget_oldest(&mut self) {
         let Some(oldest) = self.order.pop_front() else { return };
         if let Some((base, length)) = self.freed.remove(&oldest).and_then(|block| block.mapping) {
-            pe::unmap(base, length);
-            self.guarded -= 1;
+            unmap_guarded(base, length);
         }
     }
 }
@@ -249,7 +253,7 @@ impl Drop for Pool {
         let state = std::mem::take(&mut *lock(&self.state));
         for (address, block) in state.live.into_iter().chain(state.freed) {
             match block.mapping {
-                Some((base, length)) => pe::unmap(base, length),
+                Some((base, length)) => unmap_guarded(base, length),
                 // SAFETY: from `alloc_zeroed` with this layout; the machine is gone, so no driver code uses it.
                 None => unsafe {
                     std::alloc::dealloc(
@@ -260,6 +264,12 @@ impl Drop for Pool {
             }
         }
     }
+}
+
+/// Gives a guarded block's mapping back to the host.
+fn unmap_guarded(base: usize, length: usize) {
+    pe::unmap(base, length);
+    GUARDED.fetch_sub(1, Ordering::Relaxed);
 }
 
 /// Checks the flags; false if the call is an error that Windows answers with a bugcheck.

@@ -13,6 +13,7 @@ use sim::nt::machine::{Call, Dead, Level, Machine};
 /// Deliberate mistakes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
+#[expect(clippy::enum_variant_names, reason = "they are named for what is wrong")]
 pub(crate) enum Wrong {
     Nothing,
     BindSize,

@@ -8,6 +8,8 @@
 //!
 //! The last table makes the driver wrong in one place at a time and expects the stop by its name.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

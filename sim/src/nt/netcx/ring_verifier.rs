@@ -433,7 +433,8 @@ mod tests {
     #[test]
     fn both_directions_have_their_header_and_foreign_elements_watched() {
         for direction in [Direction::Transmit, Direction::Receive] {
-            let wrong: [(&str, fn(&Rings)); 7] = [
+            type Wrong = (&'static str, fn(&Rings));
+            let wrong: [Wrong; 7] = [
                 ("", |_| ()),
                 ("InvalidRingImmutable", |rings| rings.packets.set_end(4)),
                 ("InvalidRingImmutable", |rings| rings.fragments.set_drained(1)),
@@ -454,7 +455,8 @@ mod tests {
 
     #[test]
     fn of_a_transmit_packet_only_scratch_is_the_drivers() {
-        let wrong: [(&str, fn(&mut Packet, &mut Fragment)); 8] = [
+        type Wrong = (&'static str, fn(&mut Packet, &mut Fragment));
+        let wrong: [Wrong; 8] = [
             ("", |packet, fragment| (packet.scratch, fragment.scratch) = (true, true)),
             ("InvalidRingImmutableDriverTxPacket", |packet, _| packet.ignore = true),
             ("InvalidRingImmutableDriverTxPacket", |packet, _| packet.fragment_index = 1),

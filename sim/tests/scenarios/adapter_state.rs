@@ -8,13 +8,12 @@
 
 use std::time::Duration;
 
+use crate::machines;
+use crate::machines::Load;
+use crate::machines::accounting::Ledger;
 use abi::discard::Discard;
 use abi::statistics::Counter;
-use machines::Load;
-use machines::accounting::Ledger;
 use sim::host::computer::report;
-
-mod machines;
 
 #[test]
 fn down_and_up_under_load() {

@@ -8,12 +8,11 @@
 
 use std::time::Duration;
 
+use crate::machines;
+use crate::machines::Load;
+use crate::machines::accounting::Ledger;
 use abi::discard::Discard;
 use abi::statistics::Counter;
-use machines::Load;
-use machines::accounting::Ledger;
-
-mod machines;
 
 #[test]
 fn the_session_survives_a_new_port() {

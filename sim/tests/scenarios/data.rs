@@ -9,11 +9,10 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use crate::machines;
+use crate::machines::accounting::Ledger;
 use abi::discard::Discard;
-use machines::accounting::Ledger;
 use sim::host::memory::pair::Pair;
-
-mod machines;
 
 /// Sends a packet of `length` bytes to beta's `to`, and checks that it arrives and what it took.
 fn one_packet(pair: &Pair, to: IpAddr, length: usize, mtu: usize) {

@@ -6,11 +6,10 @@
 //!   └───────┘            └──────┘
 //! ```
 
+use crate::machines;
 use sim::host::computer::Computer;
 use sim::host::memory::Network;
 use sim::host::memory::pair::Station;
-
-mod machines;
 
 #[test]
 fn a_hundred_times_with_a_device() {

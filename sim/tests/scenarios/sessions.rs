@@ -8,12 +8,11 @@
 
 use std::time::Duration;
 
+use crate::machines;
+use crate::machines::accounting::Ledger;
 use abi::discard::{Direction, Discard};
 use abi::statistics::Counter;
-use machines::accounting::Ledger;
 use sim::host::memory::pair::{Pair, PeerSettings};
-
-mod machines;
 
 fn seconds(count: u64) -> Duration {
     Duration::from_secs(count)

@@ -10,13 +10,12 @@
 
 use std::net::SocketAddr;
 
+use crate::machines;
+use crate::machines::accounting::Ledger;
 use abi::discard::Discard;
 use abi::statistics::Counter;
-use machines::accounting::Ledger;
 use sim::host::memory::Network;
 use sim::host::memory::pair::{PeerSettings, Station};
-
-mod machines;
 
 #[test]
 fn what_is_for_one_is_not_taken_by_the_other() {

@@ -8,12 +8,11 @@
 
 use std::time::Duration;
 
+use crate::machines;
+use crate::machines::accounting::Ledger;
 use abi::discard::Discard;
 use abi::statistics::Counter;
-use machines::accounting::Ledger;
 use sim::host::memory::link::Link;
-
-mod machines;
 
 #[test]
 fn files_arrive_byte_for_byte_through_bad_weather() {

@@ -8,11 +8,10 @@
 
 use std::time::Duration;
 
+use crate::machines;
+use crate::machines::Load;
+use crate::machines::accounting::Ledger;
 use abi::discard::Discard;
-use machines::Load;
-use machines::accounting::Ledger;
-
-mod machines;
 
 #[test]
 fn a_peer_goes_and_comes_under_load() {
@@ -33,7 +32,7 @@ fn a_peer_goes_and_comes_under_load() {
                     0,
                     "seed {seed}"
                 );
-                pair.alpha.set_peers(&[beta.clone()]).unwrap();
+                pair.alpha.set_peers(std::slice::from_ref(&beta)).unwrap();
             }
             drop(loads);
             machines::ping(&pair.alpha, &pair.beta);

@@ -8,12 +8,11 @@
 
 use std::time::Duration;
 
+use crate::machines;
+use crate::machines::accounting::Ledger;
 use abi::discard::{Direction, Discard};
 use abi::statistics::Counter;
-use machines::accounting::Ledger;
 use sim::host::memory::pair::{Pair, PeerSettings, Station};
-
-mod machines;
 
 /// Handshake messages each side has made, and each has taken.
 fn messages(pair: &Pair) -> [(u64, u64); 2] {

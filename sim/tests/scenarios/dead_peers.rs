@@ -11,13 +11,12 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use crate::machines;
+use crate::machines::accounting::Ledger;
 use abi::discard::Discard;
 use abi::statistics::Counter;
-use machines::accounting::Ledger;
 use sim::host::memory::pair::{Pair, PeerSettings};
 use sim::host::routes::Prefix;
-
-mod machines;
 
 const DEAD: u16 = 1_000;
 

@@ -8,12 +8,11 @@
 
 use std::time::Duration;
 
+use crate::machines;
+use crate::machines::Load;
+use crate::machines::accounting::Ledger;
 use abi::statistics::Counter;
-use machines::Load;
-use machines::accounting::Ledger;
 use sim::nt::wsk;
-
-mod machines;
 
 #[test]
 fn lost_sockets_are_opened_anew() {

@@ -11,13 +11,12 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use crate::machines;
+use crate::machines::Load;
+use crate::machines::accounting::Ledger;
 use abi::ioctl::Set;
 use abi::statistics::Counter;
-use machines::Load;
-use machines::accounting::Ledger;
 use sim::host::memory::pair::Pair;
-
-mod machines;
 
 /// Where beta thinks alpha is.
 fn known(pair: &Pair) -> SocketAddr {

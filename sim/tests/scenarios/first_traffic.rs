@@ -9,11 +9,10 @@
 
 use std::time::Duration;
 
+use crate::machines;
 use abi::statistics::{Counter, Statistics};
 use sim::host::memory::link::Link;
 use sim::host::memory::pair::Pair;
-
-mod machines;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 

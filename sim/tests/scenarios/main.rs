@@ -1,0 +1,33 @@
+//! The built `penstock.sys` between machines, one file per scenario, each with its drawing on top.
+//!
+//! | file | what goes on |
+//! |---|---|
+//! | [`first_traffic`] | the shortest: a handshake, pings, a file |
+//! | [`handshake`] | both ways, at once, with preshared keys |
+//! | [`data`] | both families inside and outside, sizes around the padding and the MTU |
+//! | [`sessions`] | rekey, expiry, silence and keepalives by the clock |
+//! | [`roaming`] | a NAT that rebinds |
+//! | [`weather`] | loss, delay, reordering, duplicates |
+//! | [`port_change`], [`adapter_state`], [`peer_removal`], [`lost_sockets`] | changes under load |
+//! | [`two_adapters`], [`dead_peers`] | several tunnels, many peers |
+//! | [`load_unload`] | a hundred times, and nothing left |
+//!
+//! Time is virtual, the machines are under the verifier, and each scenario ends with the sums of what was
+//! counted and with nothing left behind ([`machines::finish`]).
+
+mod adapter_state;
+mod data;
+mod dead_peers;
+mod first_traffic;
+mod handshake;
+mod load_unload;
+mod lost_sockets;
+mod peer_removal;
+mod port_change;
+mod roaming;
+mod sessions;
+mod two_adapters;
+mod weather;
+
+#[path = "../machines/mod.rs"]
+mod machines;
