@@ -103,7 +103,9 @@ impl Pool {
             && GUARDED.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok();
         let (address, mapping) = if guarded {
             let body = size.max(1).next_multiple_of(align).next_multiple_of(PAGE);
-            let unguarded = |_: &_| drop(GUARDED.fetch_sub(1, Ordering::Relaxed));
+            let unguarded = |_: &std::io::Error| {
+                GUARDED.fetch_sub(1, Ordering::Relaxed);
+            };
             let base = pe::map_anonymous(None, body + PAGE).inspect_err(unguarded).ok()?;
             pe::protect(base + body, PAGE, libc::PROT_NONE).ok()?;
             (base + body - size.max(1).next_multiple_of(align), Some((base, body + PAGE)))
