@@ -123,8 +123,9 @@ impl Between {
     fn new(network: &Network, alpha: SocketAddr, beta: SocketAddr) -> Self {
         let host = network.plug_in(&["203.0.113.1".parse().unwrap()]);
         let (from_alpha, from_beta) = (Heard::default(), Heard::default());
-        let sockets: [Arc<Mutex<Option<Arc<dyn Socket>>>>; 2] = Default::default();
-        let open = |port: u16, heard: &Heard, on: &Arc<Mutex<Option<Arc<dyn Socket>>>>, to| {
+        type Later = Arc<Mutex<Option<Arc<dyn Socket>>>>;
+        let sockets: [Later; 2] = Default::default();
+        let open = |port: u16, heard: &Heard, on: &Later, to| {
             let (heard, on) = (heard.clone(), on.clone());
             let taken = move |_, datagram: Vec<u8>| {
                 let socket = on.lock().unwrap().clone();
