@@ -6,6 +6,7 @@
 //! | [`set_buffers`] | an administrator's program gone wrong, or one that changes its buffer meanwhile |
 //! | [`access`] | everybody who is no administrator |
 //! | [`datagrams`] | the network |
+//! | [`faults`] | Windows, out of everything, once, at every place |
 //! | [`unknown_behaviours`] | what nobody knows of Windows, either way |
 //! | [`races`] | four CPUs at once |
 //!
@@ -29,6 +30,7 @@ use sim::verifier::schedule::{Mode, World};
 mod access;
 mod control_requests;
 mod datagrams;
+mod faults;
 mod races;
 mod set_buffers;
 mod unknown_behaviours;
