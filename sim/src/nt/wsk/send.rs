@@ -88,7 +88,9 @@ pub(super) fn send(thread: &Thread, wsk: &Wsk, socket: &Arc<Socket>, request: Re
         }
     };
     let done = match host {
-        _ if verified && thread.machine().faults().strikes("WskSendTo or WskSendMessages") => (answer::INSUFFICIENT_RESOURCES, 0),
+        _ if verified && thread.machine().faults().strikes("WskSendTo or WskSendMessages") => {
+            (answer::INSUFFICIENT_RESOURCES, 0)
+        }
         Some(host) => transmit(&*host, socket, &request),
         None if bound => (answer::FILE_FORCED_CLOSED, 0),
         None => (answer::INVALID_DEVICE_STATE, 0),
