@@ -7,6 +7,7 @@
 //! | [`data`] | both families inside and outside, sizes around the padding and the MTU |
 //! | [`sessions`] | rekey, expiry, silence and keepalives by the clock |
 //! | [`roaming`] | a NAT that rebinds |
+//! | [`outer_routing`] | routes that are missing, that lead into the tunnel, that change |
 //! | [`weather`] | loss, delay, reordering, duplicates |
 //! | [`port_change`], [`adapter_state`], [`peer_removal`], [`lost_sockets`] | changes under load |
 //! | [`two_adapters`], [`dead_peers`] | several tunnels, many peers |
@@ -22,6 +23,7 @@ mod first_traffic;
 mod handshake;
 mod load_unload;
 mod lost_sockets;
+mod outer_routing;
 mod peer_removal;
 mod port_change;
 mod roaming;
