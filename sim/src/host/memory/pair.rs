@@ -43,15 +43,18 @@ pub struct PeerSettings {
 }
 
 /// A computer in a network, one tunnel on it, and a small host behind that.
+///
+/// The fields are dropped in this order: a tunnel is removed by a machine that still runs, else whoever
+/// drops a station on the way out of a failed test waits for it.
 pub struct Station {
+    tunnel: Option<Tunnel>,
+    computer: Arc<Computer>,
+    host: Arc<Host>,
+    endpoint: Arc<Endpoint>,
     number: u8,
     outer: [IpAddr; 2],
     port: u16,
-    host: Arc<Host>,
-    computer: Arc<Computer>,
-    tunnel: Option<Tunnel>,
     adapter: u32,
-    endpoint: Arc<Endpoint>,
 }
 
 impl Station {
