@@ -12,7 +12,7 @@ usage: scripts/bench.sh PART [OPTION...]
            wireguard-go and boringtun-cli, each with itself; throughput and CPU seconds per GB. Root only.
              --seconds N   seconds of TCP per run (default 5)
              --runs N      interleaved runs of each, medians are printed (default 3)
-  aead     sealing and opening batches of packets, against ring, aws-lc-rs and chacha20poly1305
+  aead     sealing and opening batches of packets, against ring and chacha20poly1305
 
 Quote ratios: machines are noisy, and only what ran in the same run compares.
 TEXT
