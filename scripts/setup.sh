@@ -31,6 +31,16 @@ processes and tables in scripts:        procps python3
 T
 )
 
+# Debian's compiler moves on; lists of packages from the day an image was made may offer one that is too old.
+oldest=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$(dirname "$0")/../Cargo.toml")
+new_enough() { # new_enough PACKAGE: any version of most; of the compiler and what goes with it, rust-version
+    case $1 in
+    rustc-web | cargo-web | rust-web-src | rust-web-clippy)
+        dpkg --compare-versions "$(dpkg-query -W -f '${Version}' "$1")" ge "$oldest"
+        ;;
+    esac
+}
+
 missing=''
 installed=$(dpkg-query -W -f '${db:Status-Abbrev} ${Package}\n' 2>/dev/null | sed -n 's/^ii *//p') ||
     installed=''
@@ -40,14 +50,14 @@ $installed
 " in
     *"
 $package
-"*) ;;
+"*) new_enough "$package" || missing="$missing $package" ;;
     *) missing="$missing $package" ;;
     esac
 done
 [ -n "$missing" ] || exit 0
 
 if [ -n "${1:-}" ]; then
-    echo "setup.sh: not installed:$missing" >&2
+    echo "setup.sh: not installed, or older than Rust $oldest:$missing" >&2
     exit 1
 fi
 
@@ -67,13 +77,18 @@ fi
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 echo "installing:$missing"
-install() {
-    DEBIAN_FRONTEND=noninteractive $as_root apt-get install -y -qq --no-install-recommends \
-        $missing >"$log" 2>&1
-}
-# The lists of packages may never have been fetched, or be too old.
-if ! install && ! { $as_root apt-get update -qq >"$log" 2>&1 && install; }; then
+# A source that cannot be reached is no reason to stop: what matters is whether the packages can be had.
+if ! { { $as_root apt-get update -qq || true; } &&
+    DEBIAN_FRONTEND=noninteractive $as_root apt-get install -y -qq --no-install-recommends $missing; } \
+    >"$log" 2>&1; then
     cat "$log" >&2
     echo "setup.sh: could not install:$missing" >&2
     exit 1
 fi
+for package in $missing; do
+    if ! new_enough "$package"; then
+        echo "setup.sh: $package is older than Rust $oldest, and apt offers no newer one;" \
+            "Debian 12's security updates have it (bookworm-security in /etc/apt)" >&2
+        exit 1
+    fi
+done
