@@ -47,7 +47,7 @@ done | rule 'a file fits in one reading (600 lines)'
 
 for edge in 'crypto nt' 'callout netadapter' 'netadapter callout' 'callout crypto' 'netadapter crypto' 'nt crypto' 'sim nt' 'sim crypto'; do
     read -r from to <<<"$edge"
-    cargo tree --quiet --offline -p "$from" -e normal --prefix none 2>/dev/null |
+    cargo tree --quiet --locked -p "$from" -e normal --prefix none |
         { grep -E "^$to v" || true; } | sed "s/^/$from depends on /"
 done | rule 'arrows point one way'
 
