@@ -8,6 +8,7 @@
 use super::chacha::{CONSTANTS, DOUBLE_ROUNDS, Words, double_round};
 use super::deal::{Blocks, Dealer, Lanes};
 use super::group::{GROUP, Group};
+use super::lanes::Text;
 use super::tier::Avx512;
 use super::vector512::V512;
 
@@ -228,19 +229,8 @@ fn finish<const ONE_KEY: bool, const N: usize>(
 #[inline(always)]
 fn transpose(proof: Avx512<'_>, x: &[V512; 16]) -> [V512; 16] {
     let zero = V512::zero(proof);
-    let mut pairs = [zero; 16];
-    for i in 0..8 {
-        pairs[2 * i] = x[2 * i].low32(x[2 * i + 1]);
-        pairs[2 * i + 1] = x[2 * i].high32(x[2 * i + 1]);
-    }
     // `fours[4 * i + j]`: its 128-bit lane `k` has words `4 * i` to `4 * i + 3` of block `4 * k + j`.
-    let mut fours = [zero; 16];
-    for i in 0..4 {
-        fours[4 * i] = pairs[4 * i].low64(pairs[4 * i + 2]);
-        fours[4 * i + 1] = pairs[4 * i].high64(pairs[4 * i + 2]);
-        fours[4 * i + 2] = pairs[4 * i + 1].low64(pairs[4 * i + 3]);
-        fours[4 * i + 3] = pairs[4 * i + 1].high64(pairs[4 * i + 3]);
-    }
+    let fours = by_fours(proof, x);
     let mut out = [zero; 16];
     for j in 0..4 {
         let a = fours[j].quarters::<0x88>(fours[4 + j]);
@@ -255,6 +245,25 @@ fn transpose(proof: Avx512<'_>, x: &[V512; 16]) -> [V512; 16] {
     out
 }
 
+/// In each 128-bit lane, groups of four registers of one word become four registers of four words.
+#[inline(always)]
+fn by_fours<const N: usize>(proof: Avx512<'_>, x: &[V512; N]) -> [V512; N] {
+    let zero = V512::zero(proof);
+    let mut pairs = [zero; N];
+    for i in 0..N / 2 {
+        pairs[2 * i] = x[2 * i].low32(x[2 * i + 1]);
+        pairs[2 * i + 1] = x[2 * i].high32(x[2 * i + 1]);
+    }
+    let mut fours = [zero; N];
+    for i in 0..N / 4 {
+        fours[4 * i] = pairs[4 * i].low64(pairs[4 * i + 2]);
+        fours[4 * i + 1] = pairs[4 * i].high64(pairs[4 * i + 2]);
+        fours[4 * i + 2] = pairs[4 * i + 1].low64(pairs[4 * i + 3]);
+        fours[4 * i + 3] = pairs[4 * i + 1].high64(pairs[4 * i + 3]);
+    }
+    fours
+}
+
 /// Sixteen keys become eight words of sixteen keys.
 #[inline(always)]
 fn transpose_keys(proof: Avx512<'_>, keys: &[&[u32; 8]; GROUP]) -> [V512; 8] {
@@ -263,20 +272,9 @@ fn transpose_keys(proof: Avx512<'_>, keys: &[&[u32; 8]; GROUP]) -> [V512; 8] {
     for i in 0..8 {
         x[i] = V512::halves(proof, keys[i], keys[i + 8]);
     }
-    let mut pairs = [zero; 8];
-    for i in 0..4 {
-        pairs[2 * i] = x[2 * i].low32(x[2 * i + 1]);
-        pairs[2 * i + 1] = x[2 * i].high32(x[2 * i + 1]);
-    }
-    let mut fours = [zero; 8];
-    for i in 0..2 {
-        fours[4 * i] = pairs[4 * i].low64(pairs[4 * i + 2]);
-        fours[4 * i + 1] = pairs[4 * i].high64(pairs[4 * i + 2]);
-        fours[4 * i + 2] = pairs[4 * i + 1].low64(pairs[4 * i + 3]);
-        fours[4 * i + 3] = pairs[4 * i + 1].high64(pairs[4 * i + 3]);
-    }
     // `fours[j]`: words `j` and `4 + j` of keys 0 to 3, then of keys 8 to 11; `fours[4 + j]` those
     // of keys 4 to 7 and 12 to 15.
+    let fours = by_fours(proof, &x);
     let lower = V512::load64(proof, &[0, 1, 8, 9, 4, 5, 12, 13]);
     let upper = V512::load64(proof, &[2, 3, 10, 11, 6, 7, 14, 15]);
     let mut out = [zero; 8];

@@ -9,8 +9,24 @@ use super::deal::{Blocks, Dealer, Lanes};
 use super::group::{GROUP, Group};
 use super::piece::read_once;
 
+/// A register that text goes through.
+pub(super) trait Text: Copy {
+    /// Adds, bit by bit, as many bytes from `place` as the register has; they are read once.
+    ///
+    /// # Safety
+    ///
+    /// `place` is valid for reads of that many bytes.
+    unsafe fn xor_once(self, place: *const u8) -> Self;
+    /// Stores the register at `place`.
+    ///
+    /// # Safety
+    ///
+    /// `place` is valid for writes of as many bytes as the register has.
+    unsafe fn store(self, place: *mut u8);
+}
+
 /// A register of `N` 32-bit lanes.
-pub(super) trait Register<const N: usize>: Copy {
+pub(super) trait Register<const N: usize>: Text {
     /// What proves that it may be used.
     type Proof<'s>: Copy;
     /// The same 32 bits in each lane.
@@ -23,18 +39,6 @@ pub(super) trait Register<const N: usize>: Copy {
     fn rounds(state: &mut [Self; 16]);
     /// Sixteen words of `N` blocks become `N` blocks of `16 / N` registers.
     fn transpose(words: &[Self; 16]) -> [Self; 16];
-    /// Adds, bit by bit, as many bytes from `place` as the register has; they are read once.
-    ///
-    /// # Safety
-    ///
-    /// `place` is valid for reads of `4 * N` bytes.
-    unsafe fn xor_once(self, place: *const u8) -> Self;
-    /// Stores the register at `place`.
-    ///
-    /// # Safety
-    ///
-    /// `place` is valid for writes of `4 * N` bytes.
-    unsafe fn store(self, place: *mut u8);
 }
 
 /// Adds the key stream to the blocks of each packet's text, and derives one-time keys.

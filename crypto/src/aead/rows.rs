@@ -12,10 +12,10 @@ use core::ops::Range;
 
 use super::chacha::{BLOCK_LEN, CONSTANTS, DOUBLE_ROUNDS};
 use super::group::{OneTimeKey, Packet};
-use super::lanes::xor_part;
+use super::lanes::{Text, xor_part};
 
 /// A register of rows of four words.
-pub(super) trait Row: Copy {
+pub(super) trait Row: Text {
     /// What proves that it may be used.
     type Proof<'s>: Copy;
     /// How many rows it holds.
@@ -38,18 +38,6 @@ pub(super) trait Row: Copy {
     fn load(proof: Self::Proof<'_>, stream: &Stream, at: usize) -> Self;
     /// Puts the register into the buffer at `at`.
     fn keep(self, stream: &mut Stream, at: usize);
-    /// Adds, bit by bit, one register of bytes from `place`; they are read once.
-    ///
-    /// # Safety
-    ///
-    /// `place` is valid for reads of `Self::LEN` bytes.
-    unsafe fn xor_once(self, place: *const u8) -> Self;
-    /// Stores the register at `place`.
-    ///
-    /// # Safety
-    ///
-    /// `place` is valid for writes of `Self::LEN` bytes.
-    unsafe fn store(self, place: *mut u8);
 }
 
 /// Blocks that the buffer holds: enough for a packet of 1420 bytes.

@@ -3,7 +3,7 @@
 
 use core::arch::x86_64::*;
 
-use super::lanes::Register;
+use super::lanes::{Register, Text};
 
 /// Four 32-bit lanes.
 #[derive(Clone, Copy)]
@@ -78,7 +78,9 @@ impl Register<4> for V128 {
         }
         out
     }
+}
 
+impl Text for V128 {
     #[inline(always)]
     unsafe fn xor_once(self, place: *const u8) -> Self {
         let text: __m128i;

@@ -6,7 +6,7 @@
 
 use core::arch::x86_64::*;
 
-use super::lanes::Register;
+use super::lanes::{Register, Text};
 use super::rows::{Row, Stream};
 use super::tier::Avx2;
 
@@ -54,6 +54,20 @@ operations! {
     low128 = _mm256_permute2x128_si256::<0x20>;
     /// The high halves of both.
     high128 = _mm256_permute2x128_si256::<0x31>;
+}
+
+impl Text for V256 {
+    #[inline(always)]
+    unsafe fn xor_once(self, place: *const u8) -> Self {
+        // SAFETY: the type invariant; the caller promises the bytes.
+        Self(unsafe { xor_once(self.0, place) })
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, place: *mut u8) {
+        // SAFETY: the type invariant; the caller promises the bytes; no alignment needed.
+        unsafe { _mm256_storeu_si256(place.cast(), self.0) };
+    }
 }
 
 impl Register<8> for V256 {
@@ -104,18 +118,6 @@ impl Register<8> for V256 {
             }
         }
         out
-    }
-
-    #[inline(always)]
-    unsafe fn xor_once(self, place: *const u8) -> Self {
-        // SAFETY: the type invariant; the caller promises the bytes.
-        Self(unsafe { xor_once(self.0, place) })
-    }
-
-    #[inline(always)]
-    unsafe fn store(self, place: *mut u8) {
-        // SAFETY: the type invariant; the caller promises the bytes; no alignment needed.
-        unsafe { _mm256_storeu_si256(place.cast(), self.0) };
     }
 }
 
@@ -211,18 +213,6 @@ impl Row for V256 {
             // SAFETY: the slice has 32 bytes; the type invariant.
             unsafe { _mm256_storeu_si256(bytes.as_mut_ptr().cast(), self.0) };
         }
-    }
-
-    #[inline(always)]
-    unsafe fn xor_once(self, place: *const u8) -> Self {
-        // SAFETY: the type invariant; the caller promises the bytes.
-        Self(unsafe { xor_once(self.0, place) })
-    }
-
-    #[inline(always)]
-    unsafe fn store(self, place: *mut u8) {
-        // SAFETY: the type invariant; the caller promises the bytes; no alignment needed.
-        unsafe { _mm256_storeu_si256(place.cast(), self.0) };
     }
 }
 

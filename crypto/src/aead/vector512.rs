@@ -7,6 +7,7 @@
 
 use core::arch::x86_64::*;
 
+use super::lanes::Text;
 use super::rows::{Row, Stream};
 use super::tier::{Avx512, Ifma};
 
@@ -136,17 +137,6 @@ impl V512 {
         Self(unsafe { _mm512_maskz_loadu_epi8(mask, place.cast()) })
     }
 
-    /// Adds, bit by bit, the 64 bytes from `place`, which may change: they are read once.
-    ///
-    /// # Safety
-    ///
-    /// `place` is valid for reads of 64 bytes.
-    #[inline(always)]
-    pub(super) unsafe fn xor_once(self, place: *const u8) -> Self {
-        // SAFETY: the type invariant; the caller promises the bytes.
-        Self(unsafe { xor_once(self.0, place) })
-    }
-
     /// Adds, bit by bit, the bytes of `mask` from `place`, which may change: they are read once.
     ///
     /// # Safety
@@ -156,17 +146,6 @@ impl V512 {
     pub(super) unsafe fn xor_part_once(self, place: *const u8, mask: u64) -> Self {
         // SAFETY: the type invariant; the caller promises the bytes.
         Self(unsafe { xor_part_once(self.0, place, mask) })
-    }
-
-    /// Stores 64 bytes at `place`.
-    ///
-    /// # Safety
-    ///
-    /// `place` is valid for writes of 64 bytes.
-    #[inline(always)]
-    pub(super) unsafe fn store(self, place: *mut u8) {
-        // SAFETY: the type invariant; the caller promises the bytes.
-        unsafe { _mm512_storeu_si512(place.cast(), self.0) };
     }
 
     /// Stores the lower four 64-bit lanes.
@@ -317,6 +296,20 @@ impl V512 {
     }
 }
 
+impl Text for V512 {
+    #[inline(always)]
+    unsafe fn xor_once(self, place: *const u8) -> Self {
+        // SAFETY: the type invariant; the caller promises the bytes.
+        Self(unsafe { xor_once(self.0, place) })
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, place: *mut u8) {
+        // SAFETY: the type invariant; the caller promises the bytes.
+        unsafe { _mm512_storeu_si512(place.cast(), self.0) };
+    }
+}
+
 impl Row for V512 {
     type Proof<'s> = Avx512<'s>;
     const BLOCKS: usize = 4;
@@ -390,18 +383,6 @@ impl Row for V512 {
             // SAFETY: the slice has 64 bytes, and they are ours.
             unsafe { self.store(bytes.as_mut_ptr()) };
         }
-    }
-
-    #[inline(always)]
-    unsafe fn xor_once(self, place: *const u8) -> Self {
-        // SAFETY: the caller's promise.
-        unsafe { V512::xor_once(self, place) }
-    }
-
-    #[inline(always)]
-    unsafe fn store(self, place: *mut u8) {
-        // SAFETY: the caller's promise.
-        unsafe { V512::store(self, place) };
     }
 }
 
