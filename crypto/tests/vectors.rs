@@ -140,18 +140,7 @@ impl Side {
             panic!("not transport data")
         };
         let keypair = self.index.session(&G, message.receiver).ok_or(Discard::UnknownReceiver)?;
-        let mut plain = message.packet.to_vec();
-        let source = Source::InPlace { len: plain.len() };
-        let (key, counter) = (keypair.receiving(), message.counter);
-        let mut jobs =
-            [Job { key, counter, source, destination: &mut plain, verdict: Verdict::Pending }];
-        aead::open(None, &mut jobs);
-        if jobs[0].verdict != Verdict::Done {
-            return Err(Discard::BadTag);
-        }
-        keypair.accept(message.counter)?;
-        plain.truncate(message.packet.len() - 16);
-        Ok(plain)
+        net::open(&keypair, &message)
     }
 }
 

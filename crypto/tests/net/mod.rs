@@ -246,17 +246,7 @@ impl Host {
         if !keypair.usable_for_receiving(now.monotonic) {
             return Err(Discard::SessionExpired);
         }
-        let mut plain = message.packet.to_vec();
-        let source = Source::InPlace { len: plain.len() };
-        let (key, counter) = (keypair.receiving(), message.counter);
-        let mut jobs =
-            [Job { key, counter, source, destination: &mut plain, verdict: Verdict::Pending }];
-        aead::open(None, &mut jobs);
-        if jobs[0].verdict != Verdict::Done {
-            return Err(Discard::BadTag);
-        }
-        plain.truncate(message.packet.len() - 16);
-        keypair.accept(message.counter)?;
+        let mut plain = open(&keypair, message)?;
         let peer = keypair.peer().clone();
         let inner = match plain.len() {
             0 => Ok(None),
@@ -412,6 +402,25 @@ pub(crate) struct Pair {
 pub(crate) const A: usize = 0;
 pub(crate) const B: usize = 1;
 pub(crate) const KEYS: [[u8; 32]; 2] = [[0x11; 32], [0x22; 32]];
+
+/// Opens transport data of a session and takes its counter, as the data path does.
+pub(crate) fn open(
+    keypair: &crypto::protocol::Keypair<Attached>,
+    message: &Transport<'_>,
+) -> Result<Vec<u8>, Discard> {
+    let mut plain = message.packet.to_vec();
+    let source = Source::InPlace { len: plain.len() };
+    let (key, counter) = (keypair.receiving(), message.counter);
+    let mut jobs =
+        [Job { key, counter, source, destination: &mut plain, verdict: Verdict::Pending }];
+    aead::open(None, &mut jobs);
+    if jobs[0].verdict != Verdict::Done {
+        return Err(Discard::BadTag);
+    }
+    keypair.accept(counter)?;
+    plain.truncate(message.packet.len() - 16);
+    Ok(plain)
+}
 
 /// The inner address of a host.
 pub(crate) fn inner(host: usize) -> IpAddr {
