@@ -37,7 +37,7 @@ mod tx_packet;
 mod tx_queue;
 
 pub use adapter::{Adapter, Config, Datapath};
-pub use nt::netcx::{Layer3, Piece};
+pub use nt::netcx::Piece;
 pub use rx_pool::{RxBuffer, RxPool};
 pub use rx_queue::{Indication, RxQueue};
 pub use tx_packet::{Pieces, TxBatch, TxPacket, TxSlot};

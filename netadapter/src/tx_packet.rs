@@ -7,7 +7,7 @@
 
 use core::{fmt, marker::PhantomData, ptr::NonNull, slice, sync::atomic::AtomicU8};
 
-use nt::netcx::{Indices, Layer3, Packet, Piece};
+use nt::netcx::{Indices, Packet, Piece};
 
 use crate::{ring::step, tx_queue::TxState};
 
@@ -121,26 +121,10 @@ impl<'advance> TxPacket<'advance> {
         self.len
     }
 
-    /// The kind of packet that NetAdapterCx found by its headers.
-    #[must_use]
-    pub fn layer3(&self) -> Layer3 {
-        self.body.packet.layer3
-    }
-
     /// Where the bytes are, in order.
     #[must_use]
     pub fn pieces(&self) -> Pieces<'_> {
         Pieces { state: self.state, body: self.body, at: 0 }
-    }
-
-    /// The bytes, in order, as memory that its sender may still write.
-    pub fn shared_bytes(&self) -> impl Iterator<Item = &[AtomicU8]> {
-        self.pieces().map(|piece| {
-            // SAFETY: mapped as long as the packet is the driver's, which it is while this value
-            // lives, and the borrow of it is what the slice is borrowed from. An atomic is as large
-            // as its byte, and shares it with whoever else writes.
-            unsafe { slice::from_raw_parts(piece.address.as_ptr().cast(), piece.len) }
-        })
     }
 
     /// Copies the packet's first bytes, as many as there are and `to` has room for; returns how many.
@@ -207,15 +191,8 @@ impl TxSlot {
         self.len
     }
 
-    /// The kind of packet that NetAdapterCx found by its headers.
-    #[must_use]
-    pub fn layer3(&self) -> Layer3 {
-        self.body.packet.layer3
-    }
-
     /// Where the bytes are, in order.
-    #[must_use]
-    pub fn pieces(&self) -> Pieces<'_> {
+    fn pieces(&self) -> Pieces<'_> {
         // SAFETY: exists by the type invariant, for as long as this value is borrowed.
         let state = unsafe { self.state.as_ref() };
         Pieces { state, body: self.body, at: 0 }
