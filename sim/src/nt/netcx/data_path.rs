@@ -134,8 +134,8 @@ impl DataPath {
     pub(crate) fn start(&self, machine: &Machine) {
         self.adapter.inbox.set_open(true);
         self.adapter.outbox.set_open(true);
-        self.tx.set_stopping(false);
-        self.rx.set_stopping(false);
+        self.tx.stopping().set(false);
+        self.rx.stopping().set(false);
         for queue in self.queues() {
             let started = queue.clone();
             queue.context.run_task(machine, move |machine| started.start(machine));
@@ -156,21 +156,19 @@ impl DataPath {
         }
         outbox.set_open(false);
         machine.world().wake(outbox.key());
-        self.tx.set_stopping(true);
+        self.tx.stopping().set(true);
         self.cancel(machine, self.tx.queue());
-        self.rx.set_stopping(true);
+        self.rx.stopping().set(true);
         self.cancel(machine, self.rx.queue());
         if !wait_or_die(machine, outbox.key(), "the driver to complete accepted packets", || {
             outbox.is_empty()
         }) {
             return;
         }
-        let (tx, rx) = (&self.tx, &self.rx);
+        let (tx, rx) = (self.tx.stopping(), self.rx.stopping());
         let stopped =
-            wait_or_die(machine, tx.key(), "the transmit queue to drain", || tx.ready_to_stop())
-                && wait_or_die(machine, rx.key(), "the receive queue to drain", || {
-                    rx.ready_to_stop()
-                });
+            wait_or_die(machine, tx.key(), "the transmit queue to drain", || tx.is_ready())
+                && wait_or_die(machine, rx.key(), "the receive queue to drain", || rx.is_ready());
         if !stopped {
             return;
         }

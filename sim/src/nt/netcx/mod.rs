@@ -37,6 +37,7 @@ pub mod queue;
 pub mod ring;
 pub mod ring_verifier;
 pub mod rx_translator;
+mod stopping;
 pub mod tx_translator;
 
 use adapter::Adapter;

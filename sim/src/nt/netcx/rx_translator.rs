@@ -17,6 +17,7 @@ use super::packet_layout;
 use super::poll_thread::{ExecutionContext, Poll};
 use super::queue::PacketQueue;
 use super::ring::{CHECKSUM, Fragment, Layout, Packet, RETURN_CONTEXT, VIRTUAL_ADDRESS};
+use super::stopping::Stopping;
 use crate::loader::probe;
 use crate::nt::machine::{Call, Level, Machine};
 use crate::verifier::schedule::{Key, lock};
@@ -216,8 +217,7 @@ pub(crate) struct RxTranslator {
     verified: bool,
     slots: Mutex<Option<Box<Slots>>>,
     returns: Arc<Returns>,
-    stopping: AtomicBool,
-    ready_to_stop: AtomicBool,
+    stopping: Stopping,
 }
 
 /// What an [`RxTranslator`] is made of.
@@ -262,8 +262,7 @@ impl RxTranslator {
             verified: machine.options().verified,
             slots: Mutex::new(Some(Box::new(slots))),
             returns,
-            stopping: AtomicBool::new(false),
-            ready_to_stop: AtomicBool::new(false),
+            stopping: Stopping::default(),
         })
     }
 
@@ -277,20 +276,9 @@ impl RxTranslator {
         &self.returns
     }
 
-    /// Switches to the stopping poll, or back.
-    pub(crate) fn set_stopping(&self, stopping: bool) {
-        self.stopping.store(stopping, Ordering::Release);
-        self.ready_to_stop.store(false, Ordering::Release);
-    }
-
-    /// Whether the stopping poll has nothing left to do.
-    pub(crate) fn ready_to_stop(&self) -> bool {
-        self.ready_to_stop.load(Ordering::Acquire)
-    }
-
-    /// What to wait on for that.
-    pub(crate) fn key(&self) -> Key {
-        Key::of(&self.ready_to_stop)
+    /// How it stops.
+    pub(crate) fn stopping(&self) -> &Stopping {
+        &self.stopping
     }
 
     fn return_buffers(&self, machine: &Machine, level: Level, slots: &mut Slots) -> usize {
@@ -523,8 +511,8 @@ impl RxTranslator {
             machine.die("RX POOL NOT FULL", detail);
             return;
         }
-        self.ready_to_stop.store(true, Ordering::Release);
-        machine.world().wake(self.key());
+        self.stopping.set_ready();
+        self.stopping.wake(machine);
     }
 }
 
@@ -532,9 +520,9 @@ impl Poll for RxTranslator {
     fn round(&self, machine: &Machine, level: Level) -> usize {
         // Taken out, not borrowed: the driver and the host run inside.
         let Some(mut slots) = lock(&self.slots).take() else { return 0 };
-        let work = if self.ready_to_stop() {
+        let work = if self.stopping.is_ready() {
             0
-        } else if self.stopping.load(Ordering::Acquire) {
+        } else if self.stopping.has_begun() {
             self.stopping_round(machine, level, &mut slots)
         } else {
             self.normal_round(machine, level, &mut slots)
@@ -544,7 +532,7 @@ impl Poll for RxTranslator {
     }
 
     fn arm(&self, machine: &Machine, level: Level) {
-        if !self.stopping.load(Ordering::Acquire) {
+        if !self.stopping.has_begun() {
             self.queue.arm(machine, level);
         }
     }

@@ -18,6 +18,7 @@ use super::packet_layout;
 use super::poll_thread::Poll;
 use super::queue::PacketQueue;
 use super::ring::{Fragment, Packet, VIRTUAL_ADDRESS};
+use super::stopping::Stopping;
 use crate::nt::machine::{Level, Machine};
 use crate::verifier::schedule::{Key, lock};
 
@@ -224,8 +225,7 @@ pub(crate) struct TxTranslator {
     slots: Mutex<Option<Box<Slots>>>,
     max_fragment: usize,
     max_fragments: usize,
-    stopping: AtomicBool,
-    ready_to_stop: AtomicBool,
+    stopping: Stopping,
 }
 
 impl TxTranslator {
@@ -246,8 +246,7 @@ impl TxTranslator {
             slots,
             max_fragment,
             max_fragments,
-            stopping: AtomicBool::new(false),
-            ready_to_stop: AtomicBool::new(false),
+            stopping: Stopping::default(),
         })
     }
 
@@ -256,20 +255,9 @@ impl TxTranslator {
         &self.queue
     }
 
-    /// Switches to the stopping poll, or back.
-    pub(crate) fn set_stopping(&self, stopping: bool) {
-        self.stopping.store(stopping, Ordering::Release);
-        self.ready_to_stop.store(false, Ordering::Release);
-    }
-
-    /// Whether the stopping poll has nothing left to do.
-    pub(crate) fn ready_to_stop(&self) -> bool {
-        self.ready_to_stop.load(Ordering::Acquire)
-    }
-
-    /// What to wait on for that.
-    pub(crate) fn key(&self) -> Key {
-        Key::of(&self.ready_to_stop)
+    /// How it stops.
+    pub(crate) fn stopping(&self) -> &Stopping {
+        &self.stopping
     }
 
     fn translate(&self, slots: &mut Slots) -> usize {
@@ -378,7 +366,7 @@ impl TxTranslator {
             let mut waiting: Vec<_> = slots.chain.drain(..).collect();
             waiting.extend(lock(&self.outbox.queue).drain(..));
             self.outbox.done(machine, &mut waiting, &self.outbox.paused);
-            self.ready_to_stop.store(true, Ordering::Release);
+            self.stopping.set_ready();
         }
         completed
     }
@@ -388,15 +376,15 @@ impl Poll for TxTranslator {
     fn round(&self, machine: &Machine, level: Level) -> usize {
         // Taken out, not borrowed: the driver runs inside.
         let Some(mut slots) = lock(&self.slots).take() else { return 0 };
-        let work = if self.stopping.load(Ordering::Acquire) {
+        let work = if self.stopping.has_begun() {
             self.stopping_round(machine, level, &mut slots)
         } else {
             self.normal_round(machine, level, &mut slots)
         };
         self.outbox.done(machine, &mut slots.finished, &self.outbox.completed);
         *lock(&self.slots) = Some(slots);
-        if self.ready_to_stop() {
-            machine.world().wake(self.key());
+        if self.stopping.is_ready() {
+            self.stopping.wake(machine);
         }
         work
     }
