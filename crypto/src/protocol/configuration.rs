@@ -14,7 +14,7 @@ use core::net::SocketAddr;
 use abi::ioctl::Set;
 
 use super::{
-    Endpoint, Now,
+    Now,
     allowed_ips::Prefix,
     cookie::MacKeys,
     hash_table::HashTable,
@@ -358,7 +358,7 @@ impl<E> PeerChange<E> {
         });
         // spec: WG 11-e — the session is untouched, the source forgotten.
         if let Some(remote) = self.endpoint {
-            peer.roam(ground, &Endpoint { remote, local: None });
+            peer.move_to(ground, remote);
         }
         let interval = self.persistent_keepalive_s;
         let before = interval.map(|seconds| peer.set_persistent_keepalive_s(seconds));

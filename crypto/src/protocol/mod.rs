@@ -40,6 +40,7 @@ pub mod ratelimiter;
 pub mod receive;
 pub mod replay;
 pub mod send;
+mod sessions;
 mod staged;
 mod tai64n;
 pub mod timers;

@@ -7,7 +7,7 @@
 //! 6]
 
 use alloc::vec::Vec;
-use core::time::Duration;
+use core::{net::SocketAddr, time::Duration};
 
 use abi::discard::Discard;
 
@@ -22,6 +22,7 @@ use super::{
         REKEY_AFTER_TIME_RECEIVING,
     },
     noise::Secret,
+    sessions::Sessions,
     staged::Staged,
     timers::{NEVER, Timer, Timers, nanoseconds},
 };
@@ -255,6 +256,16 @@ impl<E> Peer<E> {
         self.staged.pop(ground)
     }
 
+    /// Whether there is a session to send with. `<= DISPATCH_LEVEL`.
+    pub fn has_session(&self, ground: &impl Ground, now: Now) -> bool {
+        self.current_session(ground).is_some_and(|it| it.usable_for_sending(now.monotonic))
+    }
+
+    /// Whether any packet is staged. One that is being staged or taken may be missed. Any IRQL.
+    pub fn has_staged(&self) -> bool {
+        self.staged.any()
+    }
+
     /// How many packets are staged.
     pub fn staged_packets(&self, ground: &impl Ground) -> usize {
         self.staged.len(ground)
@@ -388,9 +399,21 @@ impl<E> Peer<E> {
     }
 
     /// An authentic message came from `from`: the peer is there now.
+    ///
+    /// A message that does not tell which of our addresses it came to says nothing against the last.
     // spec: WG 2.1-b
     pub(super) fn roam(&self, ground: &impl Ground, from: &Endpoint) {
-        self.change_endpoint(ground, |endpoint| *endpoint = Some(*from));
+        self.change_endpoint(ground, |endpoint| {
+            let known = endpoint.filter(|known| known.remote == from.remote);
+            let local = from.local.or_else(|| known?.local);
+            *endpoint = Some(Endpoint { local, ..*from });
+        });
+    }
+
+    /// The peer is said to be at `remote`; how it is reached is to be found out.
+    // spec: WG 11-e
+    pub(super) fn move_to(&self, ground: &impl Ground, remote: SocketAddr) {
+        self.change_endpoint(ground, |endpoint| *endpoint = Some(Endpoint { remote, local: None }));
     }
 
     /// Forgets which of our addresses the peer knows us by.
@@ -533,49 +556,6 @@ impl<E> Peer<E> {
     /// Whether anything is to be done for the peer without new packets.
     pub(super) fn earliest_deadline(&self) -> u64 {
         if self.is_enabled() { self.timers.earliest() } else { NEVER }
-    }
-}
-
-/// The sessions of a peer: all receive, only the current one sends.
-// spec: WG 6.3-a
-pub(super) struct Sessions<E> {
-    pub(super) previous: Option<Shared<Keypair<E>>>,
-    pub(super) current: Option<Shared<Keypair<E>>>,
-    pub(super) next: Option<Shared<Keypair<E>>>,
-}
-
-/// Sessions that were given up, to be retired with the lock open.
-pub(super) type Retired<E> = [Option<Shared<Keypair<E>>>; 3];
-
-impl<E> Sessions<E> {
-    const fn new() -> Self {
-        Self { previous: None, current: None, next: None }
-    }
-
-    /// The initiator's new session sends at once.
-    // spec: WG 6.3-b
-    pub(super) fn begin_as_initiator(&mut self, keypair: Shared<Keypair<E>>) -> Retired<E> {
-        let current = self.current.replace(keypair);
-        match self.next.take() {
-            Some(next) => [self.previous.replace(next), current, None],
-            None => [core::mem::replace(&mut self.previous, current), None, None],
-        }
-    }
-
-    /// The responder's new session waits to be confirmed.
-    // spec: WG 6.3-c
-    pub(super) fn begin_as_responder(&mut self, keypair: Shared<Keypair<E>>) -> Retired<E> {
-        [self.next.replace(keypair), self.previous.take(), None]
-    }
-
-    fn promote(&mut self, keypair: &Shared<Keypair<E>>) -> Option<Retired<E>> {
-        let next = self.next.take_if(|next| Shared::ptr_eq(next, keypair))?;
-        let current = self.current.replace(next);
-        Some([core::mem::replace(&mut self.previous, current), None, None])
-    }
-
-    fn take_all(&mut self) -> Retired<E> {
-        [self.previous.take(), self.current.take(), self.next.take()]
     }
 }
 

@@ -8,10 +8,17 @@ use alloc::{collections::VecDeque, vec::Vec};
 use abi::discard::Discard;
 
 use super::limits::{MAX_STAGED_BYTES, MAX_STAGED_PACKETS};
-use crate::sync::{Ground, SpinLock};
+use crate::sync::{
+    Ground, SpinLock,
+    atomic::{AtomicBool, Ordering},
+};
 
 /// The queue of one peer.
-pub(super) struct Staged(SpinLock<Queue>);
+pub(super) struct Staged {
+    queue: SpinLock<Queue>,
+    /// Whether there are any, to be asked without the lock.
+    any: AtomicBool,
+}
 
 struct Queue {
     packets: VecDeque<Vec<u8>>,
@@ -24,7 +31,8 @@ impl Staged {
     /// An empty queue that is closed until the adapter is up.
     pub(super) fn new() -> Self {
         let closed = Some(Discard::AdapterDown);
-        Self(SpinLock::new(Queue { packets: VecDeque::new(), bytes: 0, closed }))
+        let queue = Queue { packets: VecDeque::new(), bytes: 0, closed };
+        Self { queue: SpinLock::new(queue), any: AtomicBool::new(false) }
     }
 
     /// Adds a packet and returns how many of the oldest went for it.
@@ -36,7 +44,7 @@ impl Staged {
         let mut discarded = 0;
         loop {
             // One per turn, so that memory is given back with the lock open.
-            let oldest = self.0.with(ground, |queue| {
+            let oldest = self.with(ground, |queue| {
                 if let Some(reason) = queue.closed {
                     return Err(reason);
                 }
@@ -56,17 +64,17 @@ impl Staged {
 
     /// Takes the oldest packet.
     pub(super) fn pop(&self, ground: &impl Ground) -> Option<Vec<u8>> {
-        self.0.with(ground, Queue::pop)
+        self.with(ground, Queue::pop)
     }
 
     /// How many packets wait.
     pub(super) fn len(&self, ground: &impl Ground) -> usize {
-        self.0.with(ground, |queue| queue.packets.len())
+        self.queue.with(ground, |queue| queue.packets.len())
     }
 
     /// Drops all packets and returns how many there were.
     pub(super) fn clear(&self, ground: &impl Ground) -> usize {
-        let packets = self.0.with(ground, |queue| {
+        let packets = self.with(ground, |queue| {
             queue.bytes = 0;
             core::mem::take(&mut queue.packets)
         });
@@ -75,7 +83,23 @@ impl Staged {
 
     /// Opens the queue, or closes it for a reason.
     pub(super) fn set_closed(&self, ground: &impl Ground, closed: Option<Discard>) {
-        self.0.with(ground, |queue| queue.closed = closed);
+        self.queue.with(ground, |queue| queue.closed = closed);
+    }
+
+    /// Whether any packet waits. One that is being added or taken may be missed.
+    pub(super) fn any(&self) -> bool {
+        // Relaxed: only a hint.
+        self.any.load(Ordering::Relaxed)
+    }
+
+    /// Changes the queue.
+    fn with<R>(&self, ground: &impl Ground, change: impl FnOnce(&mut Queue) -> R) -> R {
+        self.queue.with(ground, |queue| {
+            let result = change(queue);
+            // Relaxed: as above; stores are ordered by the lock.
+            self.any.store(!queue.packets.is_empty(), Ordering::Relaxed);
+            result
+        })
     }
 }
 

@@ -10,6 +10,7 @@ use crate::{
         keypair::SessionFacts,
         limits::{REJECT_AFTER_MESSAGES, REJECT_AFTER_TIME},
         noise::SessionKeys,
+        sessions::Retired,
     },
     sync::Unpinned,
 };
@@ -176,5 +177,28 @@ fn sessions_take_turns() {
     assert_eq!(count(sessions.begin_as_initiator(e.clone())), 1, "the old current goes");
     assert_eq!(letters(&sessions), ['a', 'e', '-'], "an unconfirmed next is kept to receive");
     drop(sessions);
+    done(&peer);
+}
+
+#[test]
+fn a_message_that_does_not_tell_where_it_came_to_keeps_what_is_known() {
+    let peer = peer();
+    let remote = |port| SocketAddr::new([192, 0, 2, 1].into(), port);
+    let local = Some(crate::protocol::Local { address: [10, 0, 0, 1].into(), interface: 7 });
+    for (said, known, why) in [
+        ((1, local), (1, local), "the first"),
+        ((1, None), (1, local), "from the same place"),
+        ((2, None), (2, None), "from another place nothing is known"),
+        ((1, local), (1, local), "and back"),
+    ] {
+        let at = |(port, local)| Endpoint { remote: remote(port), local };
+        peer.roam(&G, &at(said));
+        assert_eq!(peer.endpoint(&G), Some(at(known)), "{why}");
+    }
+    let version = peer.endpoint_version();
+    peer.roam(&G, &Endpoint { remote: remote(1), local: None });
+    assert_eq!(peer.endpoint_version(), version, "a route that was found stays good");
+    peer.move_to(&G, remote(1));
+    assert_eq!(peer.endpoint(&G), Some(Endpoint { remote: remote(1), local: None }));
     done(&peer);
 }
