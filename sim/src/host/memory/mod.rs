@@ -11,7 +11,7 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
 use super::routes::{Interface, Prefix, Route, Tables};
@@ -62,8 +62,12 @@ struct Shared {
     state: Mutex<State>,
     stopped: AtomicBool,
     carried: Mutex<Carried>,
+    tap: OnceLock<Box<Tap>>,
     order: AtomicU64,
 }
+
+/// Sees a datagram: who sent it, where it goes, its payload.
+type Tap = dyn Fn(SocketAddr, SocketAddr, &[u8]) + Send + Sync;
 
 #[derive(Default)]
 struct State {
@@ -92,6 +96,7 @@ impl Network {
             state: Mutex::new(State { nat_ports: NAT_FIRST_PORT, ..State::default() }),
             stopped: AtomicBool::new(false),
             carried: Mutex::default(),
+            tap: OnceLock::new(),
             order: AtomicU64::new(0),
         });
         let wire = shared.clone();
@@ -127,6 +132,15 @@ impl Network {
         lock(&self.shared.state).links.insert((from, to), link);
     }
 
+    /// Shows every datagram to `tap` in the order they were sent, before the weather: sender, destination, payload.
+    ///
+    /// # Panics
+    ///
+    /// If there is a tap already.
+    pub fn tap(&self, tap: impl Fn(SocketAddr, SocketAddr, &[u8]) + Send + Sync + 'static) {
+        assert!(self.shared.tap.set(Box::new(tap)).is_ok(), "one tap at a time");
+    }
+
     /// What it carried so far.
     #[must_use]
     pub fn carried(&self) -> Carried {
@@ -151,6 +165,9 @@ impl Shared {
         let random = self.world.random();
         let now = self.world.now();
         let mut state = lock(&self.state);
+        if let Some(tap) = self.tap.get() {
+            tap(from, to, &payload);
+        }
         let key = (from.ip(), to.ip());
         let link = state.links.get(&key).copied().unwrap_or(state.weather);
         let headers = if from.is_ipv4() { 28 } else { 48 };
