@@ -6,7 +6,8 @@
 //! asks workers for what it may not do itself.
 
 use core::{
-    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    net::SocketAddr,
+    sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     time::Duration,
 };
 
@@ -18,6 +19,7 @@ use crypto::{
 };
 use netadapter::Adapter;
 use nt::{
+    dpc,
     event::{Event, Kind},
     irql::{AtMostDispatch, Passive},
     mutex::Mutex,
@@ -28,12 +30,13 @@ use nt::{
 use crate::{
     Core,
     counters::Counters,
-    datapath,
+    datapath::{self, Stage},
     ends::Outer,
     ground::{At, AtPassive},
     handshakes::{HandshakeQueue, Message},
     log::{Level, Log},
     peer::{Paths, Peer, ServiceQueue},
+    processors::Handover,
 };
 
 /// How often it is looked whether the last send by sockets that are going has returned.
@@ -52,6 +55,8 @@ pub(crate) struct Device {
     sockets_lost: AtomicBool,
     /// Counts failed sends: a route resolved before the last one may be stale.
     failures: AtomicU64,
+    /// Lanes that another CPU is to go on with.
+    handovers: AtomicUsize,
     /// The interface's LUID while it is kept out of routes; 0 otherwise.
     luid: AtomicU64,
     control: Mutex<Control>,
@@ -102,6 +107,7 @@ impl Device {
             sockets: RwSpinLock::new(None),
             sockets_lost: AtomicBool::new(false),
             failures: AtomicU64::new(0),
+            handovers: AtomicUsize::new(0),
             luid: AtomicU64::new(0),
             control: Mutex::try_new(Control { port: 0, owner: None, pause })?,
         };
@@ -144,7 +150,12 @@ impl Device {
     /// How the peer is reached: `None` until a worker has resolved it.
     ///
     /// A route of an old routing table, or one by which a send has failed, is used on while a worker
-    /// looks again.
+    /// looks again. That there was none is not believed: the packet waits while a worker looks, and is
+    /// discarded by it for the reason there is then.
+    ///
+    /// # Errors
+    ///
+    /// [`Discard::NoEndpoint`].
     pub(crate) fn route_to(
         &self,
         peer: &Shared<Peer>,
@@ -152,30 +163,35 @@ impl Device {
     ) -> Result<Option<Route>, Discard> {
         let ground = At(level);
         let version = peer.endpoint_version();
-        if let Some(route) = peer.attached().route(&ground, version) {
-            if self.is_stale(&route) {
+        if let Some(known) = peer.attached().route(&ground, version) {
+            if self.is_stale(&known) {
                 self.ask_for_service(peer, level);
             }
-            return Ok(Some(route.route));
+            return Ok(known.route.ok());
         }
         let endpoint = peer.endpoint(&ground).ok_or(Discard::NoEndpoint)?;
         let Some(route) = self.learned_route(&endpoint) else {
             // Only the address it knows us by was forgotten: the last way there is used on while a
             // worker looks for it again.
-            let last = peer.attached().last_route(&ground).map(|last| last.route);
+            let last = peer.attached().last_route(&ground);
             let last = last.filter(|last| last.remote == endpoint.remote);
+            let last = last.and_then(|last| last.route.ok());
             if last.is_some() {
                 self.ask_for_service(peer, level);
             }
             return Ok(last);
         };
-        peer.attached().set_route(&ground, version, self.dated(route));
+        let generation = route.generation;
+        let failures = self.failures.load(Ordering::Acquire);
+        let remote = endpoint.remote;
+        let dated = DatedRoute { remote, route: Ok(route), generation, failures };
+        peer.attached().set_route(&ground, version, dated);
         Ok(Some(route))
     }
 
     /// The route back to an endpoint that was learned from a packet: from the address and interface
     /// that packet came to.
-    pub(crate) fn learned_route(&self, endpoint: &Endpoint) -> Option<Route> {
+    fn learned_route(&self, endpoint: &Endpoint) -> Option<Route> {
         let local = endpoint.local?;
         Some(Route {
             remote: endpoint.remote,
@@ -199,10 +215,10 @@ impl Device {
         }
         let endpoint = peer.endpoint(&ground).ok_or(Discard::NoEndpoint)?;
         self.resolve(peer, version, &endpoint, passive)?;
-        Ok(known.is_none())
+        Ok(known.is_none_or(|known| known.route.is_err()))
     }
 
-    /// Resolves the way to `endpoint`, and remembers it for the peer.
+    /// Resolves the way to `endpoint`, and remembers it for the peer, or that there is none.
     pub(crate) fn resolve(
         &self,
         peer: &Peer,
@@ -213,26 +229,100 @@ impl Device {
         let preferred = endpoint
             .local
             .map(|local| callout::Local { address: local.address, interface: local.interface });
-        // Before the table is read: a failure in between makes the route doubtful again.
+        // Before the table is read: a failure or a change in between makes the answer doubtful again.
         let failures = self.failures.load(Ordering::Acquire);
-        let route = self.core.routes.resolve(passive, endpoint.remote, preferred)?;
-        let dated = DatedRoute { route, failures };
+        let generation = self.core.routes.generation();
+        let remote = endpoint.remote;
+        let route = self.core.routes.resolve(passive, remote, preferred);
+        let dated = DatedRoute { remote, route, generation, failures };
         peer.attached().set_route(&AtPassive(passive), version, dated);
-        Ok(route)
+        route
     }
 
+    /// The way a handshake message to `endpoint` takes: that of the peer's packets if it leads there,
+    /// or else back where the message it answers came from.
+    ///
+    /// # Errors
+    ///
+    /// Why there is none.
+    pub(crate) fn message_route(
+        &self,
+        peer: Option<&Shared<Peer>>,
+        endpoint: &Endpoint,
+        passive: &Passive,
+    ) -> Result<Route, Discard> {
+        let Some(peer) = peer else {
+            return match self.learned_route(endpoint) {
+                Some(route) => Ok(route),
+                None => self.core.routes.resolve(passive, endpoint.remote, None),
+            };
+        };
+        let version = peer.endpoint_version();
+        let known = peer.attached().route(&AtPassive(passive), version);
+        let fresh = known.is_some_and(|known| !self.is_stale(&known));
+        match known.filter(|known| known.remote == endpoint.remote) {
+            Some(DatedRoute { route: Ok(route), .. }) if fresh => Ok(route),
+            Some(_) => self.resolve(peer, version, endpoint, passive),
+            None => match self.learned_route(endpoint) {
+                Some(route) => Ok(route),
+                None => self.resolve(peer, version, endpoint, passive),
+            },
+        }
+    }
+
+    /// Whether it is to be looked for again.
     fn is_stale(&self, known: &DatedRoute) -> bool {
-        known.route.generation != self.core.routes.generation()
+        known.route.is_err()
+            || known.generation != self.core.routes.generation()
             || known.failures != self.failures.load(Ordering::Acquire)
-    }
-
-    fn dated(&self, route: Route) -> DatedRoute {
-        DatedRoute { route, failures: self.failures.load(Ordering::Acquire) }
     }
 
     /// A send failed: every route is looked at again when it is next used.
     pub(crate) fn doubt_routes(&self) {
         self.failures.fetch_add(1, Ordering::Release);
+    }
+
+    /// Has the next CPU go on with one of the device's lanes.
+    ///
+    /// # Errors
+    ///
+    /// What was to be handed over, if that CPU cannot have it now.
+    pub(crate) fn hand_to_next(handover: Handover, level: &AtMostDispatch) -> Result<(), Handover> {
+        let device = handover.device.clone();
+        // Relaxed: the queue's lock publishes it with the handover.
+        device.handovers.fetch_add(1, Ordering::Relaxed);
+        let handed = device.core.processors.hand_to_next(handover, level);
+        if handed.is_ok() {
+            device.counters.add(Counter::Handovers, 1);
+        } else {
+            device.handovers.fetch_sub(1, Ordering::Relaxed);
+        }
+        handed
+    }
+
+    /// Goes on with a lane that another CPU handed over.
+    pub(crate) fn go_on(handover: Handover, level: &AtMostDispatch) {
+        let Handover { stage, baton, peer, device } = handover;
+        let began = device.now();
+        match stage {
+            Stage::Seal => Self::go_on_sealing(&device, &peer, baton, level),
+            Stage::Send => Self::go_on_sending(&device, &peer, baton, level),
+            Stage::Open => Self::go_on_opening(&device, &peer, baton, level),
+        }
+        device.note_time_at_dispatch(began);
+        drop(peer);
+        // Release pairs with the Acquire of `recall`.
+        device.handovers.fetch_sub(1, Ordering::Release);
+    }
+
+    /// Waits until no CPU has a lane of this device's to go on with, nor a reference to it.
+    fn recall(&self, passive: &Passive) {
+        // Acquire pairs with the Release of `go_on`.
+        while self.handovers.load(Ordering::Acquire) != 0 {
+            dpc::flush(passive);
+        }
+        // The last one to go on may not have returned.
+        dpc::flush(passive);
     }
 
     /// Has a worker serve the peer.
@@ -390,6 +480,7 @@ impl Device {
         let ground = AtPassive(passive);
         self.tunnel.close(&ground);
         while self.service.pop(&ground).is_some() {}
+        self.recall(passive);
     }
 
     /// Writes a line to the log.
@@ -430,9 +521,13 @@ impl Device {
     }
 }
 
-/// A route, and how many sends had failed when it was resolved.
+/// What was found when the way to `remote` was looked for, and when that was.
 #[derive(Clone, Copy)]
 pub(crate) struct DatedRoute {
-    pub(crate) route: Route,
+    remote: SocketAddr,
+    route: Result<Route, Discard>,
+    /// Of the network.
+    generation: u64,
+    /// How many sends had failed.
     failures: u64,
 }

@@ -22,7 +22,7 @@ pub(crate) struct Outer(pub(crate) Shared<Device>);
 
 impl Receiver for Outer {
     fn receive(&self, datagrams: Datagrams, level: &AtMostDispatch) {
-        self.0.receive_batch(&datagrams, level);
+        Device::receive_batch(&self.0, datagrams, level);
     }
 
     fn sent(&self, datagrams: usize, bytes: usize) {
@@ -48,16 +48,23 @@ pub(crate) struct Inner(pub(crate) Shared<Device>);
 
 impl Datapath for Inner {
     fn transmit(&self, batch: &mut TxBatch<'_>, level: &AtMostDispatch) {
-        self.0.send_batch(batch, level);
+        Device::send_batch(&self.0, batch, level);
     }
 
-    fn discard(&self, reason: Discard, packets: u64) {
-        let packets = usize::try_from(packets).unwrap_or(usize::MAX);
+    fn discard(&self, reason: Discard, packets: u64, bytes: u64) {
+        let clamped = |count| usize::try_from(count).unwrap_or(usize::MAX);
+        let (packets, bytes) = (clamped(packets), clamped(bytes));
         match reason.direction() {
             // They came, but `transmit` was never shown them.
-            Direction::Outbound => self.0.counters.add(Counter::PacketsOut, packets),
+            Direction::Outbound => {
+                self.0.counters.add(Counter::PacketsOut, packets);
+                self.0.counters.add(Counter::BytesOut, bytes);
+            }
             // They were handed to the ring, which stopped before it took them.
-            Direction::Inbound => self.0.counters.take_back(Counter::PacketsIn, packets),
+            Direction::Inbound => {
+                self.0.counters.take_back(Counter::PacketsIn, packets);
+                self.0.counters.take_back(Counter::BytesIn, bytes);
+            }
         }
         self.0.counters.discard(reason, packets);
     }

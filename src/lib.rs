@@ -12,6 +12,7 @@
 //! | `workers` | threads and the timer: handshakes, deadlines, routes |
 //! | `ends` | what sockets and rings call |
 //! | `peer` | what is kept with each peer |
+//! | `processors` | what one CPU leaves to the next |
 //! | `handshakes` | handshake messages waiting for a worker |
 //! | `counters`, `log` | what is counted, and said |
 //! | `ground`, `random` | what the protocol core stands on |
@@ -29,6 +30,7 @@ mod ground;
 mod handshakes;
 mod log;
 mod peer;
+mod processors;
 mod random;
 mod workers;
 
@@ -55,7 +57,8 @@ use nt::{
 };
 
 use crate::{
-    control::Context, device::Device, ends::Inner, peer::Paths, random::Generator, workers::Workers,
+    control::Context, device::Device, ends::Inner, peer::Paths, processors::Processors,
+    random::Generator, workers::Workers,
 };
 
 #[global_allocator]
@@ -75,6 +78,7 @@ const RX_POOL_BYTES: usize = 64 << 20;
 /// What all adapters share. Newest first: fields are dropped in this order.
 pub(crate) struct Core {
     workers: Workers,
+    pub(crate) processors: Processors,
     pub(crate) routes: Routes,
     pub(crate) buffers: RxPool,
     pub(crate) runs: RunPool,
@@ -104,10 +108,12 @@ impl Core {
         let runs = RunPool::new(passive, RunCaps::default())?;
         let buffers = RxPool::try_new(RX_BUFFER_BYTES, RX_POOL_BYTES)?;
         let routes = Routes::start(passive)?;
+        let processors = Processors::try_new()?;
         let workers = Workers::start(passive)?;
         let numbers = AtomicU64::new(1);
         Ok(Self {
             workers,
+            processors,
             routes,
             buffers,
             runs,

@@ -1,4 +1,4 @@
-//! What the driver keeps with each peer: its two lanes, its outer route, and a place in the queue of
+//! What the driver keeps with each peer: its lanes, its outer route, and a place in the queue of
 //! peers that need a worker.
 
 use alloc::boxed::Box;
@@ -22,15 +22,17 @@ pub(crate) type Keypair = protocol::Keypair<Paths>;
 /// What the driver keeps with a peer. Dropped with its last reference, at `<= DISPATCH_LEVEL`.
 #[derive(Default)]
 pub(crate) struct Paths {
-    /// Chunks to be sent, in counter order.
+    /// Chunks to be sealed, in counter order.
+    pub(crate) seal: Lane<Option<Box<SendWork>>>,
+    /// Chunks that are sealed and to be sent, in the same order.
     pub(crate) send: Lane<Option<Box<SendWork>>>,
-    /// Chunks received, in the order they came.
-    pub(crate) receive: Lane<Option<Box<ReceiveWork>>>,
+    /// Chunks to be opened, in the order they came.
+    pub(crate) open: Lane<Option<Box<ReceiveWork>>>,
     route: SpinLock<Cached>,
     service: SpinLock<Waiting>,
 }
 
-/// The last route, and the version of the endpoint it leads to.
+/// What was last found, and the version of the endpoint it was looked for.
 #[derive(Default)]
 struct Cached(Option<(u64, DatedRoute)>);
 
@@ -42,8 +44,8 @@ struct Waiting {
 }
 
 impl Paths {
-    /// The route last resolved for the endpoint of version `endpoint`, however old the table it
-    /// came from.
+    /// What was last found for the endpoint of version `endpoint`, however old the table it came
+    /// from.
     pub(crate) fn route(&self, ground: &impl Ground, endpoint: u64) -> Option<DatedRoute> {
         self.route.with(ground, |cached| match &cached.0 {
             Some((version, route)) if *version == endpoint => Some(*route),
@@ -51,12 +53,12 @@ impl Paths {
         })
     }
 
-    /// The route last resolved, for whatever endpoint.
+    /// What was last found, for whatever endpoint.
     pub(crate) fn last_route(&self, ground: &impl Ground) -> Option<DatedRoute> {
         self.route.with(ground, |cached| cached.0.map(|(_, route)| route))
     }
 
-    /// Remembers the route for the endpoint of version `endpoint`.
+    /// Remembers what was found for the endpoint of version `endpoint`.
     pub(crate) fn set_route(&self, ground: &impl Ground, endpoint: u64, route: DatedRoute) {
         self.route.with(ground, |cached| cached.0 = Some((endpoint, route)));
     }

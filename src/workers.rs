@@ -11,8 +11,7 @@ use core::{
     time::Duration,
 };
 
-use abi::statistics::Counter;
-use callout::Route;
+use abi::{discard::Discard, statistics::Counter};
 use crypto::{
     protocol::{Endpoint, Output},
     sync::{RwSpinLock, Shared},
@@ -222,7 +221,7 @@ impl Worker {
                 device.discard_staged(&peer, reason, passive);
             }
             // What waited for the route asks for a handshake, if it does not have a session.
-            if routed == Ok(true) || errand.has_session(&peer) {
+            if routed == Ok(true) || peer.has_session(&ground, now()) {
                 errand.flush(&peer, false);
             }
             device.tunnel.service(&ground, &peer, now(), &mut self.random, &mut errand);
@@ -251,36 +250,16 @@ pub(crate) struct Errand<'e> {
     pub(crate) passive: &'e Passive,
 }
 
-impl Errand<'_> {
-    /// Whether the peer can be sent to.
-    fn has_session(&self, peer: &Shared<Peer>) -> bool {
-        peer.current_session(&AtPassive(self.passive))
-            .is_some_and(|session| session.usable_for_sending(now().monotonic))
-    }
-
-    /// The way to where a message goes.
-    fn route(&self, peer: Option<&Shared<Peer>>, to: &Endpoint) -> Option<Route> {
-        if let Some(route) = self.device.learned_route(to) {
-            return Some(route);
-        }
-        let found = match peer {
-            Some(peer) => {
-                let version = peer.endpoint_version();
-                self.device.resolve(peer, version, to, self.passive)
-            }
-            None => self.device.core.routes.resolve(self.passive, to.remote, None),
-        };
-        found.map_err(|reason| self.device.counters.discard(reason, 1)).ok()
-    }
-}
-
 impl Output<Paths> for Errand<'_> {
     fn send(&mut self, peer: Option<&Shared<Peer>>, to: &Endpoint, datagram: &[u8], tos: u8) {
         let device = self.device;
         device.counters.add(Counter::HandshakesOut, 1);
-        let Some(route) = self.route(peer, to) else { return };
+        let route = match device.message_route(peer, to, self.passive) {
+            Ok(route) => route,
+            Err(reason) => return device.counters.discard(reason, 1),
+        };
         let Some(mut run) = device.core.runs.take(1, datagram.len()) else {
-            return device.counters.discard(abi::discard::Discard::QueueFull, 1);
+            return device.counters.discard(Discard::QueueFull, 1);
         };
         if let Some(place) = run.push(datagram.len()) {
             place.copy_from_slice(datagram);
@@ -290,6 +269,8 @@ impl Output<Paths> for Errand<'_> {
 
     fn flush(&mut self, peer: &Shared<Peer>, keepalive_if_empty: bool) {
         let (device, now) = (self.device, now());
-        self.passive.pinned(|level| device.flush(peer, keepalive_if_empty, now, level.at_most()));
+        self.passive.pinned(|level| {
+            Device::flush(device, peer, keepalive_if_empty, now, level.at_most());
+        });
     }
 }

@@ -68,6 +68,8 @@ counters! {
     Chunks,
     /// Longest time one of our callbacks stayed at DISPATCH_LEVEL, in 100 ns.
     LongestAtDispatch100ns,
+    /// Times one CPU had delivered enough of a peer's chunks, and the next went on.
+    Handovers,
 }
 
 /// A statistics block that has been checked.

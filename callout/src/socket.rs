@@ -307,20 +307,58 @@ impl<R: Receiver> Events for Ear<R> {
     }
 }
 
-/// Datagrams that arrived together, at least one; released to WSK on drop, by one call.
+/// Datagrams that arrived at one socket; released to WSK on drop, by one call.
 #[must_use = "dropping releases the datagrams unread"]
 pub struct Datagrams(wsk::Datagrams);
 
 impl Datagrams {
+    /// An empty list of the same socket, to move datagrams to; `None` if the socket is closing.
+    ///
+    /// # IRQL
+    ///
+    /// `<= DISPATCH_LEVEL`.
+    #[must_use]
+    pub fn split(&self) -> Option<Self> {
+        self.0.split().map(Self)
+    }
+
+    /// Moves the first datagram to the end of `to`, a list of the same socket; false if there is none.
+    ///
+    /// # IRQL
+    ///
+    /// Any.
+    pub fn move_first(&mut self, to: &mut Self) -> bool {
+        self.0.move_first(&mut to.0)
+    }
+
     /// How many there are.
     ///
     /// # IRQL
     ///
     /// Any.
     #[must_use]
-    #[expect(clippy::len_without_is_empty, reason = "there is at least one")]
     pub const fn len(&self) -> usize {
         self.0.len()
+    }
+
+    /// Whether there are none.
+    ///
+    /// # IRQL
+    ///
+    /// Any.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The first datagram, or why it cannot be read; `None` if there is none.
+    ///
+    /// # IRQL
+    ///
+    /// `<= DISPATCH_LEVEL`.
+    #[must_use]
+    pub fn first(&self) -> Option<Result<Datagram<'_>, Discard>> {
+        self.iter().next()
     }
 
     /// The datagrams, in order; in place of one that cannot be read, why, to be counted.
@@ -328,7 +366,7 @@ impl Datagrams {
     /// # IRQL
     ///
     /// `<= DISPATCH_LEVEL`.
-    pub fn iter(&self) -> impl Iterator<Item = Result<Datagram<'_>, Discard>> + Clone {
+    pub fn iter(&self) -> impl Iterator<Item = Result<Datagram<'_>, Discard>> {
         self.0.iter().map(|datagram| Datagram::read(&datagram))
     }
 }

@@ -42,12 +42,13 @@ pub trait Datapath: Send + Sync + 'static {
     /// `<= DISPATCH_LEVEL`.
     fn transmit_cancelled(&self, _level: &AtMostDispatch) {}
 
-    /// So many packets went no further here.
+    /// So many packets, of so many bytes in all, went no further here. Bytes are 0 for packets that
+    /// were not looked at.
     ///
     /// # IRQL
     ///
     /// `<= DISPATCH_LEVEL`, any thread.
-    fn discard(&self, reason: Discard, packets: u64);
+    fn discard(&self, reason: Discard, packets: u64, bytes: u64);
 }
 
 /// How an adapter is made.

@@ -138,13 +138,13 @@ impl<D: Datapath> RxQueueContext<D> {
 
     /// Puts the waiting buffers back into the pool, and counts them.
     fn discard_waiting(&self) {
-        let mut discarded = 0;
+        let (mut discarded, mut bytes) = (0, 0);
         while let Some((buffer, _layer3)) = self.queue.0.waiting.pop() {
-            drop(buffer);
             discarded += 1;
+            bytes += buffer.as_slice().len() as u64;
         }
         if discarded != 0 {
-            self.datapath.discard(Discard::NotUp, discarded);
+            self.datapath.discard(Discard::NotUp, discarded, bytes);
         }
     }
 }

@@ -93,7 +93,7 @@ impl<D: Datapath> TxQueueContext<D> {
     /// Counts discarded packets, if there are any.
     fn count(&self, reason: Discard, packets: u64) {
         if packets != 0 {
-            self.datapath.discard(reason, packets);
+            self.datapath.discard(reason, packets, 0);
         }
     }
 }

@@ -7,9 +7,11 @@
 
 mod receive;
 mod send;
+mod turn;
 
 pub(crate) use receive::{ReceiveWork, endpoint};
 pub(crate) use send::SendWork;
+pub(crate) use turn::Stage;
 
 /// The most chunks of one peer and direction that may be under way.
 const MOST_CHUNKS: usize = 64;

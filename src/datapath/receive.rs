@@ -1,9 +1,9 @@
 //! Inbound: datagrams become inner packets.
 //!
-//! Transport data of one session and one sender is collected into a chunk, opened straight into
-//! buffers that the adapter will indicate, and delivered in the order it came by whoever owns the
-//! peer's lane: only then is the receive window looked at, and only by that owner, so it needs no
-//! lock. Everything else that could be a handshake message is copied to a bounded queue for a
+//! Transport data of one session and one sender is collected into a chunk, which takes its datagrams
+//! along, is opened straight into buffers that the adapter will indicate, and delivered in the order
+//! it came by whoever owns the peer's lane: only then is the receive window looked at, and only by
+//! that owner, so it needs no lock. Everything else that could be a handshake message is copied to a bounded queue for a
 //! worker. Whatever goes no further is counted, once.
 
 use alloc::boxed::Box;
@@ -13,7 +13,7 @@ use abi::{discard::Discard, statistics::Counter};
 use callout::{Datagram, Datagrams};
 use crypto::{
     aead::{self, ExtendedState, Job, Piece, Source, TAG_LEN, Verdict},
-    pipeline::{CHUNK_PACKETS, Chunk, Fate, Refused},
+    pipeline::{Baton, CHUNK_PACKETS, Chunk, Owner, Refused},
     protocol::{
         Endpoint, Local, Now, Received, Wants,
         messages::{TRANSPORT_HEADER_LEN, Transport},
@@ -25,7 +25,10 @@ use heapless::Vec as Batch;
 use netadapter::{Indication, RxBuffer};
 use nt::{irql::AtMostDispatch, pool::try_box};
 
-use super::MOST_CHUNKS;
+use super::{
+    MOST_CHUNKS,
+    turn::{Stage, Turn},
+};
 use crate::{
     device::Device,
     ground::At,
@@ -54,6 +57,8 @@ struct Opening {
 #[derive(Default)]
 pub(crate) struct ReceiveWork {
     packets: Batch<Opening, CHUNK_PACKETS>,
+    /// What they are opened from, in the same order; given back when they are.
+    datagrams: Option<Datagrams>,
     receiver: u32,
     keypair: Option<Shared<Keypair>>,
     from: Option<Endpoint>,
@@ -63,12 +68,13 @@ impl ReceiveWork {
     /// An empty chunk, in the pool.
     #[inline(never)] // The value is on the stack for as long as it takes to move it.
     fn boxed(
+        datagrams: Datagrams,
         receiver: u32,
         keypair: Shared<Keypair>,
         from: Endpoint,
     ) -> Result<Box<Self>, Discard> {
-        let (keypair, from) = (Some(keypair), Some(from));
-        try_box(Self { receiver, keypair, from, ..Self::default() })
+        let (datagrams, keypair, from) = (Some(datagrams), Some(keypair), Some(from));
+        try_box(Self { datagrams, receiver, keypair, from, ..Self::default() })
             .map_err(|_| Discard::OutOfMemory)
     }
 
@@ -78,15 +84,8 @@ impl ReceiveWork {
     }
 }
 
-/// One entry of a list of datagrams.
-type Entry<'d> = Result<Datagram<'d>, Discard>;
-
-/// Datagrams of one session and one sender, being collected: they follow each other in their list.
-struct Collected<I> {
-    /// The list from the chunk's first datagram on.
-    from_here: I,
-    work: Box<ReceiveWork>,
-}
+/// What travels through the lane of the way in.
+type Receiving = Option<Box<ReceiveWork>>;
 
 /// What a datagram's first bytes say it is.
 enum Kind {
@@ -94,71 +93,86 @@ enum Kind {
     Handshake,
 }
 
+/// What became of a datagram that was looked at.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sorted {
+    /// It is to be opened with the chunk being collected.
+    Chunk,
+    /// A worker has a copy.
+    Seen,
+}
+
 impl Device {
     /// Takes the datagrams of one indication.
-    pub(crate) fn receive_batch(&self, datagrams: &Datagrams, level: &AtMostDispatch) {
-        let now = self.now();
+    pub(crate) fn receive_batch(
+        this: &Shared<Self>,
+        mut datagrams: Datagrams,
+        level: &AtMostDispatch,
+    ) {
+        let now = this.now();
+        let (count, mut bytes) = (datagrams.len(), 0_usize);
+        this.counters.add(Counter::DatagramsIn, count);
+        // Those that are not opened, to be given back together.
+        let Some(mut seen) = datagrams.split() else {
+            return this.counters.discard(Discard::NotUp, count);
+        };
         let mut open = None;
-        let mut bytes = 0_usize;
-        let mut list = datagrams.iter();
-        loop {
-            let from_here = list.clone();
-            let Some(entry) = list.next() else { break };
-            let taken = entry.and_then(|datagram| {
+        while let Some(entry) = datagrams.first() {
+            let sorted = entry.and_then(|datagram| {
                 bytes = bytes.saturating_add(datagram.payload.len());
-                self.sort(datagram, from_here, &mut open, now, level)
+                Self::sort(this, &datagrams, &datagram, &mut open, now, level)
             });
-            if let Err(reason) = taken {
-                // A chunk's datagrams follow each other: this one is between two chunks.
-                self.receive_chunk(&mut open, now, level);
-                self.counters.discard(reason, 1);
+            if let Err(reason) = sorted {
+                this.counters.discard(reason, 1);
+            }
+            let chunk = open.as_mut().filter(|_| sorted == Ok(Sorted::Chunk));
+            let to = chunk.and_then(|work: &mut Box<ReceiveWork>| work.datagrams.as_mut());
+            if !datagrams.move_first(to.unwrap_or(&mut seen)) {
+                break;
             }
         }
-        self.receive_chunk(&mut open, now, level);
-        self.counters.add(Counter::DatagramsIn, datagrams.len());
-        self.counters.add(Counter::DatagramBytesIn, bytes);
-        self.note_time_at_dispatch(now);
+        Self::receive_chunk(this, open, now, level);
+        this.counters.add(Counter::DatagramBytesIn, bytes);
+        this.note_time_at_dispatch(now);
     }
 
-    /// Adds a datagram to the chunk being collected, or begins another, or queues it for a worker.
-    fn sort<'d, I: Iterator<Item = Entry<'d>>>(
-        &self,
-        datagram: Datagram<'d>,
-        from_here: I,
-        open: &mut Option<Collected<I>>,
+    /// Adds the first of `list` to the chunk being collected, or begins another, or queues it for a
+    /// worker.
+    fn sort(
+        this: &Shared<Self>,
+        list: &Datagrams,
+        datagram: &Datagram<'_>,
+        open: &mut Option<Box<ReceiveWork>>,
         now: Now,
         level: &AtMostDispatch,
-    ) -> Result<(), Discard> {
-        let (receiver, counter) = match kind(&datagram)? {
+    ) -> Result<Sorted, Discard> {
+        let (receiver, counter) = match kind(datagram)? {
             Kind::Transport { receiver, counter } => (receiver, counter),
-            Kind::Handshake => {
-                self.receive_chunk(open, now, level);
-                return self.queue_handshake(&datagram, level);
-            }
+            Kind::Handshake => return this.queue_handshake(datagram, level).map(|()| Sorted::Seen),
         };
-        let from = endpoint(&datagram);
-        let fits = open.as_ref().is_some_and(|Collected { work, .. }| {
+        let from = endpoint(datagram);
+        let fits = open.as_ref().is_some_and(|work| {
             work.receiver == receiver && work.from == Some(from) && !work.packets.is_full()
         });
         if !fits {
-            self.receive_chunk(open, now, level);
+            Self::receive_chunk(this, open.take(), now, level);
             let keypair =
-                self.core.indices.session(&At(level), receiver).ok_or(Discard::UnknownReceiver)?;
+                this.core.indices.session(&At(level), receiver).ok_or(Discard::UnknownReceiver)?;
             // The index table is the driver's: the session may be another adapter's.
-            if keypair.peer().tunnel() != self.tunnel.number() {
+            if keypair.peer().tunnel() != this.tunnel.number() {
                 return Err(Discard::UnknownReceiver);
             }
             if !keypair.usable_for_receiving(now.monotonic) {
                 return Err(Discard::SessionExpired);
             }
-            let work = ReceiveWork::boxed(receiver, keypair, from)?;
-            *open = Some(Collected { from_here, work });
+            let datagrams = list.split().ok_or(Discard::NotUp)?;
+            *open = Some(ReceiveWork::boxed(datagrams, receiver, keypair, from)?);
         }
-        if let Some(open) = open {
+        if let Some(work) = open {
             // There is room: a full chunk was received above.
-            let _ = open.work.packets.push(self.opening(&datagram, counter));
+            let _ = work.packets.push(this.opening(datagram, counter));
         }
-        Ok(())
+        Ok(Sorted::Chunk)
     }
 
     /// A place to open the datagram into, if there is a buffer that holds it.
@@ -174,45 +188,48 @@ impl Device {
         Opening { buffer, counter, datagram_len, ecn: datagram.ecn, verdict: Verdict::Pending }
     }
 
-    /// Orders, opens and delivers the chunk being collected, if there is one.
-    fn receive_chunk<'d, I: Iterator<Item = Entry<'d>>>(
-        &self,
-        open: &mut Option<Collected<I>>,
-        now: Now,
-        level: &AtMostDispatch,
-    ) {
-        let Some(Collected { from_here, work }) = open.take() else { return };
+    /// Orders, opens and delivers a chunk, if there is one.
+    fn receive_chunk(this: &Shared<Self>, work: Receiving, now: Now, level: &AtMostDispatch) {
+        let Some(work) = work else { return };
         let Some(peer) = work.keypair.as_ref().map(|keypair| keypair.peer().clone()) else {
             return;
         };
         let count = work.packets_left();
         let ground = At(level);
-        let lane = &peer.attached().receive;
+        let lane = &peer.attached().open;
         match lane.reserve(&ground, Some(work), MOST_CHUNKS, |_| Ok::<(), ()>(())) {
             Ok(chunk) => {
-                lane.run(&ground, &chunk, |work| {
-                    if let Some(work) = work {
-                        self.open_packets(work, from_here);
-                    }
-                });
-                lane.drain(&ground, |chunk, fate| self.deliver_received(chunk, fate, now, level));
+                chunk.run(&ground, |work| this.open_packets(work));
+                // WSK has its memory back before the chunk's turn comes, and is called with nothing
+                // locked.
+                drop(chunk.with_work(&ground, |work| work.as_mut()?.datagrams.take()));
+                let turn = Turn::begin(Stage::Open, this, &peer, now, level);
+                lane.drain(&ground, &mut Opener(turn));
             }
             Err(Refused::Full | Refused::Unnumbered(())) => {
-                self.counters.discard(Discard::HeldFull, count);
+                this.counters.discard(Discard::HeldFull, count);
             }
-            Err(Refused::Stopped) => self.counters.discard(Discard::PeerGone, count),
-            Err(Refused::OutOfMemory) => self.counters.discard(Discard::OutOfMemory, count),
+            Err(Refused::OutOfMemory) => this.counters.discard(Discard::OutOfMemory, count),
         }
     }
 
-    /// Opens each packet into its buffer; `sources` are its datagrams, in order.
-    fn open_packets<'d>(
-        &self,
-        work: &mut ReceiveWork,
-        mut sources: impl Iterator<Item = Entry<'d>>,
+    /// Goes on as the owner of the peer's lane.
+    pub(crate) fn go_on_opening(
+        this: &Shared<Self>,
+        peer: &Shared<Peer>,
+        baton: Baton,
+        level: &AtMostDispatch,
     ) {
-        let Some(keypair) = &work.keypair else { return };
+        let turn = Turn::begin(Stage::Open, this, peer, this.now(), level);
+        peer.attached().open.resume(&At(level), baton, &mut Opener(turn));
+    }
+
+    /// Opens each packet of a chunk into its buffer.
+    fn open_packets(&self, work: &mut Receiving) {
+        let Some(work) = work else { return };
+        let (Some(keypair), Some(datagrams)) = (&work.keypair, &work.datagrams) else { return };
         let packets = &mut work.packets;
+        let mut sources = datagrams.iter();
         let bytes = packets.iter().map(|packet| packet.datagram_len).fold(0, usize::saturating_add);
         self.core.with_extended_state(bytes, |state| {
             for packets in packets.chunks_mut(OPEN_PACKETS) {
@@ -222,49 +239,48 @@ impl Device {
     }
 
     /// Hands a chunk's packets to the adapter, in the order they came.
-    fn deliver_received(
-        &self,
-        chunk: &Chunk<Option<Box<ReceiveWork>>>,
-        fate: Fate,
+    fn deliver_opened(
+        this: &Shared<Self>,
+        work: &mut ReceiveWork,
         now: Now,
         level: &AtMostDispatch,
     ) {
-        let Some(mut work) = chunk.with_work(&At(level), Option::take) else { return };
         let (Some(keypair), Some(from)) = (work.keypair.take(), work.from) else { return };
-        if fate == Fate::Dead {
-            return self.counters.discard(Discard::PeerGone, work.packets_left());
-        }
         let peer = keypair.peer();
+        if !peer.is_enabled() {
+            let reason = if this.tunnel.is_up() { Discard::PeerGone } else { Discard::NotUp };
+            return this.counters.discard(reason, work.packets_left());
+        }
         let mut received = Received::default();
         let mut authentic = false;
         let mut last_source = None;
         for packet in &mut work.packets {
             let Some(buffer) = packet.buffer.take() else { continue };
             let bytes = packet.datagram_len as u64;
-            match self.judge(packet, buffer, &keypair, &mut last_source, &mut authentic, level) {
+            match this.judge(packet, buffer, &keypair, &mut last_source, &mut authentic, level) {
                 Ok(Some(deliverable)) => {
                     packet.buffer = Some(deliverable);
                     received.data_packets = received.data_packets.saturating_add(1);
                     received.bytes = received.bytes.saturating_add(bytes);
                 }
                 Ok(None) => {
-                    self.counters.add(Counter::KeepalivesIn, 1);
+                    this.counters.add(Counter::KeepalivesIn, 1);
                     received.bytes = received.bytes.saturating_add(bytes);
                 }
                 Err((reason, is_data)) => {
                     received.data_packets = received.data_packets.saturating_add(is_data.into());
-                    self.counters.discard(reason, 1);
+                    this.counters.discard(reason, 1);
                 }
             }
         }
-        self.counters.add(Counter::Chunks, 1);
+        this.counters.add(Counter::Chunks, 1);
         let wants = if authentic {
             peer.received(&At(level), &keypair, &from, now, received)
         } else {
             Wants::NONE
         };
-        self.indicate(&mut work);
-        self.attend(peer, wants, now, level);
+        this.indicate(work);
+        Self::attend(this, peer, wants, now, level);
     }
 
     /// Decides what becomes of an opened packet: delivered, a keepalive, or discarded, and then
@@ -320,18 +336,44 @@ impl Device {
 
     /// Does, or has somebody do, what the protocol wants for a peer.
     pub(crate) fn attend(
-        &self,
+        this: &Shared<Self>,
         peer: &Shared<Peer>,
         wants: Wants,
         now: Now,
         level: &AtMostDispatch,
     ) {
         if wants.contains(Wants::FLUSH) {
-            self.flush(peer, false, now, level);
+            Self::flush(this, peer, false, now, level);
         }
         if wants.contains(Wants::SERVICE) {
-            self.ask_for_service(peer, level);
+            this.ask_for_service(peer, level);
         }
+    }
+}
+
+/// The owner of a peer's lane: what is opened goes to the adapter.
+struct Opener<'d>(Turn<'d>);
+
+impl Owner<Receiving> for Opener<'_> {
+    fn run(&mut self, work: &mut Receiving) {
+        self.0.device.open_packets(work);
+    }
+
+    fn deliver(&mut self, chunk: Shared<Chunk<Receiving>>) {
+        let Turn { device, now, level, .. } = self.0;
+        // Taken out first: the network stack is called with nothing locked.
+        let Some(mut work) = chunk.with_work(&At(level), Option::take) else { return };
+        drop(work.datagrams.take());
+        self.0.count(work.packets.len());
+        Device::deliver_opened(device, &mut work, now, level);
+    }
+
+    fn has_enough(&mut self) -> bool {
+        self.0.is_over()
+    }
+
+    fn hand_over(&mut self, baton: Baton) -> Result<(), Baton> {
+        self.0.hand_over(baton)
     }
 }
 
@@ -364,7 +406,7 @@ fn open_some<'d>(
     state: Option<&ExtendedState>,
     keypair: &Keypair,
     packets: &mut [Opening],
-    sources: &mut impl Iterator<Item = Entry<'d>>,
+    sources: &mut impl Iterator<Item = Result<Datagram<'d>, Discard>>,
 ) {
     let mut pieces: Batch<_, OPEN_PACKETS> = Batch::new();
     for (packet, source) in packets.iter_mut().zip(sources) {

@@ -1,10 +1,11 @@
 //! Outbound: inner packets become datagrams.
 //!
 //! Packets of one peer and one outer type-of-service are collected into a chunk. A chunk is given a
-//! run buffer, its counters and its place in the peer's order in one step, is sealed into the run
-//! with nothing locked, and is handed to WSK by whoever owns the peer's lane. A packet that comes
-//! from the adapter keeps its ring slot until it is sealed; one that must wait for a session is
-//! copied and gives its slot back at once.
+//! run buffer, its counters and its place in the peer's order in one step, and is sealed into the
+//! run with nothing locked. Whoever owns the peer's order puts what is sealed behind what its sender
+//! has, and whoever owns the sender hands it to WSK: the stack may take its time, and keeps no CPU
+//! from sealing. A packet that comes from the adapter keeps its ring slot until it is sealed; one
+//! that must wait for a session is copied and gives its slot back at once.
 
 use alloc::{boxed::Box, vec::Vec};
 
@@ -12,7 +13,7 @@ use abi::{discard::Discard, statistics::Counter};
 use callout::{Route, Run};
 use crypto::{
     aead::{self, ExtendedState, Job, Piece, Source, TAG_LEN, Verdict},
-    pipeline::{CHUNK_PACKETS, Chunk, Fate, Refused},
+    pipeline::{Baton, CHUNK_PACKETS, Chunk, Owner, Refused},
     protocol::{
         Now, Sent, Wants,
         messages::{TRANSPORT_HEADER_LEN, Transport},
@@ -24,7 +25,10 @@ use heapless::Vec as Batch;
 use netadapter::{TxBatch, TxPacket, TxSlot};
 use nt::{irql::AtMostDispatch, pool::try_box};
 
-use super::MOST_CHUNKS;
+use super::{
+    MOST_CHUNKS,
+    turn::{Stage, Turn},
+};
 use crate::{
     device::Device,
     ground::At,
@@ -119,6 +123,8 @@ fn copied(len: usize, copy: impl FnOnce(&mut [u8]) -> usize) -> Result<Vec<u8>, 
 pub(crate) struct SendWork {
     packets: Batch<Packet, CHUNK_PACKETS>,
     run: Option<Run>,
+    /// Where to, unless that is known better when it leaves.
+    route: Option<Route>,
     keypair: Option<Shared<Keypair>>,
     first_counter: u64,
     tos: u8,
@@ -134,6 +140,11 @@ impl SendWork {
     fn boxed(tos: u8) -> Result<Box<Self>, Discard> {
         try_box(Self { tos, ..Self::default() }).map_err(|_| Discard::NoMemory)
     }
+
+    /// Whether its packets have not waited yet.
+    fn is_from_adapter(&self) -> bool {
+        matches!(self.packets.first(), Some(Packet::Slot(_) | Packet::Copied(_)))
+    }
 }
 
 /// Packets of one peer and type-of-service, being collected.
@@ -144,28 +155,28 @@ struct Collected {
 
 impl Device {
     /// Takes a batch of packets from the adapter's ring.
-    pub(crate) fn send_batch(&self, batch: &mut TxBatch<'_>, level: &AtMostDispatch) {
-        let now = self.now();
+    pub(crate) fn send_batch(this: &Shared<Self>, batch: &mut TxBatch<'_>, level: &AtMostDispatch) {
+        let now = this.now();
         let mut open: Option<Collected> = None;
         let (mut packets, mut bytes) = (0_usize, 0_usize);
         for packet in batch {
             packets = packets.saturating_add(1);
             bytes = bytes.saturating_add(packet.byte_count());
-            if let Err(reason) = self.collect(packet, &mut open, now, level) {
-                self.counters.discard(reason, 1);
+            if let Err(reason) = Self::collect(this, packet, &mut open, now, level) {
+                this.counters.discard(reason, 1);
             }
         }
         if let Some(last) = open {
-            self.send_chunk(last, now, level);
+            Self::send_chunk(this, last, now, level);
         }
-        self.counters.add(Counter::PacketsOut, packets);
-        self.counters.add(Counter::BytesOut, bytes);
-        self.note_time_at_dispatch(now);
+        this.counters.add(Counter::PacketsOut, packets);
+        this.counters.add(Counter::BytesOut, bytes);
+        this.note_time_at_dispatch(now);
     }
 
     /// Adds a packet of the ring's to the chunk of its peer.
     fn collect(
-        &self,
+        this: &Shared<Self>,
         packet: TxPacket<'_>,
         open: &mut Option<Collected>,
         now: Now,
@@ -175,17 +186,17 @@ impl Device {
         let seen = packet.copy_to(&mut head);
         let Outgoing { destination, outer_tos: tos } =
             outgoing(head.get(..seen).unwrap_or_default(), packet.byte_count())?;
-        if !self.tunnel.is_up() {
+        if !this.tunnel.is_up() {
             return Err(Discard::AdapterDown);
         }
-        let peer = self.tunnel.peer_for(&At(level), destination).ok_or(Discard::NoPeer)?;
+        let peer = this.tunnel.peer_for(&At(level), destination).ok_or(Discard::NoPeer)?;
         let packet = Packet::of(packet)?;
-        self.add(packet, &peer, tos, open, now, level)
+        Self::add(this, packet, &peer, tos, open, now, level)
     }
 
     /// Adds a packet of `peer` to the chunk being collected, or sends that and begins another.
     fn add(
-        &self,
+        this: &Shared<Self>,
         packet: Packet,
         peer: &Shared<Peer>,
         tos: u8,
@@ -198,7 +209,7 @@ impl Device {
         });
         if !fits {
             if let Some(full) = open.take() {
-                self.send_chunk(full, now, level);
+                Self::send_chunk(this, full, now, level);
             }
             *open = Some(Collected { peer: peer.clone(), work: SendWork::boxed(tos)? });
         }
@@ -210,25 +221,30 @@ impl Device {
     }
 
     /// Numbers, seals and sends a chunk, or has its packets wait for a session or a route.
-    fn send_chunk(&self, chunk: Collected, now: Now, level: &AtMostDispatch) {
+    fn send_chunk(this: &Shared<Self>, chunk: Collected, now: Now, level: &AtMostDispatch) {
         let Collected { peer, mut work } = chunk;
+        if peer.has_staged() && work.is_from_adapter() && peer.has_session(&At(level), now) {
+            // What waited leaves first, save what another CPU is about to send.
+            Self::flush(this, &peer, false, now, level);
+        }
         let count = work.packets.len();
         // A keepalive that is not numbered was none: it is no discard either.
         let data = work.packets.iter().filter(|packet| packet.len() > 0).count();
-        let ready = self.route_to(&peer, level).and_then(|route| {
-            if route.is_some() { self.lay_out(&mut work).map(|()| true) } else { Ok(false) }
+        let ready = this.route_to(&peer, level).and_then(|route| {
+            work.route = route;
+            if route.is_some() { this.lay_out(&mut work).map(|()| true) } else { Ok(false) }
         });
         match ready {
             Ok(true) => {}
             Ok(false) => {
-                self.stage(&peer, &mut work, level);
-                return self.ask_for_service(&peer, level);
+                this.stage(&peer, &mut work, level);
+                return this.ask_for_service(&peer, level);
             }
-            Err(reason) => return self.counters.discard(reason, data),
+            Err(reason) => return this.counters.discard(reason, data),
         }
         let mut waiting = None;
         let ground = At(level);
-        let lane = &peer.attached().send;
+        let lane = &peer.attached().seal;
         let reserved = lane.reserve(&ground, Some(work), MOST_CHUNKS, |work| {
             match peer.reserve(&ground, count as u32, now) {
                 Ok(reserved) => {
@@ -247,20 +263,49 @@ impl Device {
         });
         match reserved {
             Ok(chunk) => {
-                self.counters.add(Counter::KeepalivesOut, count.saturating_sub(data));
-                lane.run(&ground, &chunk, |work| {
-                    work.iter_mut().for_each(|work| self.seal(work));
-                });
-                lane.drain(&ground, |chunk, fate| self.deliver_sent(chunk, fate, now, level));
+                this.counters.add(Counter::KeepalivesOut, count.saturating_sub(data));
+                chunk.run(&ground, |work| work.iter_mut().for_each(|work| this.seal(work)));
+                let turn = Turn::begin(Stage::Seal, this, &peer, now, level);
+                lane.drain(&ground, &mut Sealer(turn));
+                Self::send_sealed(this, &peer, now, level);
             }
             Err(Refused::Unnumbered(no_session)) => {
-                waiting.iter_mut().for_each(|work| self.stage(&peer, work, level));
-                self.attend(&peer, no_session.wants, now, level);
+                waiting.iter_mut().for_each(|work| this.stage(&peer, work, level));
+                Self::attend(this, &peer, no_session.wants, now, level);
             }
-            Err(Refused::Full) => self.counters.discard(Discard::QueueFull, data),
-            Err(Refused::Stopped) => self.counters.discard(Discard::PeerRemoved, data),
-            Err(Refused::OutOfMemory) => self.counters.discard(Discard::NoMemory, data),
+            Err(Refused::Full) => this.counters.discard(Discard::QueueFull, data),
+            Err(Refused::OutOfMemory) => this.counters.discard(Discard::NoMemory, data),
         }
+    }
+
+    /// Has the peer's sender send what it has, unless it is about it.
+    fn send_sealed(this: &Shared<Self>, peer: &Shared<Peer>, now: Now, level: &AtMostDispatch) {
+        let turn = Turn::begin(Stage::Send, this, peer, now, level);
+        peer.attached().send.drain(&At(level), &mut Sender(turn));
+    }
+
+    /// Goes on as the owner of the peer's order.
+    pub(crate) fn go_on_sealing(
+        this: &Shared<Self>,
+        peer: &Shared<Peer>,
+        baton: Baton,
+        level: &AtMostDispatch,
+    ) {
+        let now = this.now();
+        let turn = Turn::begin(Stage::Seal, this, peer, now, level);
+        peer.attached().seal.resume(&At(level), baton, &mut Sealer(turn));
+        Self::send_sealed(this, peer, now, level);
+    }
+
+    /// Goes on as the peer's sender.
+    pub(crate) fn go_on_sending(
+        this: &Shared<Self>,
+        peer: &Shared<Peer>,
+        baton: Baton,
+        level: &AtMostDispatch,
+    ) {
+        let turn = Turn::begin(Stage::Send, this, peer, this.now(), level);
+        peer.attached().send.resume(&At(level), baton, &mut Sender(turn));
     }
 
     /// Finds a place in a run buffer for each packet's datagram.
@@ -296,31 +341,27 @@ impl Device {
         work.packets.clear();
     }
 
-    /// Hands a chunk to the network, in the peer's order.
-    fn deliver_sent(
-        &self,
-        chunk: &Chunk<Option<Box<SendWork>>>,
-        fate: Fate,
-        now: Now,
-        level: &AtMostDispatch,
-    ) {
-        let Some(mut work) = chunk.with_work(&At(level), Option::take) else { return };
+    /// Hands a chunk to the network.
+    fn send_run(this: &Shared<Self>, mut work: Box<SendWork>, now: Now, level: &AtMostDispatch) {
         let (Some(run), Some(keypair)) = (work.run.take(), work.keypair.take()) else { return };
         let peer = keypair.peer();
         let count = run.len();
-        if fate == Fate::Dead {
-            return self.counters.discard(Discard::PeerRemoved, count);
+        if !peer.is_enabled() {
+            let up = this.tunnel.is_up();
+            let reason = if up { Discard::PeerRemoved } else { Discard::AdapterDown };
+            return this.counters.discard(reason, count);
         }
-        let route = match self.route_to(peer, level) {
+        // While a changed endpoint is being resolved, what was sealed before goes where it was to go.
+        let route = match this.route_to(peer, level).map(|route| route.or(work.route)) {
             Ok(Some(route)) => route,
-            Ok(None) => return self.counters.discard(Discard::NoRoute, count),
-            Err(reason) => return self.counters.discard(reason, count),
+            Ok(None) => return this.counters.discard(Discard::NoRoute, count),
+            Err(reason) => return this.counters.discard(reason, count),
         };
         let sent = Sent { data_packets: work.data_packets as u32, bytes: run.bytes() as u64 };
-        self.counters.add(Counter::Chunks, 1);
-        self.hand_over(run, &route, work.tos, level);
+        this.counters.add(Counter::Chunks, 1);
+        this.hand_over(run, &route, work.tos, level);
         let wants = work.wants | peer.sent(&keypair, now, sent);
-        self.attend(peer, wants, now, level);
+        Self::attend(this, peer, wants, now, level);
     }
 
     /// Gives a run to the sockets, if there are any.
@@ -352,7 +393,7 @@ impl Device {
 
     /// Sends what the peer has staged, or a keepalive if it has nothing and `keepalive`.
     pub(crate) fn flush(
-        &self,
+        this: &Shared<Self>,
         peer: &Shared<Peer>,
         keepalive: bool,
         now: Now,
@@ -367,18 +408,72 @@ impl Device {
             let head = packet.get(..HEAD_LEN.min(packet.len())).unwrap_or_default();
             let tos = outgoing(head, packet.len()).map_or(0, |outgoing| outgoing.outer_tos);
             let packet = Packet::Waited(packet);
-            if let Err(reason) = self.add(packet, peer, tos, &mut open, now, level) {
-                self.counters.discard(reason, 1);
+            if let Err(reason) = Self::add(this, packet, peer, tos, &mut open, now, level) {
+                this.counters.discard(reason, 1);
             }
         }
         if waiting == 0 && keepalive {
             // Without memory for it there is none this time.
-            let _ = self.add(Packet::Keepalive, peer, 0, &mut open, now, level);
+            let _ = Self::add(this, Packet::Keepalive, peer, 0, &mut open, now, level);
         }
         if let Some(last) = open {
-            self.send_chunk(last, now, level);
+            Self::send_chunk(this, last, now, level);
         }
     }
+}
+
+/// What travels through the lanes of the way out.
+type Sending = Option<Box<SendWork>>;
+
+/// The owner of a peer's order: what is sealed goes to the peer's sender.
+struct Sealer<'d>(Turn<'d>);
+
+impl Owner<Sending> for Sealer<'_> {
+    fn run(&mut self, work: &mut Sending) {
+        work.iter_mut().for_each(|work| self.0.device.seal(work));
+    }
+
+    fn deliver(&mut self, chunk: Shared<Chunk<Sending>>) {
+        let ground = At(self.0.level);
+        self.0.count(chunk.with_work(&ground, |work| packets_in(work)));
+        self.0.peer.attached().send.append(&ground, chunk);
+    }
+
+    fn has_enough(&mut self) -> bool {
+        self.0.is_over()
+    }
+
+    fn hand_over(&mut self, baton: Baton) -> Result<(), Baton> {
+        self.0.hand_over(baton)
+    }
+}
+
+/// The owner of a peer's sender.
+struct Sender<'d>(Turn<'d>);
+
+impl Owner<Sending> for Sender<'_> {
+    fn run(&mut self, _sealed: &mut Sending) {}
+
+    fn deliver(&mut self, chunk: Shared<Chunk<Sending>>) {
+        let Turn { device, now, level, .. } = self.0;
+        // Taken out first: the network is called with nothing locked.
+        let Some(work) = chunk.with_work(&At(level), Option::take) else { return };
+        self.0.count(work.run.as_ref().map_or(0, Run::len));
+        Device::send_run(device, work, now, level);
+    }
+
+    fn has_enough(&mut self) -> bool {
+        self.0.is_over()
+    }
+
+    fn hand_over(&mut self, baton: Baton) -> Result<(), Baton> {
+        self.0.hand_over(baton)
+    }
+}
+
+/// Datagrams of a chunk.
+fn packets_in(work: &Sending) -> usize {
+    work.as_ref().and_then(|work| work.run.as_ref()).map_or(0, Run::len)
 }
 
 /// Seals up to [`SEAL_PACKETS`] packets; kept apart so that its jobs leave the stack when it returns.

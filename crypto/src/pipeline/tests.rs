@@ -1,34 +1,109 @@
 //! Order, loss and ownership of lanes: against a model on one thread, and under loom on several.
 
+use std::vec::Vec;
+
+use super::{Baton, Chunk, Lane, Owner};
+use crate::sync::{Shared, SpinLock, Unpinned};
+
+/// An owner that notes what it delivers, and hands over after so many deliveries if there is a place.
+struct Notes<'n> {
+    delivered: &'n SpinLock<Vec<u32>>,
+    patience: usize,
+    place: Option<&'n SpinLock<Option<Baton>>>,
+}
+
+impl<'n> Notes<'n> {
+    fn patient(delivered: &'n SpinLock<Vec<u32>>) -> Self {
+        Self { delivered, patience: usize::MAX, place: None }
+    }
+}
+
+impl Owner<u32> for Notes<'_> {
+    fn run(&mut self, work: &mut u32) {
+        *work += 100;
+    }
+
+    fn deliver(&mut self, chunk: Shared<Chunk<u32>>) {
+        let work = chunk.with_work(&Unpinned, |work| *work);
+        self.delivered.with(&Unpinned, |delivered| delivered.push(work));
+        self.patience = self.patience.saturating_sub(1);
+    }
+
+    fn has_enough(&mut self) -> bool {
+        self.patience == 0
+    }
+
+    fn hand_over(&mut self, baton: Baton) -> Result<(), Baton> {
+        let Some(place) = self.place else { return Err(baton) };
+        place.with(&Unpinned, |place| {
+            assert!(place.is_none(), "two owners of one lane");
+            *place = Some(baton);
+        });
+        Ok(())
+    }
+}
+
+/// Takes the lane's baton and goes on with it until nobody hands it over any more.
+#[cfg(loom)]
+fn resume_all(
+    lane: &Lane<u32>,
+    place: &SpinLock<Option<Baton>>,
+    delivered: &SpinLock<Vec<u32>>,
+) -> usize {
+    let mut resumed = 0;
+    while let Some(baton) = place.with(&Unpinned, Option::take) {
+        resumed += 1;
+        let mut owner = Notes { delivered, patience: 1, place: Some(place) };
+        lane.resume(&Unpinned, baton, &mut owner);
+    }
+    resumed
+}
+
+fn reserve(lane: &Lane<u32>, work: u32) -> Shared<Chunk<u32>> {
+    lane.reserve(&Unpinned, work, 8, |_| Ok::<(), ()>(())).unwrap()
+}
+
 #[cfg(not(loom))]
 mod plain {
-    use std::{sync::Mutex, thread, vec::Vec};
+    use std::{collections::VecDeque, sync::Mutex, thread, vec::Vec};
 
     use proptest::prelude::*;
 
-    use super::super::{Fate, Lane, Refused};
-    use crate::sync::Unpinned;
+    use super::{
+        super::{Baton, Chunk, Lane, Owner, Refused},
+        Notes, reserve,
+    };
+    use crate::sync::{Shared, SpinLock, Unpinned};
 
-    fn delivered(lane: &Lane<u32>) -> Vec<(u32, Fate)> {
-        let mut out = Vec::new();
-        lane.drain(&Unpinned, |chunk, fate| {
-            out.push((chunk.with_work(&Unpinned, |work| *work), fate));
-        });
-        out
+    fn drained(lane: &Lane<u32>) -> Vec<u32> {
+        let delivered = SpinLock::new(Vec::new());
+        lane.drain(&Unpinned, &mut Notes::patient(&delivered));
+        delivered.with(&Unpinned, core::mem::take)
     }
 
     #[test]
-    fn a_chunk_waits_for_those_before_it() {
+    fn a_chunk_waits_for_those_that_are_being_run() {
         let lane = Lane::default();
-        let number = |_: &mut u32| Ok::<(), ()>(());
-        let first = lane.reserve(&Unpinned, 1, 8, number).unwrap();
-        let second = lane.reserve(&Unpinned, 2, 8, number).unwrap();
-        assert!(lane.run(&Unpinned, &second, |work| *work += 100));
-        assert_eq!(delivered(&lane), []);
-        assert!(lane.run(&Unpinned, &first, |work| *work += 100));
-        assert!(!lane.run(&Unpinned, &first, |_| panic!("run twice")));
-        assert_eq!(delivered(&lane), [(101, Fate::Done), (102, Fate::Done)]);
+        let first = reserve(&lane, 1);
+        let second = reserve(&lane, 2);
+        first.run(&Unpinned, |work| {
+            assert!(second.run(&Unpinned, |work| *work += 10));
+            assert!(drained(&lane).is_empty(), "the first is not done");
+            *work += 20;
+        });
+        assert!(!first.run(&Unpinned, |_| panic!("run twice")));
+        assert_eq!(drained(&lane), [21, 12]);
         assert!(lane.is_empty(&Unpinned));
+    }
+
+    #[test]
+    fn the_owner_runs_what_nobody_has_begun() {
+        let lane = Lane::default();
+        let first = reserve(&lane, 1);
+        let second = reserve(&lane, 2);
+        second.run(&Unpinned, |work| *work += 10);
+        assert_eq!(drained(&lane), [101, 12], "by the owner, and by its runner");
+        assert!(!first.run(&Unpinned, |_| panic!("run twice")));
     }
 
     #[test]
@@ -44,40 +119,166 @@ mod plain {
         assert!(!numbered, "no counter is taken for a refused chunk");
         let unnumbered = lane.reserve(&Unpinned, 3, 8, |_| Err("no session"));
         assert_eq!(unnumbered.err(), Some(Refused::Unnumbered("no session")));
-        lane.stop(&Unpinned);
-        let stopped = lane.reserve(&Unpinned, 4, 8, |_| Ok::<(), ()>(()));
-        assert_eq!(stopped.err(), Some(Refused::Stopped));
-        assert!(!lane.run(&Unpinned, &kept, |_| panic!("a dead chunk was run")));
-        assert_eq!(delivered(&lane), [(1, Fate::Dead)]);
-        lane.restart(&Unpinned);
-        assert!(lane.reserve(&Unpinned, 5, 8, |_| Ok::<(), ()>(())).is_ok());
+        kept.run(&Unpinned, |_| ());
+        assert_eq!(drained(&lane), [1]);
+        assert_eq!(lane.reserve(&Unpinned, 4, 1, |_| Ok::<(), ()>(())).err(), None, "room again");
+    }
+
+    #[test]
+    fn who_has_enough_hands_over_and_keeps_others_out() {
+        let lane = Lane::default();
+        let (delivered, place) = (SpinLock::new(Vec::new()), SpinLock::new(None));
+        for work in 1..=3 {
+            reserve(&lane, work).run(&Unpinned, |_| ());
+        }
+        lane.drain(
+            &Unpinned,
+            &mut Notes { delivered: &delivered, patience: 2, place: Some(&place) },
+        );
+        assert_eq!(delivered.with(&Unpinned, |all| all.clone()), [1, 2]);
+        reserve(&lane, 4).run(&Unpinned, |_| ());
+        assert!(drained(&lane).is_empty(), "the lane is owned while its baton is on its way");
+        let baton = place.with(&Unpinned, Option::take).expect("handed over");
+        lane.resume(&Unpinned, baton, &mut Notes::patient(&delivered));
+        assert_eq!(delivered.with(&Unpinned, |all| all.clone()), [1, 2, 3, 4]);
+        reserve(&lane, 5).run(&Unpinned, |_| ());
+        assert_eq!(drained(&lane), [5], "and it was let go");
+    }
+
+    #[test]
+    fn who_has_enough_goes_on_if_nobody_takes_over() {
+        let lane = Lane::default();
+        let delivered = SpinLock::new(Vec::new());
+        for work in 1..=3 {
+            reserve(&lane, work).run(&Unpinned, |_| ());
+        }
+        lane.drain(&Unpinned, &mut Notes { delivered: &delivered, patience: 1, place: None });
+        assert_eq!(delivered.with(&Unpinned, |all| all.clone()), [1, 2, 3]);
+    }
+
+    #[test]
+    fn nobody_hands_over_a_lane_that_has_nothing_to_deliver() {
+        let lane = Lane::default();
+        let (delivered, place) = (SpinLock::new(Vec::new()), SpinLock::new(None));
+        let mut impatient = Notes { delivered: &delivered, patience: 1, place: Some(&place) };
+        let first = reserve(&lane, 1);
+        let second = reserve(&lane, 2);
+        first.run(&Unpinned, |_| ());
+        second.run(&Unpinned, |_| lane.drain(&Unpinned, &mut impatient));
+        assert!(place.with(&Unpinned, |place| place.is_none()), "the second was being run");
+        assert_eq!(drained(&lane), [2]);
+    }
+
+    /// What a chunk of the model is in.
+    #[derive(Clone, Copy, PartialEq)]
+    enum State {
+        Queued,
+        Done,
     }
 
     proptest! {
-        /// Chunks finished in any order come out in the order they were numbered, once each.
+        /// Whatever is reserved, run, drained and handed over in whatever order: what comes out is what a
+        /// queue would give.
         #[test]
-        fn any_finishing_order_is_delivered_in_order(
-            order in Just((0..20_usize).collect::<Vec<_>>()).prop_shuffle(),
-        ) {
+        fn a_lane_is_a_queue(steps in prop::collection::vec((0..5_u8, any::<usize>()), 0..200)) {
             let lane = Lane::default();
-            let chunks: Vec<_> = (0..20_u32)
-                .map(|n| lane.reserve(&Unpinned, n, 32, |_| Ok::<(), ()>(())).unwrap())
-                .collect();
-            let mut finished = [false; 20];
-            let mut out = Vec::new();
-            for at in order {
-                lane.run(&Unpinned, &chunks[at], |_| ());
-                finished[at] = true;
-                out.extend(delivered(&lane).into_iter().map(|(work, _)| work as usize));
-                let prefix = finished.iter().take_while(|f| **f).count();
-                prop_assert_eq!(&out, &(0..prefix).collect::<Vec<_>>());
+            let (delivered, place) = (SpinLock::new(Vec::new()), SpinLock::new(None));
+            let (mut chunks, mut next) = (Vec::<(u32, Shared<Chunk<u32>>, State)>::new(), 0);
+            let (mut model, mut expected) = (VecDeque::new(), Vec::new());
+            for (step, pick) in steps {
+                match step {
+                    0 | 1 => match lane.reserve(&Unpinned, next, 8, |_| Ok::<(), ()>(())) {
+                        Ok(chunk) => {
+                            prop_assert!(model.len() < 8);
+                            chunks.push((next, chunk, State::Queued));
+                            model.push_back(next);
+                            next += 1;
+                        }
+                        Err(refused) => {
+                            prop_assert_eq!(refused, Refused::Full);
+                            prop_assert_eq!(model.len(), 8);
+                        }
+                    },
+                    2 if !chunks.is_empty() => {
+                        let at = pick % chunks.len();
+                        let (_, chunk, state) = &mut chunks[at];
+                        let ran = chunk.run(&Unpinned, |_| ());
+                        prop_assert_eq!(ran, *state == State::Queued, "run once");
+                        *state = State::Done;
+                    }
+                    _ => {
+                        let patience = 1 + pick % 3;
+                        let owned = place.with(&Unpinned, |place: &mut Option<Baton>| place.is_some());
+                        let baton = place.with(&Unpinned, Option::take);
+                        let mut owner = Notes { delivered: &delivered, patience, place: Some(&place) };
+                        match baton {
+                            Some(baton) if step == 3 => lane.resume(&Unpinned, baton, &mut owner),
+                            Some(baton) => {
+                                lane.drain(&Unpinned, &mut owner);
+                                place.with(&Unpinned, |place| *place = Some(baton));
+                            }
+                            None => lane.drain(&Unpinned, &mut owner),
+                        }
+                        if !owned || step == 3 {
+                            for _ in 0..patience.min(model.len()) {
+                                let number: u32 = model.pop_front().unwrap();
+                                let (_, _, state) = &mut chunks[number as usize];
+                                expected.push(number + if *state == State::Queued { 100 } else { 0 });
+                                *state = State::Done;
+                            }
+                        }
+                    }
+                }
+                prop_assert_eq!(lane.len(&Unpinned), model.len());
+                prop_assert_eq!(&delivered.with(&Unpinned, |all| all.clone()), &expected);
             }
         }
     }
 
+    /// Appends to a second lane, as a peer's sender does.
+    struct Forward<'f>(&'f Lane<u64>);
+
+    impl Owner<u64> for Forward<'_> {
+        fn run(&mut self, _: &mut u64) {}
+
+        fn deliver(&mut self, chunk: Shared<Chunk<u64>>) {
+            self.0.append(&Unpinned, chunk);
+        }
+
+        fn has_enough(&mut self) -> bool {
+            false
+        }
+
+        fn hand_over(&mut self, baton: Baton) -> Result<(), Baton> {
+            Err(baton)
+        }
+    }
+
+    /// Notes the order, and asserts that nobody else does at the same time.
+    struct Last<'l>(&'l Mutex<Vec<u64>>);
+
+    impl Owner<u64> for Last<'_> {
+        fn run(&mut self, _: &mut u64) {
+            panic!("a sender's chunks are done");
+        }
+
+        fn deliver(&mut self, chunk: Shared<Chunk<u64>>) {
+            let work = chunk.with_work(&Unpinned, |work| *work);
+            self.0.try_lock().expect("one sender at a time").push(work);
+        }
+
+        fn has_enough(&mut self) -> bool {
+            false
+        }
+
+        fn hand_over(&mut self, baton: Baton) -> Result<(), Baton> {
+            Err(baton)
+        }
+    }
+
     #[test]
-    fn many_threads_lose_nothing_and_keep_the_order() {
-        let lane: Lane<u64> = Lane::default();
+    fn many_threads_lose_nothing_and_keep_the_order_through_two_lanes() {
+        let (lane, sender) = (Lane::<u64>::default(), Lane::<u64>::default());
         let (next, out) = (Mutex::new(0_u64), Mutex::new(Vec::new()));
         thread::scope(|scope| {
             for _ in 0..4 {
@@ -95,15 +296,14 @@ mod plain {
                                 Err(_) => thread::yield_now(),
                             }
                         };
-                        lane.run(&Unpinned, &chunk, |_| ());
-                        lane.drain(&Unpinned, |chunk, _| {
-                            out.lock().unwrap().push(chunk.with_work(&Unpinned, |work| *work));
-                        });
+                        chunk.run(&Unpinned, |_| ());
+                        lane.drain(&Unpinned, &mut Forward(&sender));
+                        sender.drain(&Unpinned, &mut Last(&out));
                     }
                 });
             }
         });
-        assert!(lane.is_empty(&Unpinned));
+        assert!(lane.is_empty(&Unpinned) && sender.is_empty(&Unpinned));
         assert!(out.lock().unwrap().iter().copied().eq(0..20_000));
     }
 }
@@ -113,38 +313,131 @@ mod plain {
 mod loom_tests {
     use std::{sync::Arc, vec::Vec};
 
-    use super::super::Lane;
-    use crate::sync::{SpinLock, Unpinned};
+    use super::{
+        super::{Baton, Chunk, Lane, Owner},
+        Notes, reserve, resume_all,
+    };
+    use crate::sync::{Shared, SpinLock, Unpinned};
 
-    /// Two finishers of three chunks: whatever the interleaving, all are delivered, in order.
-    #[test]
-    fn loom_no_chunk_is_left_behind() {
+    /// Runs `finish` of each of `count` chunks on a thread of its own, in every interleaving with so
+    /// many preemptions; then `look`.
+    fn explore<S: Send + Sync + 'static>(
+        count: u32,
+        preemptions: usize,
+        state: impl Fn() -> S + Send + Sync + 'static,
+        finish: impl Fn(&Lane<u32>, &Shared<Chunk<u32>>, &S) + Copy + Send + Sync + 'static,
+        look: impl Fn(&Lane<u32>, &S) + Send + Sync + 'static,
+    ) {
         let mut model = loom::model::Builder::new();
-        model.preemption_bound = Some(2);
-        model.check(|| {
-            let lane = Arc::new(Lane::default());
-            let out = Arc::new(SpinLock::new(Vec::new()));
-            let chunks: Vec<_> = (0..2)
-                .map(|n| lane.reserve(&Unpinned, n, 8, |_| Ok::<(), ()>(())).unwrap())
-                .collect();
+        model.preemption_bound = Some(preemptions);
+        model.check(move || {
+            let shared = Arc::new((Lane::default(), state()));
+            let chunks: Vec<_> = (0..count).map(|work| reserve(&shared.0, work)).collect();
             let threads: Vec<_> = chunks
                 .into_iter()
                 .map(|chunk| {
-                    let (lane, out) = (Arc::clone(&lane), Arc::clone(&out));
-                    loom::thread::spawn(move || {
-                        lane.run(&Unpinned, &chunk, |_| ());
-                        lane.drain(&Unpinned, |chunk, _| {
-                            let work = chunk.with_work(&Unpinned, |work| *work);
-                            out.with(&Unpinned, |out| out.push(work));
-                        });
-                    })
+                    let shared = Arc::clone(&shared);
+                    loom::thread::spawn(move || finish(&shared.0, &chunk, &shared.1))
                 })
                 .collect();
             for thread in threads {
                 thread.join().unwrap();
             }
-            assert_eq!(out.with(&Unpinned, |out| out.clone()), [0, 1]);
-            assert!(lane.is_empty(&Unpinned));
+            assert!(shared.0.is_empty(&Unpinned));
+            look(&shared.0, &shared.1);
         });
+    }
+
+    /// Two finishers: whatever the interleaving, all is delivered, in order, and run once, by whoever.
+    #[test]
+    fn loom_no_chunk_is_left_behind() {
+        explore(
+            2,
+            3,
+            || SpinLock::new(Vec::new()),
+            |lane, chunk, delivered| {
+                chunk.run(&Unpinned, |work| *work += 100);
+                lane.drain(&Unpinned, &mut Notes::patient(delivered));
+            },
+            |_, delivered| assert_eq!(delivered.with(&Unpinned, |all| all.clone()), [100, 101]),
+        );
+    }
+
+    /// Three finishers.
+    #[test]
+    fn loom_no_chunk_of_three_is_left_behind() {
+        explore(
+            3,
+            2,
+            || SpinLock::new(Vec::new()),
+            |lane, chunk, delivered| {
+                chunk.run(&Unpinned, |work| *work += 100);
+                lane.drain(&Unpinned, &mut Notes::patient(delivered));
+            },
+            |_, delivered| {
+                assert_eq!(delivered.with(&Unpinned, |all| all.clone()), [100, 101, 102]);
+            },
+        );
+    }
+
+    /// Owners that have enough after every chunk, and whoever finds the baton goes on: still all is
+    /// delivered, in order, and there never are two owners.
+    #[test]
+    fn loom_a_lane_that_is_handed_over_loses_nothing() {
+        explore(
+            2,
+            3,
+            || (SpinLock::new(Vec::new()), SpinLock::new(None)),
+            |lane, chunk, (delivered, place)| {
+                chunk.run(&Unpinned, |work| *work += 100);
+                let mut owner = Notes { delivered, patience: 1, place: Some(place) };
+                lane.drain(&Unpinned, &mut owner);
+                resume_all(lane, place, delivered);
+            },
+            |_, (delivered, place)| {
+                assert_eq!(delivered.with(&Unpinned, |all| all.clone()), [100, 101]);
+                assert!(place.with(&Unpinned, |place: &mut Option<Baton>| place.is_none()));
+            },
+        );
+    }
+
+    /// Appends to the sender's lane.
+    struct Forward<'f>(&'f Lane<u32>);
+
+    impl Owner<u32> for Forward<'_> {
+        fn run(&mut self, work: &mut u32) {
+            *work += 100;
+        }
+
+        fn deliver(&mut self, chunk: Shared<Chunk<u32>>) {
+            self.0.append(&Unpinned, chunk);
+        }
+
+        fn has_enough(&mut self) -> bool {
+            false
+        }
+
+        fn hand_over(&mut self, baton: Baton) -> Result<(), Baton> {
+            Err(baton)
+        }
+    }
+
+    /// A sender behind the lane: the same order, and nothing stays with it.
+    #[test]
+    fn loom_a_sender_loses_nothing() {
+        explore(
+            2,
+            2,
+            || (Lane::default(), SpinLock::new(Vec::new())),
+            |lane, chunk, (sender, delivered)| {
+                chunk.run(&Unpinned, |work| *work += 100);
+                lane.drain(&Unpinned, &mut Forward(sender));
+                sender.drain(&Unpinned, &mut Notes::patient(delivered));
+            },
+            |_, (sender, delivered)| {
+                assert!(sender.is_empty(&Unpinned));
+                assert_eq!(delivered.with(&Unpinned, |all| all.clone()), [100, 101]);
+            },
+        );
     }
 }

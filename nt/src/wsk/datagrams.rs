@@ -1,14 +1,21 @@
 //! Received datagrams, held until they are released to WSK.
 //!
 //! WSK indicates a list. Whoever answers `STATUS_PENDING` owns all of it and gives it back with
-//! `WskRelease`, from any thread and before the socket closes; answering otherwise leaves all of it
-//! with WSK. [`Datagrams`] is the list once it was decided to own it. It is released as a whole,
-//! with one call. While a list is held its socket cannot close, so who holds one for long holds up
-//! the driver.
+//! `WskRelease`, from any thread, in whatever parts, and before the socket closes; answering
+//! otherwise leaves all of it with WSK. [`Datagrams`] is such a list once it was decided to own it,
+//! or a part of one: datagrams move from list to list ([`Datagrams::move_first`]), and each list is
+//! released with one call. While a list is held its socket cannot close, so who holds one for long
+//! holds up the driver.
 //!
-//! Source: wsk/nc-wsk-pfn_wsk_receive_from_event, wsk/ns-wsk-_wsk_datagram_indication.
+//! Source: wsk/nc-wsk-pfn_wsk_receive_from_event, wsk/ns-wsk-_wsk_datagram_indication,
+//! wsk/nc-wsk-pfn_wsk_release_datagram_indication_list.
 
-use core::{iter::FusedIterator, marker::PhantomData, ptr::NonNull, slice};
+use core::{
+    iter::FusedIterator,
+    marker::PhantomData,
+    ptr::{self, NonNull},
+    slice,
+};
 
 use super::{AF_INET, AF_INET6, socket::Core};
 use crate::{
@@ -20,12 +27,14 @@ use crate::{
 ///
 /// # Invariants
 ///
-/// `first` is the head of a list that WSK indicated for the socket of `core` and that this value
-/// owns; `core` counts it: its `count` among those held, and itself among the calls in progress.
+/// The `count` nodes from `first` to `last` were indicated by WSK for the socket of `core` and are
+/// owned by this value; `first` is `None` exactly when there are none. `core` counts them among
+/// those held, and this value among the calls in progress.
 #[must_use = "dropping releases the datagrams unread"]
 #[derive(Debug)]
 pub struct Datagrams {
-    first: NonNull<WSK_DATAGRAM_INDICATION>,
+    first: Option<NonNull<WSK_DATAGRAM_INDICATION>>,
+    last: Option<NonNull<WSK_DATAGRAM_INDICATION>>,
     count: usize,
     core: NonNull<Core>,
 }
@@ -43,32 +52,80 @@ impl Datagrams {
     /// The type invariant holds, and the caller answers WSK with `STATUS_PENDING`.
     pub(super) unsafe fn from_raw(
         first: NonNull<WSK_DATAGRAM_INDICATION>,
+        last: NonNull<WSK_DATAGRAM_INDICATION>,
         count: usize,
         core: NonNull<Core>,
     ) -> Self {
         // INVARIANT: promised by the caller.
-        Self { first, count, core }
+        Self { first: Some(first), last: Some(last), count, core }
     }
 
-    /// How many there are; at least one.
+    /// An empty list of the same socket, to move datagrams to; `None` if the socket is closing.
+    ///
+    /// # IRQL
+    ///
+    /// `<= DISPATCH_LEVEL`.
+    #[must_use]
+    pub fn split(&self) -> Option<Self> {
+        // SAFETY: by the type invariant this list is counted in `core`, which is kept by that.
+        let core = unsafe { self.core.as_ref() };
+        // Lazily: a list that is made is one that was counted, for dropping it ends that.
+        core.enter().then(|| Self { first: None, last: None, count: 0, core: self.core })
+    }
+
+    /// Moves the first datagram to the end of `to`; false if there is none, or `to` is not of the same
+    /// socket.
+    ///
+    /// # IRQL
+    ///
+    /// Any.
+    pub fn move_first(&mut self, to: &mut Self) -> bool {
+        let Some(node) = self.first.filter(|_| self.core == to.core) else { return false };
+        // SAFETY: by the type invariant the node is ours alone; the links of a list that is held are
+        // its owner's to change.
+        let next = unsafe { core::mem::replace(&mut (*node.as_ptr()).Next, ptr::null_mut()) };
+        self.first = NonNull::new(next);
+        if self.first.is_none() {
+            self.last = None;
+        }
+        self.count = self.count.saturating_sub(1);
+        match to.last.replace(node) {
+            // SAFETY: the other list's node, which is borrowed mutably with it.
+            Some(last) => unsafe { (*last.as_ptr()).Next = node.as_ptr() },
+            None => to.first = Some(node),
+        }
+        to.count = to.count.saturating_add(1);
+        true
+    }
+
+    /// How many there are.
     ///
     /// # IRQL
     ///
     /// Any.
     #[must_use]
-    #[expect(clippy::len_without_is_empty, reason = "a list is never empty")]
     pub const fn len(&self) -> usize {
         self.count
     }
 
-    /// The datagrams, in WSK's order.
+    /// Whether there are none.
+    ///
+    /// # IRQL
+    ///
+    /// Any.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// The datagrams, in the order they were indicated or moved here.
     ///
     /// # IRQL
     ///
     /// `<= DISPATCH_LEVEL`.
     #[must_use]
     pub const fn iter(&self) -> DatagramsIter<'_> {
-        DatagramsIter { next: Some(self.first), list: PhantomData }
+        DatagramsIter { next: self.first, list: PhantomData }
     }
 }
 
@@ -87,6 +144,23 @@ impl Drop for Datagrams {
         // `release` ends, and the list is ours to give back.
         unsafe { Core::release(self.core, self.first, self.count) };
     }
+}
+
+/// The last node of a list, and how many there are.
+///
+/// # Safety
+///
+/// `first` is the head of a list that nobody changes meanwhile.
+pub(super) unsafe fn measure(
+    first: NonNull<WSK_DATAGRAM_INDICATION>,
+) -> (NonNull<WSK_DATAGRAM_INDICATION>, usize) {
+    let (mut last, mut count) = (first, 1);
+    // SAFETY: promised by the caller.
+    while let Some(next) = NonNull::new(unsafe { last.as_ref() }.Next) {
+        last = next;
+        count += 1;
+    }
+    (last, count)
 }
 
 /// The datagrams of a list.

@@ -22,14 +22,19 @@ use core::{
 
 use wdk_sys::{NTSTATUS, PDEVICE_OBJECT, PIRP, STATUS_PENDING, STATUS_SUCCESS};
 
-use super::{AF_INET6, datagrams::Datagrams, provider::Provider, request::SendRequest};
+use super::{
+    AF_INET6,
+    datagrams::{Datagrams, measure},
+    provider::Provider,
+    request::SendRequest,
+};
 use crate::{
     irp::{Irp, STATUS_MORE_PROCESSING_REQUIRED},
     irql::{AtMostDispatch, Passive},
     netio::SockaddrInet,
     pool::try_box,
     process::Process,
-    rundown::Rundown,
+    rundown::{Inside, Rundown},
     status::NtError,
     sys::wsk::{
         IPPROTO_IP, IPPROTO_IPV6, IPPROTO_UDP, IPV6_V6ONLY, NPI_WSK_INTERFACE_ID, PKTINFO, RECVECN,
@@ -119,27 +124,36 @@ impl Core {
         Ok(())
     }
 
+    /// Counts another list of datagrams that are held already; false when the socket is closing.
+    pub(super) fn enter(&self) -> bool {
+        // Left by `release`.
+        self.calls.enter().map(Inside::into_raw).is_some()
+    }
+
     /// Gives a list back to WSK and ends its being counted; the core may be gone afterwards.
     ///
     /// # Safety
     ///
     /// `core` is live; the list from `first` on, of `count` datagrams, was indicated by its socket,
-    /// counted by [`Core::hold`], and is owned by the caller.
+    /// is counted among those held and owned by the caller; so is the list itself, by
+    /// [`Core::hold`] or [`Core::enter`].
     pub(super) unsafe fn release(
         core: NonNull<Self>,
-        first: NonNull<WSK_DATAGRAM_INDICATION>,
+        first: Option<NonNull<WSK_DATAGRAM_INDICATION>>,
         count: usize,
     ) {
-        // SAFETY: promised by the caller; live until the call that `hold` counted is released.
+        // SAFETY: promised by the caller; live until the call that was counted is released.
         let core = unsafe { core.as_ref() };
-        let socket = core.socket.load(Ordering::Acquire);
-        // SAFETY: datagrams come after the socket was stored, and it closes after this call.
-        let dispatch = unsafe { dispatch(socket) };
-        // SAFETY: the list is the caller's to release, once, and the socket is not closing. It
-        // cannot fail but for a list that is not this socket's.
-        let _ = unsafe { (dispatch.WskRelease)(socket, first.as_ptr()) };
-        core.held.fetch_sub(count, Ordering::Relaxed);
-        // SAFETY: entered by `hold` for this list.
+        if let Some(first) = first {
+            let socket = core.socket.load(Ordering::Acquire);
+            // SAFETY: datagrams come after the socket was stored, and it closes after this call.
+            let dispatch = unsafe { dispatch(socket) };
+            // SAFETY: the list is the caller's to release, once, and the socket is not closing. It
+            // cannot fail but for a list that is not this socket's.
+            let _ = unsafe { (dispatch.WskRelease)(socket, first.as_ptr()) };
+            core.held.fetch_sub(count, Ordering::Relaxed);
+        }
+        // SAFETY: entered by `hold` or `enter` for this list.
         drop(unsafe { core.calls.from_raw() });
     }
 }
@@ -510,12 +524,12 @@ impl<E: Events> Context<E> {
             return false;
         };
         // SAFETY: WSK passes a list that nobody changes during the callback.
-        let count = unsafe { count(first) };
+        let (last, count) = unsafe { measure(first) };
         match self.core.hold(count) {
             Ok(()) => {
                 // SAFETY: counted above; the callback answers STATUS_PENDING for `true`.
                 let datagrams =
-                    unsafe { Datagrams::from_raw(first, count, NonNull::from(&self.core)) };
+                    unsafe { Datagrams::from_raw(first, last, count, NonNull::from(&self.core)) };
                 self.events.received(datagrams, level);
                 true
             }
@@ -525,22 +539,6 @@ impl<E: Events> Context<E> {
             }
         }
     }
-}
-
-/// How many nodes a list has.
-///
-/// # Safety
-///
-/// `first` is the head of a list that nobody changes meanwhile.
-unsafe fn count(first: NonNull<WSK_DATAGRAM_INDICATION>) -> usize {
-    let mut count = 0;
-    let mut next = Some(first);
-    while let Some(node) = next {
-        count += 1;
-        // SAFETY: promised by the caller.
-        next = NonNull::new(unsafe { node.as_ref() }.Next);
-    }
-    count
 }
 
 /// `WskReceiveFromEvent`.

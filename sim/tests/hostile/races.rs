@@ -8,11 +8,13 @@
 //! Nothing is promised about any one packet: only that nothing stops, nothing hangs and nothing is left, and that
 //! afterwards the tunnel works.
 
-use std::sync::Arc;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use sim::host::memory::pair::{PORT, Pair};
+use abi::statistics::{Counter, Statistics};
+use sim::host::memory::pair::{PORT, Pair, Station};
 use sim::nt::machine::Options;
 use sim::verifier::schedule::{Mode, World};
 
@@ -89,4 +91,70 @@ fn configuration_changes_under_traffic() {
         assert!(works, "{to}: no answer after {changes} changes");
     }
     assert_clean(&pair.shut_down().unwrap_or_else(|error| panic!("{error}")));
+}
+
+/// What `of` has counted of `counter`.
+fn counted(of: &Station, counter: Counter) -> u64 {
+    let answer = of.tunnel().statistics().unwrap();
+    Statistics::parse(&answer).unwrap().counter(counter)
+}
+
+/// Transport data seen on the wire, by receiver index: the greatest counter, and what came after a greater one.
+#[derive(Default)]
+struct Wire {
+    greatest: HashMap<u32, u64>,
+    disorder: Vec<(u32, u64, u64)>,
+}
+
+impl Wire {
+    fn see(&mut self, datagram: &[u8]) {
+        let [4, 0, 0, 0, r0, r1, r2, r3, ..] = *datagram else { return };
+        let receiver = u32::from_le_bytes([r0, r1, r2, r3]);
+        let counter = u64::from_le_bytes(*datagram[8..].first_chunk().unwrap());
+        let before = self.greatest.insert(receiver, counter);
+        if let Some(before) = before.filter(|before| *before >= counter) {
+            self.disorder.push((receiver, before, counter));
+        }
+    }
+}
+
+/// A peer's lanes go from CPU to CPU while several send to it: what waited for a session, and what comes. On the wire each
+/// session's counters only grow, and nothing is left.
+#[test]
+fn lanes_change_hands_and_the_order_holds() {
+    let world = World::new(Mode::Parallel);
+    let _main = world.enter("main");
+    let four = Options { cpus: 4, ..options("four") };
+    let pair = Pair::boot(&world, &four, &driver()).unwrap_or_else(|error| panic!("{error}"));
+    let wire = Arc::new(Mutex::new(Wire::default()));
+    let (tapped, alpha) = (wire.clone(), pair.alpha.outer());
+    pair.network.tap(move |from, _, datagram| {
+        if alpha.contains(&from.ip()) {
+            tapped.lock().unwrap().see(datagram);
+        }
+    });
+    let mut rounds = 0;
+    while counted(&pair.alpha, Counter::Handovers) < 3 && rounds < 300 {
+        // Without a session, so that packets wait and a worker sends them.
+        pair.alpha.set_up(false).unwrap();
+        pair.alpha.set_up(true).unwrap();
+        for _ in 0..60 {
+            for to in pair.beta.inner() {
+                pair.alpha.endpoint().send_datagram(to, vec![0xA5; 800]);
+            }
+            std::thread::yield_now();
+        }
+        while pair.beta.endpoint().take_datagram(Duration::from_millis(20)).is_some() {}
+        rounds += 1;
+    }
+    let handovers = counted(&pair.alpha, Counter::Handovers);
+    assert!(handovers >= 3, "{handovers} in {rounds} rounds");
+    for to in pair.beta.inner() {
+        let works = pair.alpha.endpoint().ping(to, 64, Duration::from_secs(10)).is_some();
+        assert!(works, "{to}: no answer after {handovers} handovers");
+    }
+    assert_clean(&pair.shut_down().unwrap_or_else(|error| panic!("{error}")));
+    let Wire { greatest, disorder } = &*wire.lock().unwrap();
+    assert!(greatest.values().any(|counter| *counter > 30), "{greatest:?}");
+    assert_eq!(*disorder, [], "after {handovers} handovers in {rounds} rounds");
 }

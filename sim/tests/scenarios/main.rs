@@ -3,6 +3,7 @@
 //! | file | what goes on |
 //! |---|---|
 //! | [`first_traffic`] | the shortest: a handshake, pings, a file |
+//! | [`first_packets`] | what waits for a session leaves before what comes after |
 //! | [`handshake`] | both ways, at once, with preshared keys |
 //! | [`data`] | both families inside and outside, sizes around the padding and the MTU |
 //! | [`sessions`] | rekey, expiry, silence and keepalives by the clock |
@@ -19,6 +20,7 @@
 mod adapter_state;
 mod data;
 mod dead_peers;
+mod first_packets;
 mod first_traffic;
 mod handshake;
 mod load_unload;

@@ -195,12 +195,21 @@ fn what_was_on_its_way_does_not_turn_into_the_tunnel() {
         let sent = alpha.counter(Counter::PacketsOut) - before.1.counter(Counter::PacketsOut);
         let ended = alpha.discards(Direction::Outbound) - before.1.discards(Direction::Outbound);
         assert_eq!((sent, ended), (6, 6), "each was counted, and none came by twice\n{alpha}");
+        let refused = alpha.discarded(Discard::SendFailed);
+        assert!(refused <= 2, "by the old route no longer than until a worker has looked\n{alpha}");
+        assert_eq!(refused + alpha.discarded(Discard::RoutingLoop), 6, "{alpha}");
+        // From here on it is known.
+        send(pair, &pair.alpha, &pair.beta, 4);
+        let later = Ledger::of(&pair.alpha);
+        let looped = later.discarded(Discard::RoutingLoop) - alpha.discarded(Discard::RoutingLoop);
+        assert_eq!(looped, 4, "{later}");
+        assert_eq!(pair.network.carried().sent, before.0, "{later}");
 
         add(&pair.alpha, &cut);
         machines::ping(&pair.alpha, &pair.beta);
         machines::ping(&pair.beta, &pair.alpha);
         let alpha = Ledger::of(&pair.alpha);
-        assert_eq!(alpha.discards(Direction::Outbound), 6, "no more were lost\n{alpha}");
+        assert_eq!(alpha.discards(Direction::Outbound), 10, "no more were lost\n{alpha}");
     });
 }
 
@@ -313,7 +322,17 @@ fn while_there_is_no_route_and_no_longer_packets_are_lost() {
             let cut = cut_off(&pair.alpha);
             send(pair, &pair.alpha, &pair.beta, 3);
             let alpha = Ledger::of(&pair.alpha);
-            assert_eq!(alpha.discards(Direction::Outbound), 3 * round, "round {round}\n{alpha}");
+            assert_eq!(
+                alpha.discards(Direction::Outbound),
+                6 * round - 3,
+                "round {round}\n{alpha}"
+            );
+            // By now it is known, and each is told why.
+            let known = alpha.discarded(Discard::NoRoute);
+            send(pair, &pair.alpha, &pair.beta, 3);
+            let alpha = Ledger::of(&pair.alpha);
+            assert_eq!(alpha.discarded(Discard::NoRoute), known + 3, "round {round}\n{alpha}");
+            assert_eq!(alpha.discards(Direction::Outbound), 6 * round, "round {round}\n{alpha}");
             add(&pair.alpha, &cut);
             send(pair, &pair.alpha, &pair.beta, 3);
             came += 3;
