@@ -9,8 +9,8 @@
 //! cannot show: paging, interrupt latency, real race timing, a user/kernel address split, PatchGuard, HVCI and CFG rules,
 //! structures beyond those modelled. It knows the driver by its file alone.
 
-#[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
-compile_error!("the simulator runs x64 driver code in place: it needs Linux on x86-64");
+// Driver code runs in place, so on any other host there is nothing of this: `cargo test` tests the rest of the workspace.
+#![cfg(all(target_arch = "x86_64", target_os = "linux"))]
 
 pub mod host;
 pub mod loader;

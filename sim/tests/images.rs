@@ -1,5 +1,5 @@
 //! Small images made here: what the loader refuses and why, and driver code that behaves and misbehaves.
-
+#![cfg(all(target_arch = "x86_64", target_os = "linux"))]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::path::{Path, PathBuf};

@@ -1,5 +1,5 @@
 //! The functions of ntoskrnl and cng, called as a driver calls them: through the gates, in both run modes.
-
+#![cfg(all(target_arch = "x86_64", target_os = "linux"))]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::sync::Arc;

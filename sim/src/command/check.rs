@@ -8,8 +8,8 @@ use sim::host::memory::Network;
 use sim::nt::machine::Options;
 use sim::verifier::schedule::{Mode, World};
 
+use super::DriverFile;
 use super::{Failure, Outcome};
-use crate::DriverFile;
 
 /// Arguments of `check`.
 #[derive(Args)]

@@ -10,8 +10,8 @@ use sim::host::memory::pair::{Pair, Station};
 use sim::nt::machine::Options;
 use sim::verifier::schedule::{Mode, World};
 
+use super::DriverFile;
 use super::{Failure, Outcome, print_statistics};
-use crate::DriverFile;
 
 /// How long one step of the demonstration may take, on its own clock.
 const PATIENCE: Duration = Duration::from_secs(600);

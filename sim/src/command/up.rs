@@ -20,8 +20,8 @@ use sim::nt::machine::Options;
 use sim::nt::netio;
 use sim::verifier::schedule::{Mode, World};
 
+use super::DriverFile;
 use super::{Failure, Outcome};
-use crate::DriverFile;
 
 /// The MTU a device begins with, as other implementations give it.
 const MTU: u32 = 1420;

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! The last table makes the driver wrong in one place at a time and expects the stop by its name.
-
+#![cfg(all(target_arch = "x86_64", target_os = "linux"))]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::sync::atomic::Ordering::SeqCst;

@@ -12,7 +12,7 @@
 //!
 //! Time is virtual except in the two files that look for races. Machines are under the verifier, and after each test
 //! nothing may be left behind.
-
+#![cfg(all(target_arch = "x86_64", target_os = "linux"))]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::path::{Path, PathBuf};

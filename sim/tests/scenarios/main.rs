@@ -16,6 +16,7 @@
 //!
 //! Time is virtual, the machines are under the verifier, and each scenario ends with the sums of what was
 //! counted and with nothing left behind ([`machines::finish`]).
+#![cfg(all(target_arch = "x86_64", target_os = "linux"))]
 
 mod adapter_state;
 mod data;
