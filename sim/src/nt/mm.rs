@@ -6,6 +6,7 @@
 use crate::loader::probe::{self, Fault};
 use crate::nt::io;
 use crate::nt::machine::Machine;
+use crate::nt::ndis::lists::ndis;
 use crate::nt::thread::Thread;
 use crate::verifier::rules;
 
@@ -27,7 +28,7 @@ const MAPPED: u16 = 0x1;
 /// `MDL_PAGES_LOCKED`.
 const LOCKED: u16 = 0x2;
 /// `MDL_SOURCE_IS_NONPAGED_POOL`.
-const NONPAGED: u16 = 0x4;
+pub(crate) const NONPAGED: u16 = 0x4;
 
 /// The bytes one MDL of a chain describes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,7 +55,8 @@ pub fn pieces(mut mdl: usize) -> Result<Vec<Piece>, Fault> {
     Ok(all)
 }
 
-fn fill(mdl: usize, address: usize, length: u32, flags: u16) -> Result<(), Fault> {
+/// Writes an MDL with its page numbers.
+pub(crate) fn fill(mdl: usize, address: usize, length: u32, flags: u16) -> Result<(), Fault> {
     let pages = (address % PAGE + length as usize).div_ceil(PAGE);
     probe::fill(mdl, 0, HEADER)?;
     probe::write(mdl + SIZE, (HEADER + 8 * pages) as u16)?;
@@ -72,7 +74,7 @@ fn fill(mdl: usize, address: usize, length: u32, flags: u16) -> Result<(), Fault
 }
 
 /// Bytes of an MDL for a buffer.
-fn size_for(address: usize, length: u32) -> usize {
+pub(crate) fn size_for(address: usize, length: u32) -> usize {
     HEADER + 8 * (address % PAGE + length as usize).div_ceil(PAGE)
 }
 
@@ -172,6 +174,9 @@ crate::nt::imports! {
     /// Frees an MDL of `IoAllocateMdl`.
     [max: DISPATCH, mark: Documented, source: "DDI wdm/nf-wdm-iofreemdl"]
     fn IoFreeMdl(thread, mdl: usize) {
+        if let Some(list) = ndis(thread.machine()).user_of(mdl) {
+            return thread.stop("NBL_VIOLATION: M5", format!("IoFreeMdl of {mdl:#x}, which is in list {list:#x} under way"));
+        }
         if let Err(wrong) = thread.machine().pool().free(mdl, TAG, thread.caller()) {
             thread.bugcheck(rules::BAD_POOL_CALLER, [0x7, 0, TAG.into(), mdl as u64], format!("IoFreeMdl: {wrong}"));
         }

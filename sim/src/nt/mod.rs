@@ -22,6 +22,7 @@ pub mod io;
 pub mod ke;
 pub mod machine;
 pub mod mm;
+pub(crate) mod ndis;
 pub mod netcx;
 pub mod netio;
 pub mod ob;
@@ -223,6 +224,7 @@ static TABLES: &[Table] = &[
     (se::IMPORTS, &[]),
     (timer::IMPORTS, timer::BEHAVIOURS),
     (xstate::IMPORTS, xstate::BEHAVIOURS),
+    (ndis::IMPORTS, ndis::BEHAVIOURS),
     (netio::IMPORTS, netio::BEHAVIOURS),
     (wsk::IMPORTS, wsk::BEHAVIOURS),
     (wsk::PROVIDER_IMPORTS, &[]),
