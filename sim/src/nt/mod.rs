@@ -18,6 +18,7 @@ pub mod cng;
 pub mod dbg;
 pub mod dpc;
 pub mod ex;
+pub mod fwp;
 pub mod io;
 pub mod ke;
 pub mod machine;
@@ -224,6 +225,11 @@ static TABLES: &[Table] = &[
     (se::IMPORTS, &[]),
     (timer::IMPORTS, timer::BEHAVIOURS),
     (xstate::IMPORTS, xstate::BEHAVIOURS),
+    (fwp::bfe::IMPORTS, fwp::BEHAVIOURS),
+    (fwp::callouts::IMPORTS, &[]),
+    (fwp::engine::IMPORTS, &[]),
+    (fwp::inject::IMPORTS, &[]),
+    (fwp::received::IMPORTS, &[]),
     (ndis::IMPORTS, ndis::BEHAVIOURS),
     (netio::IMPORTS, netio::BEHAVIOURS),
     (wsk::IMPORTS, wsk::BEHAVIOURS),

@@ -31,11 +31,6 @@ fn fault(Fault(at): Fault) -> Broken {
     Broken { rule: "N6", detail: format!("{at:#x} is not memory") }
 }
 
-/// Whether a buffer has been moved and not moved back.
-pub(crate) fn is_moved(thread: &Thread, at: usize) -> bool {
-    lock(&ndis(thread.machine()).moves).contains_key(&at)
-}
-
 /// Moves the data start back by `delta`; false if there is no memory.
 pub(crate) fn retreat(
     thread: &Thread,

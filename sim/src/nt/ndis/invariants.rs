@@ -10,7 +10,7 @@
 //! | N6 | every byte of the data is memory |
 //! | N7 | two lists that are under way share no MDL (`lists.rs`) |
 //! | L1 | the list of buffers ends |
-//! | L2, L3 | the parent is alive, and counts its clones |
+//! | L3 | a list counts its clones, and has none when it is freed |
 //! | L4 | pools are alive, and freed when nothing of theirs is out (`lists.rs`) |
 //! | L5 | a list comes back with the buffers, chains, offsets and lengths it went with (`lists.rs`) |
 //! | L7 | the info slots agree with each other |

@@ -10,10 +10,8 @@ pub(crate) mod list {
     pub(crate) const NEXT: usize = 0;
     pub(crate) const FIRST_BUFFER: usize = 8;
     pub(crate) const CONTEXT: usize = 16;
-    pub(crate) const PARENT: usize = 24;
     pub(crate) const POOL: usize = 32;
     pub(crate) const PROTOCOL_RESERVED: usize = 64;
-    pub(crate) const MINIPORT_RESERVED: usize = 96;
     pub(crate) const SCRATCH: usize = 112;
     pub(crate) const SOURCE: usize = 120;
     pub(crate) const NBL_FLAGS: usize = 128;

@@ -4,7 +4,7 @@
 //! Driver Verifier's checks and NDIS's own are one here and stricter than both: every breach stops the machine with the
 //! number of the rule.
 //!
-//! Not modelled: fragments, reassembly and scatter-gather lists; a retreat with a driver's own MDL allocator.
+//! Not modelled: clones, fragments, reassembly and scatter-gather lists; a retreat with a driver's own MDL allocator.
 //!
 //! Source: `facts/ndis.md`, which quotes DDI nblapi and nbl row by row.
 

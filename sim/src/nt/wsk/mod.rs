@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use crate::host::Outer;
 use crate::loader::probe;
+use crate::nt::fwp;
 use crate::nt::level::PASSIVE;
 use crate::nt::machine::Machine;
 use crate::nt::{behaviours, imports};
@@ -34,6 +35,8 @@ mod send;
 mod socket;
 
 pub(crate) use provider::{DATAGRAM_IMPORTS, PROVIDER_IMPORTS};
+pub(crate) use receive::descriptors;
+pub(crate) use send::status_of as send_status;
 
 /// The statuses WSK answers.
 pub(crate) mod answer {
@@ -202,6 +205,7 @@ pub fn attach(machine: &Machine, outer: Arc<dyn Outer>) {
         return;
     }
     let _ = wsk.outer.set(outer);
+    fwp::attach(machine);
     machine.background("wsk", |machine| completion::run(machine, &self::wsk(machine)));
     machine.at_unload(|machine, leaks| {
         let wsk = self::wsk(machine);
@@ -226,6 +230,11 @@ impl Wsk {
     /// The network under the machine.
     pub(crate) fn outer(&self) -> Option<&Arc<dyn Outer>> {
         self.outer.get()
+    }
+
+    /// Gives a receive block back that a callout held.
+    pub(crate) fn give_block(&self, name: usize) {
+        self.arena.give(std::iter::once(name));
     }
 
     fn key(&self) -> Key {

@@ -11,6 +11,7 @@
 //!
 //! Source: DDI wsk/nc-wsk-pfn_wsk_receive_from_event; `facts/wsk.md` 5.
 
+use std::net::SocketAddr;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -20,6 +21,9 @@ use super::layout::{self, Buf, Indication, Mdl, SOCKADDR_LEN};
 use super::socket::{EVENT_RECEIVE_FROM, Socket};
 use super::{Wsk, answer};
 use crate::host::{Landing, Place};
+use crate::nt::fwp::inbound::{self, Destination};
+use crate::nt::fwp::neighbour::Taken;
+use crate::nt::fwp::{self, Endpoint};
 use crate::nt::machine::Machine;
 use crate::nt::thread::{Call, Level, Thread};
 use crate::verifier::schedule::lock;
@@ -55,8 +59,18 @@ struct Block {
 }
 
 /// Where the payload begins in a block.
-const PAYLOAD_AT: usize = 1024;
-const _: () = assert!(size_of::<Block>() <= PAYLOAD_AT && PAYLOAD_AT + PAYLOAD <= STRIDE);
+const PAYLOAD_AT: usize = 1536;
+/// Where the descriptors of the datagram as a NET_BUFFER_LIST are, if callouts are to see it.
+const DESCRIPTORS_AT: usize = 512;
+/// Room in front of the payload for IP and UDP headers.
+const HEADERS: usize = 48;
+const _: () = assert!(size_of::<Block>() <= DESCRIPTORS_AT && PAYLOAD_AT + PAYLOAD <= STRIDE);
+const _: () = assert!(DESCRIPTORS_AT + fwp::received::DESCRIPTORS + HEADERS <= PAYLOAD_AT);
+
+/// Where callouts' view of the datagram in the block `name` is described.
+pub(crate) fn descriptors(name: usize) -> usize {
+    name + DESCRIPTORS_AT
+}
 
 /// The blocks of one machine. They are never unmapped while the machine exists.
 #[derive(Default)]
@@ -66,7 +80,7 @@ pub(super) struct Arena {
 }
 
 impl Arena {
-    fn take(&self, places: &mut Vec<Place>, count: usize) {
+    pub(super) fn take(&self, places: &mut Vec<Place>, count: usize) {
         let mut free = lock(&self.free);
         if free.len() < count {
             self.grow(&mut free);
@@ -76,7 +90,7 @@ impl Arena {
             block(name).owner.store(WITH_NETWORK, Ordering::Relaxed);
             let payload = std::ptr::with_exposed_provenance_mut::<u8>(name + PAYLOAD_AT);
             let Some(payload) = NonNull::new(payload) else { break };
-            let remote = std::net::SocketAddr::new(std::net::Ipv4Addr::UNSPECIFIED.into(), 0);
+            let remote = SocketAddr::new(std::net::Ipv4Addr::UNSPECIFIED.into(), 0);
             places.push(Place {
                 payload,
                 capacity: PAYLOAD,
@@ -89,7 +103,7 @@ impl Arena {
         }
     }
 
-    fn give(&self, names: impl Iterator<Item = usize>) {
+    pub(super) fn give(&self, names: impl Iterator<Item = usize>) {
         let mut free = lock(&self.free);
         for name in names {
             block(name).owner.store(FREE, Ordering::Relaxed);
@@ -163,13 +177,12 @@ impl Landing for SocketLanding {
 
     fn landed(&self, filled: &mut Vec<Place>) {
         let machine = self.socket.machine.upgrade();
-        if let Some(machine) = machine.filter(|machine| !machine.is_dead())
-            && self.socket.begin_callback()
-        {
-            while !filled.is_empty() && !machine.is_dead() {
-                self.indicate(&machine, filled);
-            }
-            self.socket.end_callback();
+        if let Some(machine) = machine.filter(|machine| !machine.is_dead()) {
+            let endpoint = self.socket.endpoint.load(Ordering::Acquire);
+            let to = Destination { endpoint, local: self.local() };
+            let free = inbound::receive(&machine, &fwp::fwp(&machine), to, filled);
+            self.arena.give(free.into_iter());
+            self.indicate_all(&machine, filled);
         }
         self.unused(filled);
     }
@@ -179,7 +192,42 @@ impl Landing for SocketLanding {
     }
 }
 
+impl Endpoint for SocketLanding {
+    fn local(&self) -> SocketAddr {
+        let unknown = || SocketAddr::new(std::net::Ipv4Addr::UNSPECIFIED.into(), 0);
+        lock(&self.socket.settings).local.unwrap_or_else(unknown)
+    }
+
+    fn host(&self) -> Option<Arc<dyn crate::host::Socket>> {
+        lock(&self.socket.settings).host.clone()
+    }
+
+    fn deliver(&self, machine: &Machine, back: &Taken) {
+        let mut places = Vec::new();
+        self.arena.take(&mut places, 1);
+        for place in &mut places {
+            place.fill(&back.payload);
+            place.remote = back.facts.remote;
+            let (address, interface) = (back.facts.local.ip(), back.facts.interface);
+            place.local = Some(cmsg::PacketInfo { address, interface });
+        }
+        self.indicate_all(machine, &mut places);
+        self.unused(&mut places);
+    }
+}
+
 impl SocketLanding {
+    /// Indicates as much of `filled` as the socket takes.
+    fn indicate_all(&self, machine: &Machine, filled: &mut Vec<Place>) {
+        if !self.socket.begin_callback() {
+            return;
+        }
+        while !filled.is_empty() && !machine.is_dead() {
+            self.indicate(machine, filled);
+        }
+        self.socket.end_callback();
+    }
+
     /// Indicates one list from the front of `filled`.
     fn indicate(&self, machine: &Machine, filled: &mut Vec<Place>) {
         let verified = machine.options().verified;

@@ -18,6 +18,8 @@ use super::socket::{Socket, State};
 use super::{Wsk, answer};
 use crate::host::{self, Batch, SendError, Sending};
 use crate::loader::probe;
+use crate::nt::fwp::inbound::Destination;
+use crate::nt::fwp::outbound;
 use crate::nt::thread::Thread;
 use crate::verifier::schedule::lock;
 
@@ -91,7 +93,7 @@ pub(super) fn send(thread: &Thread, wsk: &Wsk, socket: &Arc<Socket>, request: Re
         _ if verified && thread.machine().faults().strikes("WskSendTo or WskSendMessages") => {
             (answer::INSUFFICIENT_RESOURCES, 0)
         }
-        Some(host) => transmit(&*host, socket, &request),
+        Some(host) => transmit(thread, &*host, socket, &request),
         None if bound => (answer::FILE_FORCED_CLOSED, 0),
         None => (answer::INVALID_DEVICE_STATE, 0),
     };
@@ -159,7 +161,7 @@ fn chain(buffer: &Buf, copy: &mut Vec<u8>) -> Result<(), probe::Fault> {
 }
 
 /// Hands the datagrams to the network.
-fn transmit(host: &dyn host::Socket, socket: &Socket, request: &Request) -> Done {
+fn transmit(thread: &Thread, host: &dyn host::Socket, socket: &Socket, request: &Request) -> Done {
     if request.flags != 0 || request.remote == 0 {
         return (answer::INVALID_PARAMETER, 0);
     }
@@ -171,10 +173,25 @@ fn transmit(host: &dyn host::Socket, socket: &Socket, request: &Request) -> Done
     };
     let Some(control) = control_of(socket, request) else { return (answer::INVALID_PARAMETER, 0) };
     let how = Sending { packet_info: control.packet_info, traffic_class: control.traffic_class };
+    let local = lock(&socket.settings).local.unwrap_or(remote);
+    let from = Destination { endpoint: socket.endpoint.load(Ordering::Acquire), local };
+    if !outbound::may_leave(thread.machine(), from, remote, || payloads(request)) {
+        return (answer::ACCESS_DENIED, 0);
+    }
     match send_all(host, remote, &how, request) {
         Ok(bytes) => (answer::SUCCESS, bytes),
         Err(status) => (status, 0),
     }
+}
+
+/// The payloads of a request, copied.
+fn payloads(request: &Request) -> Vec<Vec<u8>> {
+    let copy = |buffer: Buf| {
+        // SAFETY: the chain of a request whose IRP is completed only after this call.
+        let pieces = unsafe { Pieces::of(&buffer) };
+        pieces.map(|pieces| pieces.flatten().copied().collect()).unwrap_or_default()
+    };
+    request.buffers.each().map(copy).collect()
 }
 
 fn control_of(socket: &Socket, request: &Request) -> Option<SendControl> {
@@ -225,7 +242,8 @@ fn send_all(
     Ok(bytes)
 }
 
-fn status_of(error: SendError) -> i32 {
+/// The status of a send that the network did not take.
+pub(crate) fn status_of(error: SendError) -> i32 {
     match error {
         SendError::Unreachable => answer::NETWORK_UNREACHABLE,
         SendError::BadSource => answer::INVALID_PARAMETER,

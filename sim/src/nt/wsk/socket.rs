@@ -13,7 +13,7 @@
 //! Source: `facts/wsk.md` 3.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
 use super::completion::{Done, later};
@@ -21,6 +21,7 @@ use super::ports::{Refused, Sharing};
 use super::receive::SocketLanding;
 use super::{Wsk, answer};
 use crate::host::{self, OpenError};
+use crate::nt::fwp;
 use crate::nt::machine::Machine;
 use crate::nt::thread::{Call, Level, Thread};
 use crate::verifier::schedule::lock;
@@ -69,6 +70,8 @@ pub(super) struct Socket {
     pub(super) offered: AtomicUsize,
     /// Sends that are not completed.
     pub(super) sending: AtomicUsize,
+    /// Its endpoint handle, once it is bound.
+    pub(super) endpoint: AtomicU64,
     pub(super) machine: Weak<Machine>,
 }
 
@@ -106,6 +109,7 @@ impl Socket {
             retained: AtomicUsize::new(0),
             offered: AtomicUsize::new(0),
             sending: AtomicUsize::new(0),
+            endpoint: AtomicU64::new(0),
             machine: machine.weak(),
         }
     }
@@ -192,6 +196,9 @@ pub(super) fn bind(thread: &Thread, wsk: &Wsk, socket: &Arc<Socket>, local: Sock
                 (settings.state, settings.local, settings.host) =
                     (State::Bound, Some(at), Some(open));
                 settings.ephemeral = local.port() == 0;
+                drop(settings);
+                let endpoint = fwp::fwp(machine).open_endpoint(machine, landing);
+                socket.endpoint.store(endpoint, Ordering::Release);
                 return answer::SUCCESS;
             }
             Err(error) => status_of(error),
@@ -238,6 +245,8 @@ pub(super) fn close(thread: &Thread, wsk: &Arc<Wsk>, socket: &Arc<Socket>, irp: 
         }
         settings.host.take()
     };
+    let machine = thread.machine();
+    fwp::fwp(machine).close_endpoint(machine, socket.endpoint.load(Ordering::Acquire));
     let (socket, all) = (socket.clone(), wsk.clone());
     let work = Box::new(move |thread: &Thread| -> Option<Done> {
         if let Some(host) = host.take() {

@@ -1,0 +1,398 @@
+//! The inbound transport layer: between the network and the sockets.
+//!
+//! Every datagram that a host has received for a socket comes here first, as NDIS's NET_BUFFER_LIST with the data behind the
+//! UDP header. What callouts leave is authorised if it must be, and then indicated by WSK as if nothing had been.
+//!
+//! Coalesced datagrams (URO) are one list here and separate again for the socket.
+//!
+//! Source: WDD network/packet-inspection-points, network/data-offset-positions, network/udp-rsc-offload.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+
+use super::classify::{self, Decision, Indication, Metadata};
+use super::flows::{Traffic, Tuple};
+use super::layers::{Facts, Layer};
+use super::neighbour;
+use super::received::{About, Packet, Received};
+use super::{Fwp, udp};
+use crate::host::Place;
+use crate::host::routes::Tables;
+use crate::nt::machine::{Dead, Machine};
+use crate::nt::thread::Level;
+use crate::nt::wsk;
+use crate::verifier::schedule::lock;
+
+/// `FWP_CONDITION_FLAG_IS_LOOPBACK`.
+const LOOPBACK: u32 = 1;
+/// `FWP_CONDITION_FLAG_IS_REASSEMBLED`.
+const REASSEMBLED: u32 = 0x400;
+/// `FWP_CONDITION_FLAG_REQUIRES_ALE_CLASSIFY`.
+const REQUIRES_ALE_CLASSIFY: u32 = 0x100;
+/// Datagrams that are coalesced at most, and their bytes.
+const COALESCED_MAX: usize = 16;
+const COALESCED_BYTES: usize = 60_000;
+/// What fits an unfragmented datagram, about.
+const UNFRAGMENTED: usize = 1472;
+
+/// Whether a network card coalesces datagrams (URO).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Coalescing {
+    /// It does not.
+    #[default]
+    Off,
+    /// It does, and the list says how many datagrams of which length.
+    WithBoundaries,
+    /// It does, and the list does not say.
+    WithoutBoundaries,
+}
+
+/// What passed the inbound transport layer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Datagrams that callouts were asked about.
+    pub classified: u64,
+    /// Datagrams that a callout absorbed.
+    pub absorbed: u64,
+    /// Datagrams that a filter or callout blocked, reported as discards.
+    pub blocked: u64,
+    /// Datagrams that went on to their socket.
+    pub permitted: u64,
+    /// Datagrams that had to be authorised.
+    pub authorised: u64,
+    /// Datagrams that the firewall refused.
+    pub refused: u64,
+    /// Datagrams lost because callouts hold the network card's buffers.
+    pub no_buffer: u64,
+}
+
+/// The counters behind [`Counts`], in its order.
+#[derive(Default)]
+pub(crate) struct Inbound {
+    counts: [AtomicU64; 7],
+    coalescing: AtomicU8,
+}
+
+#[derive(Clone, Copy)]
+enum Count {
+    Classified,
+    Absorbed,
+    Blocked,
+    Permitted,
+    Authorised,
+    Refused,
+    NoBuffer,
+}
+
+impl Inbound {
+    fn count(&self, which: Count, datagrams: usize) {
+        self.counts[which as usize].fetch_add(datagrams as u64, Ordering::Relaxed);
+    }
+
+    pub(crate) fn counts(&self) -> Counts {
+        let [classified, absorbed, blocked, permitted, authorised, refused, no_buffer] =
+            [0, 1, 2, 3, 4, 5, 6].map(|which: usize| self.counts[which].load(Ordering::Relaxed));
+        Counts { classified, absorbed, blocked, permitted, authorised, refused, no_buffer }
+    }
+
+    pub(crate) fn set_coalescing(&self, coalescing: Coalescing) {
+        self.coalescing.store(coalescing as u8, Ordering::Release);
+    }
+}
+
+/// The socket that datagrams came for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Destination {
+    pub(crate) endpoint: u64,
+    pub(crate) local: SocketAddr,
+}
+
+/// What becomes of datagrams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    ToSocket,
+    /// Nothing is left of them.
+    Gone,
+    /// A callout holds the receive block they are in.
+    Held,
+}
+
+/// Shows the datagrams of `filled` to callouts, takes out what they absorb or block, and returns the names of the receive
+/// blocks that are free again.
+pub(crate) fn receive(
+    machine: &Machine,
+    fwp: &Fwp,
+    to: Destination,
+    filled: &mut Vec<Place>,
+) -> Vec<usize> {
+    let mut free = Vec::new();
+    let layer = Layer::transport(true, to.local.is_ipv6());
+    if !fwp.is_busy(layer) && !fwp.neighbour.is_there() {
+        return free;
+    }
+    let tables = wsk::wsk(machine).outer().map(|outer| outer.tables()).unwrap_or_default();
+    let mut kept = Vec::with_capacity(filled.len());
+    let mut waiting: std::collections::VecDeque<Place> = filled.drain(..).collect();
+    while !waiting.is_empty() && !machine.is_dead() {
+        let count = together(fwp, layer, &waiting);
+        let group: Vec<Place> = waiting.drain(..count).collect();
+        match judge(machine, fwp, to, &tables, &group) {
+            Ok(Fate::ToSocket) => kept.extend(group),
+            Ok(Fate::Held) => {}
+            Ok(Fate::Gone) | Err(Dead) => free.extend(group.iter().map(|place| place.name)),
+        }
+    }
+    free.extend(waiting.iter().map(|place| place.name));
+    *filled = kept;
+    free
+}
+
+/// How many datagrams at the front come as one list.
+fn together(fwp: &Fwp, layer: Layer, waiting: &std::collections::VecDeque<Place>) -> usize {
+    if fwp.inbound.coalescing.load(Ordering::Acquire) == Coalescing::Off as u8
+        || !lock(&fwp.compiled).takes_coalesced(layer)
+    {
+        return 1;
+    }
+    let Some(first) = waiting.front() else { return 0 };
+    let mut bytes = 0;
+    let like = |place: &&Place| {
+        bytes += place.len;
+        place.remote == first.remote
+            && place.len == first.len
+            && place.len > 0
+            && bytes <= COALESCED_BYTES
+    };
+    waiting.iter().take(COALESCED_MAX).take_while(like).count().max(1)
+}
+
+/// Judges one list.
+fn judge(
+    machine: &Machine,
+    fwp: &Fwp,
+    to: Destination,
+    tables: &Tables,
+    group: &[Place],
+) -> Result<Fate, Dead> {
+    let Some(first) = group.first() else { return Ok(Fate::Gone) };
+    fwp.inbound.count(Count::Classified, group.len());
+    if !fwp.nic.has_room() {
+        fwp.inbound.count(Count::NoBuffer, group.len());
+        return Ok(Fate::Gone);
+    }
+    let tuple = (to.local.port(), first.remote);
+    let required = !fwp.flows.is_authorised(machine.world().now(), &tuple);
+    let facts = facts(machine, to, tables, first, required);
+    let about = about(fwp, group, &facts);
+    let Some(built) = build(machine, first, group, &facts, about) else {
+        fwp.inbound.count(Count::NoBuffer, group.len());
+        return Ok(Fate::Gone);
+    };
+    let in_place = !machine.options().verified && group.len() == 1;
+    let received = fwp.nic.show(built);
+    let packet = Classified { facts, tuple, required, endpoint: to.endpoint };
+    let decided = classify_list(machine, fwp, &packet, &received);
+    let passes = decided.is_ok_and(Decision::permits);
+    let held = fwp.nic.retract(machine, &received, !passes);
+    let decided = decided?;
+    if !decided.permits() {
+        let which = if decided.absorbed { Count::Absorbed } else { Count::Blocked };
+        fwp.inbound.count(which, group.len());
+        // In its block a list that was not referenced has just been given back.
+        return Ok(if in_place { Fate::Held } else { Fate::Gone });
+    }
+    if held && in_place {
+        // Who permits and keeps leaves nothing for the socket here; the verifier calls it an error.
+        return Ok(Fate::Held);
+    }
+    fwp.inbound.count(Count::Permitted, group.len());
+    Ok(Fate::ToSocket)
+}
+
+/// A packet and what is known of it.
+struct Classified {
+    facts: Facts,
+    tuple: Tuple,
+    required: bool,
+    endpoint: u64,
+}
+
+/// Asks the transport layer, and if need be the one that authorises.
+fn classify_list(
+    machine: &Machine,
+    fwp: &Fwp,
+    packet: &Classified,
+    received: &Received,
+) -> Result<Decision, Dead> {
+    let ipv6 = packet.facts.local.is_ipv6();
+    let metadata = Metadata {
+        ip_header: if ipv6 { 40 } else { 20 },
+        transport_header: udp::HEADER as u32,
+        endpoint: packet.endpoint,
+        flow: if packet.required { 0 } else { packet.endpoint ^ 0x5A5A },
+        ale_required: packet.required,
+    };
+    let so_far =
+        neighbour::look(machine, fwp, packet.endpoint, &packet.facts, received, packet.required);
+    let layer = Layer::transport(true, ipv6);
+    let indication = Indication {
+        layer,
+        facts: packet.facts,
+        metadata,
+        list: received.at,
+        received: Some(received),
+    };
+    let (cpu, level) = somewhere(machine);
+    let decided =
+        machine.on_cpu(cpu, || classify::run(machine, fwp, &indication, so_far, level))?;
+    if !decided.permits() {
+        if decided.absorbed {
+            fwp.flows.refresh(machine, &packet.tuple, Traffic::Absorbed);
+        }
+        return Ok(decided);
+    }
+    if packet.required {
+        return authorise(machine, fwp, packet, received);
+    }
+    fwp.flows.refresh(machine, &packet.tuple, Traffic::Socket);
+    Ok(decided)
+}
+
+/// Classifies a packet at ALE_AUTH_RECV_ACCEPT.
+fn authorise(
+    machine: &Machine,
+    fwp: &Fwp,
+    packet: &Classified,
+    received: &Received,
+) -> Result<Decision, Dead> {
+    fwp.inbound.count(Count::Authorised, 1);
+    let layer = Layer::auth_recv_accept(packet.facts.local.is_ipv6());
+    let metadata = Metadata { endpoint: packet.endpoint, ..Metadata::default() };
+    let indication = Indication {
+        layer,
+        facts: packet.facts,
+        metadata,
+        list: received.at,
+        received: Some(received),
+    };
+    let (cpu, level) = somewhere(machine);
+    let decided =
+        machine.on_cpu(cpu, || classify::run(machine, fwp, &indication, Decision::OPEN, level))?;
+    if !decided.permits() || !fwp.flows.lets_in(&packet.tuple) {
+        fwp.inbound.count(Count::Refused, 1);
+        return Ok(Decision::hard(super::objects::BLOCK, false));
+    }
+    fwp.flows.authorise(machine.world().now(), packet.tuple);
+    Ok(decided)
+}
+
+/// On which CPU and at which IRQL a packet is classified.
+fn somewhere(machine: &Machine) -> (u32, Level) {
+    if !machine.options().verified {
+        let own = machine.with_thread(|thread| thread.cpu());
+        return (own, Level::Dispatch);
+    }
+    let random = machine.world().random();
+    // Mostly where the network card's DPC is; now and then elsewhere, and below DISPATCH_LEVEL.
+    let level = if random.is_multiple_of(4) { Level::Current } else { Level::Dispatch };
+    ((random >> 8) as u32 % machine.options().cpus, level)
+}
+
+fn facts(
+    machine: &Machine,
+    to: Destination,
+    tables: &Tables,
+    place: &Place,
+    required: bool,
+) -> Facts {
+    let ip = place.local.map_or(to.local.ip(), |info| info.address);
+    let interface = place.local.map_or(0, |info| info.interface);
+    let own = |address: IpAddr| tables.owner(address).is_some();
+    let mut flags = 0;
+    if own(place.remote.ip()) {
+        flags |= LOOPBACK;
+    }
+    if required {
+        flags |= REQUIRES_ALE_CLASSIFY;
+    }
+    if place.len > UNFRAGMENTED && machine.options().verified {
+        flags |= REASSEMBLED;
+    }
+    let luid = tables.interface(interface).map_or(0, |interface| interface.luid);
+    Facts {
+        local: SocketAddr::new(ip, to.local.port()),
+        remote: place.remote,
+        interface,
+        luid,
+        flags,
+    }
+}
+
+fn about(fwp: &Fwp, group: &[Place], facts: &Facts) -> About {
+    let length = group.first().map_or(0, |place| place.len);
+    let said = fwp.inbound.coalescing.load(Ordering::Acquire) == Coalescing::WithBoundaries as u8;
+    let coalesced =
+        if group.len() > 1 && said { (group.len() as u16, length as u16) } else { (0, 0) };
+    About {
+        ipv6: facts.local.is_ipv6(),
+        inbound: true,
+        loopback: facts.flags & LOOPBACK != 0,
+        coalesced,
+        merged: group.len() > 1,
+        injected_by: 0,
+    }
+}
+
+/// Builds the list of one group.
+fn build(
+    machine: &Machine,
+    first: &Place,
+    group: &[Place],
+    facts: &Facts,
+    about: About,
+) -> Option<Received> {
+    let class = first.traffic_class.unwrap_or(0);
+    let payload = |place: &Place| {
+        // SAFETY: a filled place: its `len` bytes are ours until it is given on.
+        unsafe { std::slice::from_raw_parts(place.payload.as_ptr(), place.len) }
+    };
+    let total = group.iter().map(|place| place.len).sum();
+    let headers = udp::headers(facts.remote, facts.local, class, total);
+    if !machine.options().verified && group.len() == 1 {
+        let at = first.payload.as_ptr().expose_provenance();
+        crate::loader::probe::write_bytes(at - headers.len(), &headers).ok()?;
+        let descriptors = wsk::descriptors(first.name);
+        return Received::in_place(descriptors, first.name, (at, first.len), headers.len(), about)
+            .ok();
+    }
+    let mut packet = Packet { lead: headers.len(), bytes: headers };
+    group.iter().for_each(|place| packet.bytes.extend(payload(place)));
+    Received::scattered(machine, &[packet], about)
+}
+
+/// A datagram that somebody else's callout had taken comes back into the stack: classified again, then indicated.
+pub(crate) fn reinject(machine: &Machine, fwp: &Fwp, back: neighbour::Taken) {
+    let Some(endpoint) = fwp.endpoints.find(back.endpoint) else { return };
+    let about = About { injected_by: neighbour::HANDLE, ..back.about };
+    let headers = udp::headers(back.facts.remote, back.facts.local, 0, back.payload.len());
+    let lead = headers.len();
+    let bytes = headers.into_iter().chain(back.payload.iter().copied()).collect();
+    let Some(built) = Received::scattered(machine, &[Packet { bytes, lead }], about) else {
+        return;
+    };
+    let received = fwp.nic.show(built);
+    let tuple = (back.facts.local.port(), back.facts.remote);
+    let packet =
+        Classified { facts: back.facts, tuple, required: back.required, endpoint: back.endpoint };
+    let decided = classify_list(machine, fwp, &packet, &received);
+    fwp.nic.retract(machine, &received, true);
+    match decided {
+        Ok(decided) if decided.permits() => {
+            fwp.inbound.count(Count::Permitted, 1);
+            endpoint.deliver(machine, &back);
+        }
+        Ok(decided) if decided.absorbed => fwp.inbound.count(Count::Absorbed, 1),
+        Ok(_) => fwp.inbound.count(Count::Blocked, 1),
+        Err(Dead) => {}
+    }
+}
