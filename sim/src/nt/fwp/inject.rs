@@ -10,7 +10,7 @@
 //! Source: DDI fwpsk/nf-fwpsk-fwpsinjecttransportsendasync1, nc-fwpsk-fwps_inject_complete0; WDD network/packet-injection-functions.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -25,19 +25,20 @@ use crate::nt::imports;
 use crate::nt::level::DISPATCH;
 use crate::nt::machine::Machine;
 use crate::nt::ndis::invariants::{self, Broken};
-use crate::nt::ndis::layout::{self, Buffer, list};
+use crate::nt::ndis::layout::list;
 use crate::nt::ndis::lists::{Made, ndis};
 use crate::nt::ndis::{allocate_over, violation};
 use crate::nt::thread::{Call, Level, Thread};
-use crate::nt::wsk::control_messages::{self, SendControl};
 use crate::nt::wsk::layout::{AF_INET, AF_INET6};
 use crate::nt::wsk::send_status;
 use crate::verifier::schedule::{Key, lock};
 
+mod request;
+
+use request::{Datagram, Request, Route, datagrams, route, wrong};
+
 /// `FWPS_INJECTION_TYPE_TRANSPORT`.
 const TRANSPORT: u32 = 2;
-/// The longest control list that makes sense.
-const CONTROL_MAX: u32 = 4096;
 /// The latest a completion is delayed, if it comes at all.
 const LATEST_US: u64 = 2000;
 /// How long a handle's destruction waits before it is called a deadlock.
@@ -187,118 +188,6 @@ fn complete(machine: &Machine, done: Done, level: Level) {
     machine.world().wake(fwp.injections.idle_key());
 }
 
-/// The arguments of one injection.
-#[derive(Clone, Copy)]
-struct Request {
-    handle: usize,
-    context: u64,
-    endpoint: u64,
-    arguments: usize,
-    family: u16,
-    list: usize,
-    routine: usize,
-    routine_context: u64,
-}
-
-/// Where a list shall go, and what must not change meanwhile.
-struct Route {
-    remote: IpAddr,
-    scope: u32,
-    control: SendControl,
-    frozen: Vec<(usize, Vec<u8>)>,
-}
-
-/// Reads `FWPS_TRANSPORT_SEND_PARAMS1`; `Err(None)`: the parameters are wrong.
-fn route(at: usize, family: u16) -> Result<Route, Option<Fault>> {
-    let ipv6 = family == AF_INET6;
-    let address: usize = probe::read(at)?;
-    let (control, length): (usize, u32) = (probe::read(at + 16)?, probe::read(at + 24)?);
-    let header: usize = probe::read(at + 32)?;
-    if address == 0 || header != 0 || length > CONTROL_MAX || (length > 0 && control == 0) {
-        return Err(None);
-    }
-    let bytes = probe::bytes(address, if ipv6 { 16 } else { 4 })?;
-    let remote = match bytes.as_array::<4>() {
-        Some(v4) => IpAddr::V4(Ipv4Addr::from(*v4)),
-        None => IpAddr::V6(Ipv6Addr::from(*bytes.as_array::<16>().ok_or(None)?)),
-    };
-    let list = probe::bytes(control, length as usize)?;
-    let asked = control_messages::parse_send(&list, ipv6).map_err(|_| None)?;
-    let frozen = vec![(address, bytes), (control, list)];
-    Ok(Route { remote, scope: probe::read(at + 8)?, control: asked, frozen })
-}
-
-/// One datagram of a list: where it goes, and where its payload is.
-struct Datagram {
-    to: SocketAddr,
-    stretches: Vec<layout::Stretch>,
-}
-
-/// Reads the UDP headers of a list, and checks what only the receiver would.
-fn datagrams(
-    machine: &Machine,
-    endpoint: &dyn Endpoint,
-    route: &Route,
-    buffers: &[(usize, Buffer)],
-) -> Result<Vec<Datagram>, String> {
-    let verified = machine.options().verified;
-    let source = verified.then(|| source(machine, endpoint, route)).flatten();
-    let mut all = Vec::with_capacity(buffers.len());
-    for (at, said) in buffers {
-        let gone = |Fault(at)| format!("{at:#x} is not memory");
-        let mut stretches = layout::data(said).map_err(gone)?;
-        let mut header = Vec::with_capacity(udp::HEADER);
-        while header.len() < udp::HEADER {
-            let Some((address, length)) = stretches.first_mut() else {
-                return Err(format!("buffer {at:#x} of {} bytes has no UDP header", said.length));
-            };
-            let taken = (udp::HEADER - header.len()).min(*length);
-            header.extend(probe::bytes(*address, taken).map_err(gone)?);
-            (*address, *length) = (*address + taken, *length - taken);
-            if *length == 0 {
-                stretches.remove(0);
-            }
-        }
-        let word = |at: usize| u16::from_be_bytes([header[at], header[at + 1]]);
-        let (from, to, length, check) = (word(0), word(2), word(4), word(6));
-        let wrong = if from != endpoint.local().port() {
-            format!("source port {from} is not the socket's, {}", endpoint.local().port())
-        } else if to == 0 {
-            "there is no destination port".to_owned()
-        } else if u32::from(length) != said.length {
-            format!("its length says {length}, there are {} bytes", said.length)
-        } else if check == 0 && route.remote.is_ipv6() {
-            "over IPv6 a checksum must be".to_owned()
-        } else if let Some(source) = source.filter(|_| check != 0)
-            && udp::checksum(source, route.remote, &layout::bytes(said).map_err(gone)?) != 0
-        {
-            format!("checksum {check:#06x} is wrong for {source} to {}", route.remote)
-        } else {
-            let mut to = SocketAddr::new(route.remote, to);
-            if let SocketAddr::V6(v6) = &mut to {
-                v6.set_scope_id(route.scope);
-            }
-            all.push(Datagram { to, stretches });
-            continue;
-        };
-        return Err(format!("UDP header of buffer {at:#x}: {wrong}"));
-    }
-    Ok(all)
-}
-
-/// The source address that the stack will use.
-fn source(machine: &Machine, endpoint: &dyn Endpoint, route: &Route) -> Option<IpAddr> {
-    let asked = route.control.packet_info;
-    let named = asked.map(|info| info.address).filter(|address| !address.is_unspecified());
-    let bound = Some(endpoint.local().ip()).filter(|address| !address.is_unspecified());
-    named.or(bound).or_else(|| {
-        let tables = crate::nt::wsk::wsk(machine).outer()?.tables();
-        let on = asked.map(|info| info.interface).filter(|interface| *interface != 0);
-        let best = tables.best_route(route.remote, on)?;
-        tables.source(best, route.remote)
-    })
-}
-
 /// Shows an injected list to the callouts of the outbound transport layer; true if they let it pass.
 fn passes(
     machine: &Machine,
@@ -368,23 +257,6 @@ fn transmit(
         fwp.flows.sent(machine, (endpoint.local().port(), to), Traffic::Injected);
     }
     answer::SUCCESS
-}
-
-/// What is wrong with a request before anything is read, in words.
-fn wrong(fwp: &Fwp, request: &Request, flags: u32) -> Option<String> {
-    if request.routine == 0 {
-        return Some("no completion routine".into());
-    }
-    if flags != 0 {
-        return Some(format!("flags {flags:#x}"));
-    }
-    if probe::read::<usize>(request.list + list::NEXT) != Ok(0) {
-        return Some("the list has a next one, or is no memory".into());
-    }
-    if fwp.endpoints.find(request.endpoint).is_none() {
-        return Some(format!("endpoint {:#x} is none, or its socket is closed", request.endpoint));
-    }
-    None
 }
 
 fn inject(thread: &Thread, request: Request, flags: u32) -> i32 {
