@@ -269,6 +269,69 @@ fn each_rule_stops_the_caller_that_breaks_it() {
     }
 }
 
+fn buffer_pool(machine: &Machine, data: u32) -> Result<u64, String> {
+    let parameters = machine.allocate(16);
+    probe::write_bytes(parameters, &[0x80, 1, 12, 0]).unwrap();
+    probe::write(parameters + 4, TAG as u32).unwrap();
+    probe::write(parameters + 8, data).unwrap();
+    let made =
+        machine.call_import("ndis.sys", "NdisAllocateNetBufferPool", &[0, parameters as u64]);
+    made.map_err(|_| machine.stop_report().unwrap().rule)
+}
+
+#[test]
+fn buffers_on_their_own_are_freed_on_their_own() {
+    let machine = boot();
+    let buffers = buffer_pool(&machine, 0).unwrap();
+    let (block, mdls) = chain(&machine, &[10, 90]);
+    machine.faults().fail_at(0);
+    let arguments = [buffers, mdls[0], 20, 60];
+    assert_eq!(ndis(&machine, "NdisAllocateNetBuffer", &arguments), 0);
+    let buffer = ndis(&machine, "NdisAllocateNetBuffer", &arguments) as usize;
+    assert_eq!(probe::read::<u64>(buffer + CURRENT_MDL).unwrap(), mdls[1]);
+    assert_eq!((word(buffer + CURRENT_OFFSET), word(buffer + LENGTH)), (10, 60));
+    let leaks = machine.unload().unwrap();
+    assert!(leaks.iter().any(|leak| leak.detail.ends_with("1 buffers out")), "{leaks:?}");
+    ndis(&machine, "NdisFreeNetBuffer", &[buffer as u64]);
+    assert!(probe::read::<u64>(buffer).is_err(), "a freed buffer is still there");
+    ndis(&machine, "NdisFreeNetBufferPool", &[buffers]);
+    for mdl in mdls {
+        nt(&machine, "IoFreeMdl", &[mdl]);
+    }
+    nt(&machine, "ExFreePoolWithTag", &[block, TAG]);
+    assert_eq!(machine.unload().unwrap(), []);
+    let rule_of = |wrong: fn(&Machine, u64) -> String| {
+        let machine = boot();
+        let pool = buffer_pool(&machine, 0).unwrap();
+        wrong(&machine, pool)
+    };
+    for (wrong, expected) in [
+        ((|m, _| rule(m, "NdisFreeNetBuffer", &[64])) as fn(&Machine, u64) -> String, "L4"),
+        (|m, pool| rule(m, "NdisAllocateNetBuffer", &[pool, 0, 0, 1]), "N2"),
+        (|m, _| rule(m, "NdisAllocateNetBuffer", &[64, 0, 0, 0]), "L4"),
+        (
+            |m, pool| {
+                ndis(m, "NdisAllocateNetBuffer", &[pool, 0, 0, 0]);
+                rule(m, "NdisFreeNetBufferPool", &[pool])
+            },
+            "L4",
+        ),
+        (|m, _| buffer_pool(m, 64).unwrap_err(), "L4"),
+        (
+            |m, buffers| {
+                let pool = pool(m, true, 0);
+                let (list, first) = list(m, pool, 0, 0, 0);
+                let more = ndis(m, "NdisAllocateNetBuffer", &[buffers, 0, 0, 0]);
+                probe::write(first, more).unwrap();
+                rule(m, "NdisFreeNetBufferList", &[list])
+            },
+            "L5",
+        ),
+    ] {
+        assert_eq!(rule_of(wrong), format!("NBL_VIOLATION: {expected}"));
+    }
+}
+
 #[test]
 fn an_mdl_that_a_retreat_put_in_front_and_nobody_freed_is_a_leak() {
     let machine = boot();

@@ -231,6 +231,7 @@ static TABLES: &[Table] = &[
     (fwp::inject::IMPORTS, &[]),
     (fwp::received::IMPORTS, &[]),
     (ndis::IMPORTS, ndis::BEHAVIOURS),
+    (ndis::buffers::IMPORTS, &[]),
     (netio::IMPORTS, netio::BEHAVIOURS),
     (wsk::IMPORTS, wsk::BEHAVIOURS),
     (wsk::PROVIDER_IMPORTS, &[]),

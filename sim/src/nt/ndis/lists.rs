@@ -70,7 +70,8 @@ struct Record {
 #[derive(Default)]
 struct UnderWay {
     frozen: Vec<(usize, Vec<u8>)>,
-    mdls: Vec<usize>,
+    /// MDLs and buffers.
+    parts: Vec<usize>,
 }
 
 /// NET_BUFFER_LISTs of one machine.
@@ -78,10 +79,11 @@ struct UnderWay {
 pub(crate) struct Ndis {
     pools: Mutex<HashMap<usize, Pool>>,
     lists: Mutex<HashMap<usize, Record>>,
-    /// MDLs under way, by the list they are in.
-    mdls: Mutex<HashMap<usize, usize>>,
+    /// MDLs and buffers under way, by the list they are in.
+    parts: Mutex<HashMap<usize, usize>>,
     pub(super) moves: Mutex<HashMap<usize, Vec<super::data_start::Move>>>,
     pub(super) objects: Mutex<Vec<usize>>,
+    pub(super) buffers: super::buffers::Buffers,
     watched: AtomicBool,
 }
 
@@ -100,10 +102,16 @@ impl Ndis {
             let detail = format!("NBL pool {at:#x} not freed, {} lists out", pool.out);
             leaks.push(Leak::new("NDIS", detail));
         }
+        self.buffers.leaks(leaks);
         let objects = lock(&self.objects).len();
         if objects > 0 {
             leaks.push(Leak::new("NDIS", format!("{objects} generic objects not freed")));
         }
+    }
+
+    /// Whether `handle` may stand for a driver: NULL may.
+    pub(crate) fn is_handle(&self, handle: usize) -> bool {
+        handle == 0 || lock(&self.objects).contains(&handle)
     }
 
     /// Makes a pool and returns its handle.
@@ -191,6 +199,7 @@ impl Ndis {
     pub(crate) fn free(&self, thread: &Thread, at: usize, made: Made) -> Result<(), Broken> {
         let children = probe::read::<i32>(at + list::CHILD_REFERENCES).unwrap_or(0);
         let chained = probe::read::<usize>(at + list::FIRST_BUFFER).unwrap_or(0);
+        let more = chained != 0 && probe::read::<usize>(chained).unwrap_or(0) != 0;
         let mut lists = lock(&self.lists);
         let wrong = match lists.get(&at) {
             None => ("L4", "is no list of the driver's, or was freed".to_owned()),
@@ -203,6 +212,7 @@ impl Ndis {
                 "L5",
                 format!("begins with buffer {chained:#x}, came with {:#x}", record.own_buffer),
             ),
+            Some(_) if more => ("L5", "still has other buffers behind its own".to_owned()),
             Some(record) => {
                 let (pool, context) = (record.pool, record.context);
                 lists.remove(&at);
@@ -260,7 +270,7 @@ impl Ndis {
                 rule: "N6",
                 detail: format!("{at:#x} is not memory"),
             })?;
-            self.claim(at, &under_way.mdls)?;
+            self.claim(at, &under_way.parts)?;
         }
         record.under_way = Some(under_way);
         Ok(buffers)
@@ -269,9 +279,9 @@ impl Ndis {
     /// Undoes a [`Ndis::hand_over`] that came to nothing, without a look at the list.
     pub(crate) fn take_back(&self, at: usize) {
         let under_way = lock(&self.lists).get_mut(&at).and_then(|record| record.under_way.take());
-        let mut mdls = lock(&self.mdls);
-        for mdl in under_way.into_iter().flat_map(|under_way| under_way.mdls) {
-            mdls.remove(&mdl);
+        let mut parts = lock(&self.parts);
+        for part in under_way.into_iter().flat_map(|under_way| under_way.parts) {
+            parts.remove(&part);
         }
     }
 
@@ -301,24 +311,24 @@ impl Ndis {
         Ok(())
     }
 
-    /// Puts MDLs on the list of those under way, unless one is there (N7).
+    /// Puts MDLs and buffers on the list of those under way, unless one is there (N7).
     fn claim(&self, at: usize, wanted: &[usize]) -> Result<(), Broken> {
-        let mut mdls = lock(&self.mdls);
+        let mut parts = lock(&self.parts);
         if let Some((mdl, other)) =
-            wanted.iter().find_map(|mdl| mdls.get(mdl).map(|other| (mdl, *other)))
+            wanted.iter().find_map(|part| parts.get(part).map(|other| (part, *other)))
         {
             let detail = format!(
                 "MDL {mdl:#x} is in list {at:#x} and in list {other:#x}, which is under way"
             );
             return Err(Broken { rule: "N7", detail });
         }
-        mdls.extend(wanted.iter().map(|mdl| (*mdl, at)));
+        parts.extend(wanted.iter().map(|part| (*part, at)));
         Ok(())
     }
 
-    /// The list under way that `mdl` is in (M5).
-    pub(crate) fn user_of(&self, mdl: usize) -> Option<usize> {
-        lock(&self.mdls).get(&mdl).copied()
+    /// The list under way that an MDL (M5) or a buffer is in.
+    pub(crate) fn user_of(&self, part: usize) -> Option<usize> {
+        lock(&self.parts).get(&part).copied()
     }
 }
 
@@ -332,6 +342,7 @@ fn freeze(at: usize, buffers: &[(usize, Buffer)]) -> Result<UnderWay, Fault> {
     // Up to the fields that the layer below writes; `Status` and the reserved ones are such.
     keep(at, list::PROTOCOL_RESERVED)?;
     keep(at + list::INFO, 8 * list::INFO_SLOTS)?;
+    under_way.parts = buffers.iter().map(|(place, _)| *place).collect();
     for (place, said) in buffers {
         keep(*place, buffer::POOL + 8)?;
         for (address, length) in layout::data(said)? {
@@ -340,8 +351,8 @@ fn freeze(at: usize, buffers: &[(usize, Buffer)]) -> Result<UnderWay, Fault> {
         let mut mdl = said.chain;
         while mdl != 0 {
             keep(mdl, 48)?;
-            if !under_way.mdls.contains(&mdl) {
-                under_way.mdls.push(mdl);
+            if !under_way.parts.contains(&mdl) {
+                under_way.parts.push(mdl);
             }
             mdl = probe::read(mdl)?;
         }
@@ -353,11 +364,13 @@ fn freeze(at: usize, buffers: &[(usize, Buffer)]) -> Result<UnderWay, Fault> {
 fn poison(at: usize, buffer: Option<usize>) -> Result<(), Fault> {
     probe::fill(at + list::PROTOCOL_RESERVED, POISON, list::SCRATCH + 8 - list::PROTOCOL_RESERVED)?;
     if let Some(at) = buffer {
-        probe::fill(
-            at + buffer::PROTOCOL_RESERVED,
-            POISON,
-            buffer::MINIPORT_RESERVED + 32 - buffer::PROTOCOL_RESERVED,
-        )?;
+        poison_buffer(at)?;
     }
     Ok(())
+}
+
+/// Overwrites the reserved fields of a buffer.
+pub(super) fn poison_buffer(at: usize) -> Result<(), Fault> {
+    let length = buffer::MINIPORT_RESERVED + 32 - buffer::PROTOCOL_RESERVED;
+    probe::fill(at + buffer::PROTOCOL_RESERVED, POISON, length)
 }

@@ -1,6 +1,6 @@
 //! NDIS, as far as a driver needs it that is no NDIS driver: pools, NET_BUFFER_LISTs and their data (`Ndis*`).
 //!
-//! [`lists`] knows whose a list is, [`invariants`] what must hold of it, [`data_start`] moves its data; [`layout`] reads it.
+//! [`lists`] knows whose a list is, [`buffers`] are NET_BUFFERs on their own, [`invariants`] what must hold of it, [`data_start`] moves its data; [`layout`] reads it.
 //! Driver Verifier's checks and NDIS's own are one here and stricter than both: every breach stops the machine with the
 //! number of the rule.
 //!
@@ -13,6 +13,7 @@ use crate::nt::thread::Thread;
 use crate::nt::{behaviours, imports};
 use crate::verifier::schedule::lock;
 
+pub(crate) mod buffers;
 pub(crate) mod data_start;
 pub(crate) mod invariants;
 pub(crate) mod layout;
@@ -135,7 +136,7 @@ imports! {
     [max: DISPATCH, mark: Documented, source: "DDI nblapi/nf-nblapi-ndisallocatenetbufferlistpool", fail: 0]
     fn NdisAllocateNetBufferListPool(thread, handle: usize, parameters: usize) -> usize {
         let ndis = ndis(thread.machine());
-        if handle != 0 && !lock(&ndis.objects).contains(&handle) {
+        if !ndis.is_handle(handle) {
             thread.stop("NBL_VIOLATION: L4", format!("NdisAllocateNetBufferListPool: {handle:#x} is no NDIS handle"));
             return 0;
         }
