@@ -32,6 +32,7 @@ pub(crate) enum Wrong {
     NoReturnCallback,
     QueueWithoutCancel,
     WritesTxPacket,
+    WritesTxData,
     MovesBeginBack,
     LinksTwice,
     ForgetsFragments,
@@ -481,6 +482,10 @@ extern "win64" fn tx_advance(_: u64) {
         let (first, count): (u32, u16) = (read(element), read(element + 4));
         if wrong(Wrong::WritesTxPacket) {
             write(element + 11, 1_u8);
+        }
+        if wrong(Wrong::WritesTxData) && count > 0 {
+            let data: u64 = read(slot(TX_ADDRESS, first));
+            write(data, read::<u8>(data) ^ 1);
         }
         let full = TAIL.load(SeqCst) - RETURNED.load(SeqCst) >= BUFFERS;
         if !full && read::<u8>(element + 11) & 1 == 0 {

@@ -283,6 +283,7 @@ fn each_mistake_is_stopped_by_name() {
         (Wrong::NoReturnCallback, "InvalidAdapterRxCapabilities"),
         (Wrong::QueueWithoutCancel, "NetQueueInvalidConfiguration"),
         (Wrong::WritesTxPacket, "InvalidRingImmutableDriverTxPacket"),
+        (Wrong::WritesTxData, "NBL_VIOLATION: L5"),
         (Wrong::MovesBeginBack, "InvalidRingBeginIndex"),
         (Wrong::LinksTwice, "RX BUFFER LINKED TWICE"),
         (Wrong::KeepsTxPackets, "DRIVER_POWER_STATE_FAILURE"),

@@ -14,11 +14,12 @@ use super::classify::{self, Decision, Indication, Metadata};
 use super::flows::{Traffic, Tuple};
 use super::layers::{Facts, Layer};
 use super::neighbour;
-use super::received::{About, Packet, Received};
+use super::received::{About, Received};
 use super::{Fwp, udp};
 use crate::host::Place;
 use crate::host::routes::Tables;
 use crate::nt::machine::{Dead, Machine};
+use crate::nt::ndis::lent::Packet;
 use crate::nt::thread::Level;
 use crate::nt::wsk;
 use crate::verifier::schedule::lock;
@@ -361,9 +362,7 @@ fn build(
     if !machine.options().verified && group.len() == 1 {
         let at = first.payload.as_ptr().expose_provenance();
         crate::loader::probe::write_bytes(at - headers.len(), &headers).ok()?;
-        let descriptors = wsk::descriptors(first.name);
-        return Received::in_place(descriptors, first.name, (at, first.len), headers.len(), about)
-            .ok();
+        return Received::in_place(first.name, (at, first.len), headers.len(), about).ok();
     }
     let mut packet = Packet { lead: headers.len(), bytes: headers };
     group.iter().for_each(|place| packet.bytes.extend(payload(place)));

@@ -11,9 +11,10 @@ use super::classify::{self, Decision, Indication, Metadata};
 use super::flows::Traffic;
 use super::inbound::Destination;
 use super::layers::{Facts, Layer};
-use super::received::{About, Packet, Received};
+use super::received::{About, Received};
 use super::{fwp, udp};
 use crate::nt::machine::Machine;
+use crate::nt::ndis::lent::Packet;
 use crate::nt::thread::Level;
 
 /// Whether the datagrams of a send may leave; `payloads` is not asked for if nobody looks.

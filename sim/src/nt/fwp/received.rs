@@ -1,9 +1,7 @@
 //! NET_BUFFER_LISTs that the network gives to callouts: how they look, and who keeps them.
 //!
-//! In verified mode each is built to be awkward: its bytes are cut over up to six MDLs, some of one byte or none, at odd
-//! addresses with gaps between, unmapped, with slack behind the data and headers in front of it. It is special pool, so it is
-//! gone once the last reference is, and its bytes are compared then: nobody may have written them. In fast mode it lies in
-//! the receive block itself, around the payload, and nothing is copied.
+//! In verified mode each is awkward and compared afterwards (`ndis/lent.rs`): nobody may have written it. In fast mode it lies
+//! in the receive block itself, around the payload, and nothing is copied.
 //!
 //! What a driver references is a buffer the network card does without. There are only so many.
 //!
@@ -18,37 +16,16 @@ use crate::loader::probe::{self, Fault};
 use crate::nt::imports;
 use crate::nt::level::DISPATCH;
 use crate::nt::machine::Machine;
-use crate::nt::mm;
-use crate::nt::ndis::invariants;
-use crate::nt::ndis::layout::{
-    self, Buffer, NBL_IS_IPV4, NBL_IS_IPV6, NBL_IS_UDP, buffer, info, list,
-};
+use crate::nt::ndis::layout::{NBL_IS_IPV4, NBL_IS_IPV6, NBL_IS_UDP, info, list};
+use crate::nt::ndis::lent::{Lent, Packet};
 use crate::nt::thread::Thread;
 use crate::nt::wsk;
 use crate::verifier::schedule::lock;
 
 /// Pool tag of lists of the network card.
 const TAG: u32 = u32::from_le_bytes(*b"NicB");
-/// MDLs of one packet at most.
-const PIECES: usize = 6;
-/// Where a list's first buffer is, and bytes from one buffer to the next, its MDLs behind it.
-const BUFFERS_AT: usize = 384;
-const MDL_STRIDE: usize = 48 + 8 * 18;
-const BUFFER_STRIDE: usize = buffer::SIZE + PIECES * MDL_STRIDE;
-/// Room for the descriptors of one packet in one MDL.
-pub(crate) const DESCRIPTORS: usize = BUFFERS_AT + buffer::SIZE + MDL_STRIDE;
-/// Bytes of slack and gaps.
-const GAP: u8 = 0xA5;
-/// `MDL_PAGES_LOCKED`.
-const LOCKED: u16 = 2;
 /// Network card buffers unless a test says otherwise.
 const BUFFERS: usize = 4096;
-
-/// One packet of a list to build: bytes, and how many of them come before the data.
-pub(crate) struct Packet {
-    pub(crate) bytes: Vec<u8>,
-    pub(crate) lead: usize,
-}
 
 /// What a list's flags and slots say.
 #[derive(Clone, Copy, Debug, Default)]
@@ -64,22 +41,15 @@ pub(crate) struct About {
     pub(crate) injected_by: usize,
 }
 
-/// Where a list's memory is.
-enum Memory {
-    Pool(usize),
-    /// The name of a receive block.
-    Place(usize),
-}
-
 /// One list that callouts see.
 pub(crate) struct Received {
     pub(crate) at: usize,
     pub(crate) about: About,
-    said: Vec<(usize, Buffer)>,
+    list: Lent,
     references: AtomicUsize,
     indicated: AtomicBool,
-    frozen: Vec<(usize, Vec<u8>)>,
-    memory: Memory,
+    /// The name of the receive block that it lies in, if it does.
+    place: Option<usize>,
 }
 
 /// The lists of one machine that are out.
@@ -147,13 +117,9 @@ impl Nic {
         if let Some(wrong) = received.changed() {
             machine.die("WFP_VIOLATION: NET_BUFFER_LIST", wrong);
         }
-        match received.memory {
-            Memory::Pool(block) => {
-                let freed = machine.pool().free(block, TAG, 0);
-                debug_assert_eq!(freed, Ok(()));
-            }
-            Memory::Place(name) if give => wsk::wsk(machine).give_block(name),
-            Memory::Place(_) => {}
+        received.list.free(machine);
+        if let Some(name) = received.place.filter(|_| give) {
+            wsk::wsk(machine).give_block(name);
         }
     }
 }
@@ -166,88 +132,31 @@ impl Received {
 
     /// What somebody has changed of it, in words.
     pub(crate) fn changed(&self) -> Option<String> {
-        for (at, said) in &self.said {
-            if Buffer::read(*at).as_ref() != Ok(said) {
-                return Some(format!(
-                    "buffer {at:#x} of list {:#x} is not as it was given: {said:?}",
-                    self.at
-                ));
-            }
-        }
-        let written =
-            |(at, bytes): &&(usize, Vec<u8>)| probe::bytes(*at, bytes.len()).as_ref() != Ok(bytes);
-        let (at, bytes) = self.frozen.iter().find(written)?;
-        Some(format!(
-            "some of the {} bytes at {at:#x} of list {:#x} were written: they are others' too",
-            bytes.len(),
-            self.at
-        ))
+        self.list.changed()
     }
 
     /// The bytes of its first packet from the data on, as long as it is out.
     pub(crate) fn payload(&self) -> Vec<u8> {
-        self.said.first().and_then(|(_, said)| layout::bytes(said).ok()).unwrap_or_default()
+        self.list.first_payload()
     }
 
     /// A list in the receive block `name`, around a payload that has `lead` bytes of headers in front of it.
     pub(crate) fn in_place(
-        descriptors: usize,
         name: usize,
-        (payload, length): (usize, usize),
+        payload: (usize, usize),
         lead: usize,
         about: About,
     ) -> Result<Self, Fault> {
-        probe::fill(descriptors, 0, DESCRIPTORS - MDL_STRIDE)?;
-        let mdl = descriptors + BUFFERS_AT + buffer::SIZE;
-        mm::fill(mdl, payload - lead, (lead + length) as u32, mm::NONPAGED)?;
-        let first = Buffer {
-            chain: mdl,
-            current_mdl: mdl,
-            current_offset: lead as u32,
-            offset: lead as u32,
-            length: length as u32,
-            next: 0,
-        };
-        Self::finish(
-            descriptors,
-            vec![(descriptors + BUFFERS_AT, first)],
-            about,
-            (Memory::Place(name), Vec::new()),
-        )
+        Self::finish(Lent::in_place(wsk::descriptors(name), payload, lead)?, about, Some(name))
     }
 
     /// An awkward list; `None` if there is no memory.
     pub(crate) fn scattered(machine: &Machine, packets: &[Packet], about: About) -> Option<Self> {
-        let plans: Vec<Plan> = packets.iter().map(|packet| Plan::draw(machine, packet)).collect();
-        let descriptors = BUFFERS_AT + BUFFER_STRIDE * packets.len();
-        let size = descriptors + plans.iter().map(Plan::room).sum::<usize>();
-        let block = machine.pool().allocate(size, TAG, 0, 0)?;
-        let built = probe::fill(block + descriptors, GAP, size - descriptors).and_then(|()| {
-            let mut at = block + descriptors;
-            let mut buffers = Vec::new();
-            let mut frozen = Vec::new();
-            for (number, (packet, plan)) in packets.iter().zip(&plans).enumerate() {
-                let place = block + BUFFERS_AT + number * BUFFER_STRIDE;
-                let next = if number + 1 < packets.len() { place + BUFFER_STRIDE } else { 0 };
-                buffers.push((place, plan.build(place, at, packet, next)?));
-                frozen.push((at, probe::bytes(at, plan.room())?));
-                at += plan.room();
-            }
-            Self::finish(block, buffers, about, (Memory::Pool(block), frozen))
-        });
-        built.ok()
+        Self::finish(Lent::scattered(machine, TAG, packets)?, about, None).ok()
     }
 
-    fn finish(
-        at: usize,
-        buffers: Vec<(usize, Buffer)>,
-        about: About,
-        (memory, frozen): (Memory, Vec<(usize, Vec<u8>)>),
-    ) -> Result<Self, Fault> {
-        for (place, said) in &buffers {
-            said.write(*place)?;
-        }
-        probe::write(at + list::FIRST_BUFFER, buffers.first().map_or(0, |(place, _)| *place))?;
+    fn finish(list: Lent, about: About, place: Option<usize>) -> Result<Self, Fault> {
+        let at = list.at;
         let (family, frame) =
             if about.ipv6 { (NBL_IS_IPV6, 0x86DD_u16) } else { (NBL_IS_IPV4, 0x0800) };
         probe::write(at + list::NBL_FLAGS, family | NBL_IS_UDP)?;
@@ -259,92 +168,8 @@ impl Received {
             let (count, length) = about.coalesced;
             probe::write(slot(info::COALESCED), u64::from(count) | u64::from(length) << 16)?;
         }
-        debug_assert!(invariants::check(at).is_ok(), "{:?}", invariants::check(at));
-        Ok(Self {
-            at,
-            about,
-            said: buffers,
-            references: AtomicUsize::new(0),
-            indicated: AtomicBool::new(true),
-            frozen,
-            memory,
-        })
-    }
-}
-
-/// Where the bytes of one packet go.
-struct Plan {
-    /// Bytes before the headers.
-    front: usize,
-    /// Bytes behind the data.
-    slack: usize,
-    /// Lengths of the pieces; their sum is everything.
-    pieces: Vec<usize>,
-    /// Gap before each piece.
-    gaps: Vec<usize>,
-    mapped: u64,
-}
-
-impl Plan {
-    fn draw(machine: &Machine, packet: &Packet) -> Self {
-        let random = || machine.world().random() as usize;
-        let (front, slack) = ([0, 14, 64][random() % 3], [0, 0, 1, 18, 300][random() % 5]);
-        let total = front + packet.bytes.len() + slack;
-        // Cuts are taken from where they hurt: around the start of the data and in the first bytes behind it.
-        let start = front + packet.lead;
-        let mut cuts: Vec<usize> = (0..random() % PIECES)
-            .map(|_| match random() % 6 {
-                0 => start,
-                1 => start + 1,
-                2 => start + 1 + random() % 32,
-                3 => start.saturating_sub(1 + random() % 8),
-                4 => total.saturating_sub(slack + 1 + random() % 16),
-                _ => random() % (total + 1),
-            })
-            .map(|cut| cut.min(total))
-            .collect();
-        cuts.sort_unstable();
-        // Two cuts at one place leave an MDL without a byte between them, which is legal.
-        let ends = cuts.iter().copied().chain([total]);
-        let pieces =
-            ends.scan(0, |from, to| Some(to - std::mem::replace(from, to))).collect::<Vec<_>>();
-        let gaps = pieces.iter().map(|_| random() % 40).collect();
-        Self { front, slack, pieces, gaps, mapped: machine.world().random() }
-    }
-
-    fn room(&self) -> usize {
-        self.pieces.iter().sum::<usize>() + self.gaps.iter().sum::<usize>()
-    }
-
-    /// Writes the packet at `memory` and its MDLs behind the buffer at `place`.
-    fn build(
-        &self,
-        place: usize,
-        memory: usize,
-        packet: &Packet,
-        next: usize,
-    ) -> Result<Buffer, Fault> {
-        let mut whole = vec![GAP; self.front];
-        whole.extend(&packet.bytes);
-        whole.resize(whole.len() + self.slack, GAP);
-        let first = place + buffer::SIZE;
-        let (mut at, mut from) = (memory, 0);
-        for (number, (length, gap)) in self.pieces.iter().zip(&self.gaps).enumerate() {
-            let mdl = first + number * MDL_STRIDE;
-            at += gap;
-            probe::write_bytes(at, &whole[from..from + length])?;
-            let flags = if self.mapped >> number & 1 == 0 { mm::NONPAGED } else { LOCKED };
-            mm::fill(mdl, at, *length as u32, flags)?;
-            if number + 1 < self.pieces.len() {
-                probe::write(mdl, mdl + MDL_STRIDE)?;
-            }
-            (at, from) = (at + length, from + length);
-        }
-        let offset = (self.front + packet.lead) as u32;
-        let length = (packet.bytes.len() - packet.lead) as u32;
-        let mut said = Buffer { next, chain: first, offset, length, ..Buffer::default() };
-        said.adjust()?;
-        Ok(said)
+        let (references, indicated) = (AtomicUsize::new(0), AtomicBool::new(true));
+        Ok(Self { at, about, list, references, indicated, place })
     }
 }
 

@@ -17,6 +17,7 @@ pub(crate) mod buffers;
 pub(crate) mod data_start;
 pub(crate) mod invariants;
 pub(crate) mod layout;
+pub(crate) mod lent;
 pub(crate) mod lists;
 
 use invariants::Broken;

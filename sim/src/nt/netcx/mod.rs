@@ -53,9 +53,15 @@ behaviours! {
     /// A DPC's budget is a number of rounds, not KeShouldYieldProcessor.
     [mark: Inferred, source: "facts/netcx-os.md 0: simplified"]
     DPC_BUDGET_IN_ROUNDS;
-    /// Packets have no NBLs behind them; a send is a buffer, a receive a view of the driver's buffers.
-    [mark: Inferred, source: "simplified: the driver imports no ndis.sys"]
-    PACKETS_WITHOUT_NBLS;
+    /// A list of tcpip may have several NET_BUFFERs, each a packet; it is complete with the last of them.
+    [mark: ReadInSource, source: "facts/netcx-os.md 5"]
+    SEND_LISTS_OF_SEVERAL_PACKETS;
+    /// A driver does not write what it is given to send: the pages may be others' too.
+    [mark: Inferred, source: "DDI nbl: NDIS_NBL_FLAGS_SEND_READ_ONLY; clones share their pages"]
+    SENT_DATA_IS_READ_ONLY;
+    /// In fast mode packets have no lists behind them.
+    [mark: Inferred, source: "simplified, for speed"]
+    FAST_PACKETS_WITHOUT_LISTS;
     /// Ring sizes and pool sizes are parameters; Windows' come from NxPerfTuner.
     [mark: Inferred, source: "facts/netcx-os.md 6: not in the repository"]
     RING_SIZES_ARE_PARAMETERS;

@@ -417,6 +417,13 @@ impl RxTranslator {
             machine.die("INVALID RX BUFFER", detail);
             return false;
         }
+        // MmBuildMdlForNonPagedPool is what NetAdapterCx does with it.
+        let paged = self.verified
+            && machine.pool().nonpaged(base as usize, fragment.capacity as usize) == Some(false);
+        if paged {
+            machine.die("INVALID RX BUFFER", format!("{base:#x} is paged pool"));
+            return false;
+        }
         if self.verified && (handle == 0 || !slots.known.insert(handle)) {
             machine.die(
                 "RX BUFFER LINKED TWICE",

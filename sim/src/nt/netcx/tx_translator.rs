@@ -4,11 +4,12 @@
 //! long as the adapter. [`TxTranslator`] moves packets between it and one queue's rings, a round per
 //! call, inside the queue's execution context.
 //!
-//! Under the verifier a packet is cut into pieces at random, each with poison around it, and
-//! overwritten once the driver has returned it.
+//! Under the verifier what tcpip sends is a NET_BUFFER_LIST ([`SendList`]) of one to three NET_BUFFERs,
+//! each a packet over a chain of awkward MDLs. A list is complete once the driver has returned its last
+//! packet: it must then be as it was, and is gone. In fast mode a packet is a buffer and nothing more.
 //!
-//! Source: `facts/netcx-os.md` §5 (`translator/nxtxxlat.cpp`, read in Microsoft's source). Packets
-//! stand for NBLs with one NET_BUFFER each; offloads and bounce for DMA do not occur.
+//! Source: `facts/netcx-os.md` §5 (`translator/nxtxxlat.cpp`, read in Microsoft's source). Offloads and
+//! bounce for DMA do not occur.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -20,23 +21,75 @@ use super::queue::PacketQueue;
 use super::ring::{Fragment, Packet, VIRTUAL_ADDRESS};
 use super::stopping::Stopping;
 use crate::nt::machine::{Level, Machine};
+use crate::nt::ndis::layout::Stretch;
+use crate::nt::ndis::lent::{Lent, PIECES, Packet as ListPacket};
 use crate::verifier::schedule::{Key, lock};
 
-/// Pieces of one packet at most.
-pub const MAX_PIECES: usize = 4;
+/// NET_BUFFERs of one list at most.
+const LIST_MAX: usize = 3;
+/// Pool tag of lists of tcpip.
+const TAG: u32 = u32::from_le_bytes(*b"NblT");
 /// Completed packets of one round at most.
 const COMPLETION_BATCH: u32 = 64;
-/// Poison before, between and behind pieces, and over a packet that was returned.
+/// Bytes before and behind a packet in its buffer.
 const GAP: usize = 32;
 const POISON: u8 = 0xA5;
-const RETURNED: u8 = 0xDD;
 
 /// A packet on its way to the driver. Its bytes do not move while it has a slot.
 struct TxPacket {
+    /// What holds its bytes: a buffer, a list, or both if the list's were joined in the buffer.
     bytes: Box<[u8]>,
-    pieces: [(u32, u32); MAX_PIECES],
+    list: Option<Arc<SendList>>,
+    pieces: [Stretch; PIECES],
     count: usize,
     length: usize,
+}
+
+impl TxPacket {
+    /// A packet whose bytes are in `bytes`, behind the gap.
+    fn whole(bytes: Box<[u8]>, length: usize, list: Option<Arc<SendList>>) -> Self {
+        let mut pieces = [(0, 0); PIECES];
+        pieces[0] = (bytes.as_ptr().expose_provenance() + GAP, length);
+        Self { bytes, list, pieces, count: 1, length }
+    }
+
+    /// A packet of a list, in the pieces it has there.
+    fn of_list(list: &Arc<SendList>, stretches: &[Stretch]) -> Self {
+        let mut pieces = [(0, 0); PIECES];
+        let count = stretches.len().min(PIECES);
+        pieces[..count].copy_from_slice(&stretches[..count]);
+        let length = stretches.iter().map(|(_, length)| length).sum();
+        Self { bytes: Box::default(), list: Some(list.clone()), pieces, count, length }
+    }
+
+    /// Its pieces.
+    fn pieces(&self) -> impl Iterator<Item = &[u8]> {
+        self.pieces[..self.count].iter().map(|(address, length)| {
+            // SAFETY: bytes of its buffer or its list, both of which it keeps.
+            unsafe {
+                std::slice::from_raw_parts(std::ptr::with_exposed_provenance(*address), *length)
+            }
+        })
+    }
+}
+
+/// A NET_BUFFER_LIST of tcpip, until its last packet is back.
+struct SendList {
+    list: Lent,
+    left: AtomicUsize,
+}
+
+impl SendList {
+    /// One of its packets is back. With the last the list is complete, and must be as it was.
+    fn packet_is_back(&self, machine: &Machine) {
+        if self.left.fetch_sub(1, Ordering::AcqRel) > 1 {
+            return;
+        }
+        if let Some(wrong) = self.list.changed() {
+            machine.die("NBL_VIOLATION: L5", wrong);
+        }
+        self.list.free(machine);
+    }
 }
 
 /// Why a packet was not taken.
@@ -128,22 +181,29 @@ impl Outbox {
         mut fill: impl FnMut(&mut [u8]) -> Option<usize>,
     ) -> Result<usize, Refused> {
         let mut taken = VecDeque::new();
+        // Packets that are to be made into lists.
+        let mut loose = Vec::new();
         let refused = loop {
             if !self.open.load(Ordering::Acquire) {
                 break Some(Refused::Paused);
             }
-            if self.out.load(Ordering::Acquire) + taken.len() >= self.limit {
+            if self.out.load(Ordering::Acquire) + taken.len() + loose.len() >= self.limit {
                 break Some(Refused::Full);
             }
             let mut bytes = self.buffer(capacity);
             match fill(&mut bytes[GAP..GAP + capacity]) {
-                Some(length) => taken.push_back(self.packet(machine, bytes, length.min(capacity))),
+                Some(length) if self.scatter => {
+                    loose.push(bytes[GAP..GAP + length.min(capacity)].to_vec());
+                    lock(&self.spare).push(bytes);
+                }
+                Some(length) => taken.push_back(TxPacket::whole(bytes, length.min(capacity), None)),
                 None => {
                     lock(&self.spare).push(bytes);
                     break None;
                 }
             }
         };
+        taken.extend(lists(machine, loose));
         let count = taken.len();
         if count == 0 {
             return refused.map_or(Ok(0), Err);
@@ -155,35 +215,9 @@ impl Outbox {
     }
 
     fn buffer(&self, capacity: usize) -> Box<[u8]> {
-        let gaps = if self.scatter { MAX_PIECES + 1 } else { 2 };
-        let size = capacity + gaps * GAP;
+        let size = capacity + 2 * GAP;
         let spare = lock(&self.spare).pop().filter(|spare| spare.len() >= size);
         spare.unwrap_or_else(|| vec![POISON; size].into_boxed_slice())
-    }
-
-    fn packet(&self, machine: &Machine, mut bytes: Box<[u8]>, length: usize) -> TxPacket {
-        let mut pieces = [(0, 0); MAX_PIECES];
-        pieces[0] = (GAP as u32, length as u32);
-        let mut count = 1;
-        if self.scatter && length > 1 {
-            // From the last piece to the first, so that each moves into room that is free already.
-            let wanted = 1 + machine.world().random() as usize % MAX_PIECES.min(length);
-            let mut cuts: Vec<usize> =
-                (1..wanted).map(|_| 1 + machine.world().random() as usize % (length - 1)).collect();
-            cuts.sort_unstable();
-            cuts.dedup();
-            count = cuts.len() + 1;
-            let mut end = length;
-            for index in (0..count).rev() {
-                let start = if index == 0 { 0 } else { cuts[index - 1] };
-                let to = GAP + start + index * GAP;
-                bytes.copy_within(GAP + start..GAP + end, to);
-                bytes[to + (end - start)..to + (end - start) + GAP].fill(POISON);
-                pieces[index] = (to as u32, (end - start) as u32);
-                end = start;
-            }
-        }
-        TxPacket { bytes, pieces, count, length }
     }
 
     fn done(&self, machine: &Machine, packets: &mut Vec<TxPacket>, counter: &AtomicU64) {
@@ -194,11 +228,12 @@ impl Outbox {
         let count = packets.len();
         {
             let mut spare = lock(&self.spare);
-            for mut packet in packets.drain(..) {
-                if self.scatter {
-                    packet.bytes.fill(RETURNED);
+            for packet in packets.drain(..) {
+                if let Some(list) = &packet.list {
+                    list.packet_is_back(machine);
+                } else {
+                    spare.push(packet.bytes);
                 }
-                spare.push(packet.bytes);
             }
         }
         self.out.fetch_sub(count, Ordering::AcqRel);
@@ -209,6 +244,25 @@ impl Outbox {
     pub(crate) fn key(&self) -> Key {
         Key::of(&self.out)
     }
+}
+
+/// Packets of tcpip in lists of one to three.
+fn lists(machine: &Machine, mut loose: Vec<Vec<u8>>) -> Vec<TxPacket> {
+    let mut packets = Vec::with_capacity(loose.len());
+    while !loose.is_empty() {
+        let count = 1 + machine.world().random() as usize % LIST_MAX.min(loose.len());
+        let group: Vec<_> =
+            loose.drain(..count).map(|bytes| ListPacket { bytes, lead: 0 }).collect();
+        match Lent::scattered(machine, TAG, &group) {
+            Some(list) => {
+                let list = Arc::new(SendList { list, left: AtomicUsize::new(count) });
+                packets.extend(list.list.packets().map(|pieces| TxPacket::of_list(&list, &pieces)));
+            }
+            // tcpip has no memory: the packets are lost before they are the driver's.
+            None => {}
+        }
+    }
+    packets
 }
 
 /// What only the execution context touches.
@@ -276,7 +330,6 @@ impl TxTranslator {
             let unfit = next.length == 0 || next.length > self.max_fragment;
             let pieces = if unfit { 0 } else { next.count };
             if pieces > self.max_fragments {
-                // Windows bounces into one buffer; here packets have at most four pieces.
                 self.bounce(slots);
                 continue;
             }
@@ -296,21 +349,19 @@ impl TxTranslator {
     fn place(&self, packet: &TxPacket, pieces: usize) -> Packet {
         let fragments = &self.queue().fragments;
         let first = fragments.end();
-        let base = packet.bytes.as_ptr().expose_provenance() as u64;
-        for (start, length) in &packet.pieces[..pieces] {
-            let at = fragments.end();
+        for (address, length) in &packet.pieces[..pieces] {
+            let (at, length) = (fragments.end(), *length as u32);
             fragments.set_fragment(
                 at,
-                Fragment { valid_length: *length, capacity: *length, ..Fragment::default() },
+                Fragment { valid_length: length, capacity: length, ..Fragment::default() },
             );
-            fragments.write_extension(at, &VIRTUAL_ADDRESS, base + u64::from(*start));
+            fragments.write_extension(at, &VIRTUAL_ADDRESS, *address as u64);
             fragments.set_end(fragments.increment(at));
         }
         if pieces == 0 {
             return Packet { fragment_index: first, ignore: true, ..Packet::default() };
         }
-        let (start, length) = packet.pieces[0];
-        let head = packet.bytes.get(start as usize..(start + length) as usize).unwrap_or_default();
+        let head = packet.pieces().next().unwrap_or_default();
         Packet {
             fragment_index: first,
             fragment_count: pieces as u16,
@@ -321,12 +372,10 @@ impl TxTranslator {
 
     fn bounce(&self, slots: &mut Slots) {
         let Some(packet) = slots.chain.front_mut() else { return };
-        let mut whole = Vec::with_capacity(packet.length);
-        for (start, length) in &packet.pieces[..packet.count] {
-            whole.extend_from_slice(&packet.bytes[*start as usize..(*start + *length) as usize]);
-        }
-        packet.bytes[GAP..GAP + whole.len()].copy_from_slice(&whole);
-        (packet.pieces[0], packet.count) = ((GAP as u32, whole.len() as u32), 1);
+        let mut joined = vec![POISON; GAP];
+        packet.pieces().for_each(|piece| joined.extend_from_slice(piece));
+        joined.resize(joined.len() + GAP, POISON);
+        *packet = TxPacket::whole(joined.into_boxed_slice(), packet.length, packet.list.take());
     }
 
     fn drain(&self, slots: &mut Slots) -> usize {

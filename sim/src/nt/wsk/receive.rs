@@ -25,6 +25,7 @@ use crate::nt::fwp::inbound::{self, Destination};
 use crate::nt::fwp::neighbour::Taken;
 use crate::nt::fwp::{self, Endpoint};
 use crate::nt::machine::Machine;
+use crate::nt::ndis::lent;
 use crate::nt::thread::{Call, Level, Thread};
 use crate::verifier::schedule::lock;
 
@@ -65,7 +66,7 @@ const DESCRIPTORS_AT: usize = 512;
 /// Room in front of the payload for IP and UDP headers.
 const HEADERS: usize = 48;
 const _: () = assert!(size_of::<Block>() <= DESCRIPTORS_AT && PAYLOAD_AT + PAYLOAD <= STRIDE);
-const _: () = assert!(DESCRIPTORS_AT + fwp::received::DESCRIPTORS + HEADERS <= PAYLOAD_AT);
+const _: () = assert!(DESCRIPTORS_AT + lent::DESCRIPTORS + HEADERS <= PAYLOAD_AT);
 
 /// Where callouts' view of the datagram in the block `name` is described.
 pub(crate) fn descriptors(name: usize) -> usize {
