@@ -2,13 +2,13 @@
 //!
 //! It is asked before the driver's callouts. Each of its habits strikes one packet in a few: it takes the right to decide
 //! away, keeps a packet to put it back into the stack later and from PASSIVE_LEVEL (so that it comes out of order and with
-//! an injection state), or drops it. All that is legal.
+//! an injection state), drops it, or only references it for a while, which costs the network card a buffer. All that is legal.
 //!
 //! Source: `facts/risks.md` 14; WDD network/types-of-callouts, network/packet-injection-functions.
 
 use std::collections::VecDeque;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::classify::Decision;
@@ -31,7 +31,9 @@ pub struct Neighbour {
     pub reinjects: u32,
     /// Absorbs for good.
     pub drops: u32,
-    /// How long it keeps what it puts back.
+    /// References, and gives back after [`Neighbour::delay`]; what is decided is left to others.
+    pub holds: u32,
+    /// How long it keeps what it puts back or holds.
     pub delay: Duration,
 }
 
@@ -51,6 +53,7 @@ pub(crate) struct Next {
     is_there: AtomicBool,
     habits: Mutex<Neighbour>,
     taken: Mutex<VecDeque<Taken>>,
+    held: Mutex<VecDeque<(Duration, Arc<Received>)>>,
 }
 
 /// Gives the machine such a neighbour, or with the default takes it away.
@@ -61,14 +64,20 @@ pub fn set_neighbour(machine: &Machine, neighbour: Neighbour) {
 }
 
 impl Next {
+    fn next_due(&self) -> Option<Duration> {
+        let taken = lock(&self.taken).front().map(|taken| taken.due);
+        let held = lock(&self.held).front().map(|(due, _)| *due);
+        taken.into_iter().chain(held).min()
+    }
+
     pub(crate) fn is_there(&self) -> bool {
         self.is_there.load(Ordering::Acquire)
     }
 
-    /// Puts packets back when their time comes, until the machine is off.
+    /// Puts packets back and lets go of lists when their time comes, until the machine is off.
     pub(crate) fn run(&self, machine: &Machine) {
         while !machine.is_off() && !machine.is_dead() {
-            let next = lock(&self.taken).front().map(|taken| taken.due);
+            let next = self.next_due();
             let due = || {
                 if machine.is_off() {
                     return Some(None);
@@ -76,8 +85,13 @@ impl Next {
                 let now = machine.world().now();
                 let mut taken = lock(&self.taken);
                 let first = taken.pop_front_if(|first| first.due <= now);
-                let earlier = taken.front().map(|taken| taken.due) != next;
-                first.map(Some).or_else(|| earlier.then_some(None))
+                drop(taken);
+                let let_go = lock(&self.held).pop_front_if(|(due, _)| *due <= now);
+                if let Some((_, list)) = &let_go {
+                    fwp(machine).nic.dereference(machine, list);
+                }
+                let changed = let_go.is_some() || self.next_due() != next;
+                first.map(Some).or_else(|| changed.then_some(None))
             };
             if let Ok(Some(back)) = machine.wait(Key::of(&self.taken), next, "the neighbour", due) {
                 super::inbound::reinject(machine, &fwp(machine), back);
@@ -103,6 +117,13 @@ pub(crate) fn look(
     let habits = *lock(&next.habits);
     let strikes =
         |one_in: u32| one_in != 0 && machine.world().random().is_multiple_of(one_in.into());
+    if strikes(habits.holds)
+        && let Some(list) = fwp.nic.find(received.at)
+    {
+        fwp.nic.reference(&list);
+        lock(&next.held).push_back((machine.world().now() + habits.delay, list));
+        machine.world().wake(Key::of(&next.taken));
+    }
     if strikes(habits.clears_right) {
         return Decision::hard(PERMIT, false);
     }

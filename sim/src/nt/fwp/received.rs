@@ -109,6 +109,23 @@ impl Nic {
         false
     }
 
+    /// Somebody keeps the list.
+    pub(crate) fn reference(&self, list: &Received) {
+        if list.references.fetch_add(1, Ordering::SeqCst) == 0 {
+            self.held.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    /// And does not any more.
+    pub(crate) fn dereference(&self, machine: &Machine, list: &Received) {
+        if list.references.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.held.fetch_sub(1, Ordering::SeqCst);
+            if !list.indicated.load(Ordering::SeqCst) {
+                self.release(machine, list, true);
+            }
+        }
+    }
+
     /// Nobody has the list any more; with `give`, its receive block is free.
     fn release(&self, machine: &Machine, received: &Received, give: bool) {
         if lock(&self.all).remove(&received.at).is_none() {
@@ -195,9 +212,7 @@ imports! {
     fn FwpsReferenceNetBufferList0(thread, at: usize, intend_to_modify: u8) {
         let fwp = fwp(thread.machine());
         let Some(list) = fwp.usable(thread, at, "FwpsReferenceNetBufferList0") else { return };
-        if list.references.fetch_add(1, Ordering::SeqCst) == 0 {
-            fwp.nic.held.fetch_add(1, Ordering::SeqCst);
-        }
+        fwp.nic.reference(&list);
     }
 
     /// Ends that.
@@ -211,11 +226,6 @@ imports! {
         if list.references() == 0 {
             return thread.stop("WFP_VIOLATION: FwpsDereferenceNetBufferList0", format!("{at:#x} is not referenced"));
         }
-        if list.references.fetch_sub(1, Ordering::SeqCst) == 1 {
-            fwp.nic.held.fetch_sub(1, Ordering::SeqCst);
-            if !list.indicated.load(Ordering::SeqCst) {
-                fwp.nic.release(machine, &list, true);
-            }
-        }
+        fwp.nic.dereference(machine, &list);
     }
 }

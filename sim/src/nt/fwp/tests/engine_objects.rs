@@ -159,6 +159,53 @@ fn unregistering_may_have_to_be_tried_again() {
 }
 
 #[test]
+fn a_classify_that_runs_is_waited_for_or_answered() {
+    use std::sync::atomic::AtomicBool;
+
+    static INSIDE: AtomicBool = AtomicBool::new(false);
+    for waits in [true, false] {
+        let bench =
+            Bench::new(6, "192.0.2.1:51820", &[("UNREGISTERING_WAITS_FOR_CLASSIFIES", waits)]);
+        let (_, id) = bench.engaged(INBOUND, 0);
+        let world = bench.machine.world().clone();
+        let (machine, socket, endpoint) =
+            (bench.machine.clone(), bench.socket.clone(), bench.endpoint);
+        let sleeper = world.clone();
+        INSIDE.store(false, Ordering::SeqCst);
+        let classifying = world.spawn("classifying", move || {
+            drive(move |asked| {
+                INSIDE.store(true, Ordering::SeqCst);
+                sleeper.sleep(std::time::Duration::from_millis(20));
+                asked.permit();
+                INSIDE.store(false, Ordering::SeqCst);
+            });
+            let mut bytes = *b"x";
+            let place = Place {
+                payload: NonNull::new(bytes.as_mut_ptr()).unwrap(),
+                capacity: 1,
+                name: 0,
+                len: 1,
+                remote: PEER.parse().unwrap(),
+                local: None,
+                traffic_class: None,
+            };
+            let to = Destination { endpoint, local: socket.local };
+            inbound::receive(&machine, &fwp(&machine), to, &mut vec![place]);
+        });
+        world.sleep(std::time::Duration::from_millis(5));
+        assert!(INSIDE.load(Ordering::SeqCst), "{}", bench.report());
+        let answered = bench.call("FwpsCalloutUnregisterById0", &[u64::from(id)]).cast_signed();
+        assert_eq!(
+            (answered, INSIDE.load(Ordering::SeqCst)),
+            if waits { (0, false) } else { (answer::IN_USE, true) }
+        );
+        assert!(classifying.join(None));
+        let again = bench.call("FwpsCalloutUnregisterById0", &[u64::from(id)]).cast_signed();
+        assert_eq!(again, if waits { answer::CALLOUT_NOT_FOUND } else { 0 });
+    }
+}
+
+#[test]
 fn wrong_handles_stop() {
     for (name, arguments) in [
         ("FwpmEngineClose0", &[64_u64][..]),

@@ -217,6 +217,12 @@ fn the_neighbour_puts_back_what_it_took() {
         assert!(!bench.classified(PEER, b"delayed", |asked| assert_eq!(asked.rights(), 0)));
         bench.machine.world().sleep(Duration::from_millis(10));
         assert_eq!(*lock(&bench.socket.delivered), [b"delayed".to_vec()], "{}", bench.report());
+        let holds = Neighbour { holds: 1, delay, ..Neighbour::default() };
+        set_neighbour(&bench.machine, holds);
+        assert!(bench.classified(PEER, b"held", |asked| asked.permit()), "{}", bench.report());
+        assert_eq!(held_nic_buffers(&bench.machine), 1);
+        bench.machine.world().sleep(Duration::from_millis(10));
+        assert_eq!(held_nic_buffers(&bench.machine), 0);
         set_neighbour(&bench.machine, Neighbour { drops: 1, ..Neighbour::default() });
         assert!(!bench.classified(PEER, b"dropped", |_| {}));
         set_neighbour(&bench.machine, Neighbour::default());
