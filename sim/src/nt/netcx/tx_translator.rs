@@ -253,13 +253,10 @@ fn lists(machine: &Machine, mut loose: Vec<Vec<u8>>) -> Vec<TxPacket> {
         let count = 1 + machine.world().random() as usize % LIST_MAX.min(loose.len());
         let group: Vec<_> =
             loose.drain(..count).map(|bytes| ListPacket { bytes, lead: 0 }).collect();
-        match Lent::scattered(machine, TAG, &group) {
-            Some(list) => {
-                let list = Arc::new(SendList { list, left: AtomicUsize::new(count) });
-                packets.extend(list.list.packets().map(|pieces| TxPacket::of_list(&list, &pieces)));
-            }
-            // tcpip has no memory: the packets are lost before they are the driver's.
-            None => {}
+        // Without memory in tcpip the packets are lost before they are the driver's.
+        if let Some(list) = Lent::scattered(machine, TAG, &group) {
+            let list = Arc::new(SendList { list, left: AtomicUsize::new(count) });
+            packets.extend(list.list.packets().map(|pieces| TxPacket::of_list(&list, &pieces)));
         }
     }
     packets
