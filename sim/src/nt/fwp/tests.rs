@@ -192,10 +192,14 @@ struct Bench {
 
 impl Bench {
     fn new(seed: u64, local: &str, choices: &[(&str, bool)]) -> Self {
+        Self::in_mode(seed, local, choices, true)
+    }
+
+    fn in_mode(seed: u64, local: &str, choices: &[(&str, bool)], verified: bool) -> Self {
         let world = World::new(Mode::Virtual { seed });
         let here = world.enter("main");
         let choices = choices.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect();
-        let machine = Machine::boot(&world, Options { choices, ..Options::default() });
+        let machine = Machine::boot(&world, Options { choices, verified, ..Options::default() });
         attach(&machine);
         let socket = Arc::new(Fake {
             local: local.parse().unwrap(),

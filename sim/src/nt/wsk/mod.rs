@@ -237,6 +237,14 @@ impl Wsk {
         self.arena.give(std::iter::once(name));
     }
 
+    /// Receive blocks, as a network takes them.
+    #[cfg(test)]
+    pub(crate) fn take_blocks(&self, count: usize) -> Vec<crate::host::Place> {
+        let mut places = Vec::new();
+        self.arena.take(&mut places, count);
+        places
+    }
+
     fn key(&self) -> Key {
         Key::of(&self.registrations)
     }

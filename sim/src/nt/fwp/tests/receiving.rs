@@ -229,3 +229,54 @@ fn the_neighbour_puts_back_what_it_took() {
         assert!(bench.classified(PEER, b"undisturbed", |asked| asked.permit()));
     }
 }
+
+#[test]
+fn in_fast_mode_a_list_lies_around_the_payload_and_keeps_its_block() {
+    let bench = Bench::in_mode(1, "192.0.2.1:51820", &[], false);
+    bench.engaged(INBOUND, 0);
+    let wsk = crate::nt::wsk::wsk(&bench.machine);
+    let to = Destination { endpoint: bench.endpoint, local: bench.socket.local };
+    let receive = |count: usize, driver: Box<dyn FnMut(Asked)>| {
+        drive(driver);
+        let mut places = wsk.take_blocks(count);
+        for place in &mut places {
+            place.fill(b"payload");
+            place.remote = PEER.parse().unwrap();
+        }
+        let names: Vec<usize> = places.iter().map(|place| place.name).collect();
+        let free = inbound::receive(&bench.machine, &fwp(&bench.machine), to, &mut places);
+        (names, free, places)
+    };
+    let (names, free, places) = receive(1, Box::new(|asked| asked.permit()));
+    assert_eq!((free.len(), places.len()), (0, 1), "a permitted block is the socket's");
+    wsk.give_block(names[0]);
+    let seen: Rc<RefCell<Vec<(usize, u64)>>> = Rc::default();
+    let sees = seen.clone();
+    let driver = move |asked: Asked| {
+        let at = import("NdisRetreatNetBufferDataStart", [asked.buffer(), 28, 0, 0]);
+        assert_eq!(at, 0);
+        import("NdisAdvanceNetBufferDataStart", [asked.buffer(), 28, 0, 0]);
+        let mdl: usize = probe::read(asked.buffer() as usize + 8).unwrap();
+        let offset: u32 = probe::read(asked.buffer() as usize + 16).unwrap();
+        let data = probe::read::<usize>(mdl + 24).unwrap() + offset as usize;
+        sees.borrow_mut().push((asked.list, data as u64));
+        if sees.borrow().len() == 1 {
+            asked.reference();
+        }
+        asked.absorb();
+    };
+    let (names, free, places) = receive(2, Box::new(driver));
+    assert_eq!((free.len(), places.len()), (0, 0), "absorbed blocks are given back by the lists");
+    let (list, data) = seen.borrow()[0];
+    assert_eq!(probe::bytes(data as usize, 7).as_deref(), Ok(&b"payload"[..]), "in place");
+    assert!(
+        (names[0]..names[0] + 4096).contains(&list)
+            && (names[0]..names[0] + 4096).contains(&(data as usize))
+    );
+    let mut left: Vec<usize> = wsk.take_blocks(4096).iter().map(|place| place.name).collect();
+    assert!(!left.contains(&names[0]) && left.contains(&names[1]), "the referenced block is held");
+    bench.call("FwpsDereferenceNetBufferList0", &[list as u64, 0]);
+    left = wsk.take_blocks(1).iter().map(|place| place.name).collect();
+    assert_eq!(left, [names[0]], "and free with its last reference");
+    assert_eq!(bench.report(), "");
+}
