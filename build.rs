@@ -18,6 +18,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         "/PDBALTPATH:penstock.pdb",
         // What nt/src/sys declares beyond the kernel's own routines.
         "netio.lib",
+        "ndis.lib",
+        "fwpkclnt.lib",
         "cng.lib",
     ] {
         println!("cargo::rustc-cdylib-link-arg={argument}");

@@ -5,7 +5,9 @@
 //! resolved by the import libraries of the driver kit, or by those made from `scripts/wdk/lib`.
 
 pub mod cng;
+pub mod fwp;
 pub mod ke;
+pub mod ndis;
 pub mod netcx;
 pub mod netio;
 pub mod wsk;

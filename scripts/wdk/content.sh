@@ -63,6 +63,8 @@ archive() {
 
 import_library ntoskrnl "$km/ntoskrnl.lib"
 import_library netio "$km/netio.lib"
+import_library ndis "$km/ndis.lib"
+import_library fwpkclnt "$km/fwpkclnt.lib"
 import_library cng "$km/cng.lib"
 import_library wdfldr "$kmdf/WdfLdr.lib"
 compile kmdf_entry

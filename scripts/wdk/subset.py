@@ -62,6 +62,7 @@ def main(path):
         "enums": {name: members for name, members in whole["enums"].items()
                   if name in words or words & members.keys()},
         "constants": named("constants"),
+        "guids": named("guids"),
         "functions": {name: {"ret": f["ret"], "params": f["params"]}
                       for name, f in named("functions").items()},
         "function_pointer_types": named("function_pointer_types"),

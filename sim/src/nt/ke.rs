@@ -327,6 +327,12 @@ crate::nt::imports! {
         if matches!(group, 0 | ALL_PROCESSOR_GROUPS) { thread.machine().options().cpus } else { 0 }
     }
 
+    /// CPUs there may ever be, of a group or of all: none is added here.
+    [max: HIGH, mark: Documented, source: "DDI ntddk/nf-ntddk-kequerymaximumprocessorcountex"]
+    fn KeQueryMaximumProcessorCountEx(thread, group: u16) -> u32 {
+        if matches!(group, 0 | ALL_PROCESSOR_GROUPS) { thread.machine().options().cpus } else { 0 }
+    }
+
     /// The CPU this runs on.
     [max: HIGH, mark: Documented, source: "DDI ntddk/nf-ntddk-kegetcurrentprocessornumberex"]
     fn KeGetCurrentProcessorNumberEx(thread, number: usize) -> u32 {

@@ -11,6 +11,8 @@ pub struct Raw {
     pub records: BTreeMap<String, Record>,
     /// Constants at the top of a file, by name, as written.
     pub constants: Vec<(String, String)>,
+    /// Statics that are GUIDs, by name, as the kit writes them: `{5926DFC8-...}`.
+    pub guids: Vec<(String, String)>,
     /// Routines in `extern` blocks, and how many parameters they have.
     pub functions: BTreeMap<String, usize>,
     /// Entries of tables of functions: index, name.
@@ -43,6 +45,7 @@ impl Raw {
             }
         }
         self.scan_constants(&text);
+        self.scan_guids(&text);
         self.scan_records(&text);
         self.scan_functions(&text);
     }
@@ -66,6 +69,19 @@ impl Raw {
             {
                 self.constants.push((name.to_owned(), up_to_semicolon(value)));
             }
+        }
+    }
+
+    fn scan_guids(&mut self, text: &str) {
+        for item in text.split("static ").skip(1) {
+            let Some((name, rest)) = item.split_once(": GUID = GUID {") else { continue };
+            let digits: String = rest[..rest.find('}').expect("the GUID's end")]
+                .split(['[', ',', ':', ']'])
+                .filter_map(|part| part.trim().strip_prefix("0x"))
+                .map(|part| part.replace('_', ""))
+                .collect();
+            let [a, b, c, d] = [&digits[..8], &digits[8..12], &digits[12..16], &digits[16..20]];
+            self.guids.push((name.to_owned(), format!("{{{a}-{b}-{c}-{d}-{}}}", &digits[20..])));
         }
     }
 

@@ -183,9 +183,13 @@ fn word(kind: &str) -> String {
 fn every_import_is_exported() {
     let abi = Abi::load();
     let mut wrong = Vec::new();
-    for (file, dll) in
-        [("ntoskrnl", "ntoskrnl.exe"), ("netio", "netio.sys"), ("wdfldr", "wdfldr.sys")]
-    {
+    for (file, dll) in [
+        ("ntoskrnl", "ntoskrnl.exe"),
+        ("netio", "netio.sys"),
+        ("ndis", "ndis.sys"),
+        ("fwpkclnt", "fwpkclnt.sys"),
+        ("wdfldr", "wdfldr.sys"),
+    ] {
         let text = read(&format!("scripts/wdk/lib/{file}.def"));
         let (head, names) = text.split_once("EXPORTS\n").expect("EXPORTS");
         assert!(head.to_lowercase().contains(&format!("library {dll}")), "{file}.def");

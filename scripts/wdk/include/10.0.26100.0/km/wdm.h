@@ -319,6 +319,7 @@ NTSTATUS NTAPI KeWaitForSingleObject(PVOID Object, KWAIT_REASON WaitReason, KPRO
 KPRIORITY NTAPI KeSetPriorityThread(PKTHREAD Thread, KPRIORITY Priority);
 VOID NTAPI KeSetSystemGroupAffinityThread(PGROUP_AFFINITY Affinity, PGROUP_AFFINITY PreviousAffinity);
 ULONG NTAPI KeQueryActiveProcessorCountEx(USHORT GroupNumber);
+ULONG NTAPI KeQueryMaximumProcessorCountEx(USHORT GroupNumber);
 ULONG NTAPI KeGetCurrentProcessorNumberEx(PPROCESSOR_NUMBER ProcNumber);
 NTSTATUS NTAPI KeGetProcessorNumberFromIndex(ULONG ProcIndex, PPROCESSOR_NUMBER ProcNumber);
 ULONG64 NTAPI KeQueryInterruptTimePrecise(PULONG64 QpcTimeStamp);
