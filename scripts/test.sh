@@ -68,7 +68,12 @@ unit() {
     # What plain `cargo test` runs, and the pure parts of the crates that stand on NT.
     cargo test --quiet --locked &&
         cargo test --quiet --locked -p callout --no-default-features &&
-        (. scripts/wdk/env.sh && cargo test --quiet --locked -p nt -p netadapter --lib)
+        (. scripts/wdk/env.sh && cargo test --quiet --locked -p nt -p netadapter -p callout --lib)
+}
+model_checks() {
+    RUSTFLAGS='--cfg loom' CARGO_TARGET_DIR=target/loom cargo test --quiet --locked -p crypto --release --lib loom &&
+        (. scripts/wdk/env.sh &&
+            RUSTFLAGS='--cfg loom' CARGO_TARGET_DIR=target/loom cargo test --quiet --locked -p nt --release --lib loom)
 }
 scenarios() {
     cargo test --quiet --locked --release -p sim --features driver --test '*'
@@ -80,7 +85,7 @@ for part in "${parts[@]}"; do
     fmt) run fmt cargo fmt --all --check ;;
     lint) run lint scripts/lint.sh ;;
     unit) run unit unit ;;
-    loom) run loom env RUSTFLAGS='--cfg loom' CARGO_TARGET_DIR=target/loom cargo test --quiet --locked -p crypto --release --lib loom ;;
+    loom) run loom model_checks ;;
     driver) run driver scripts/build.sh ;;
     sim) run sim scenarios ;;
     interop) run interop scripts/interop.sh ;;

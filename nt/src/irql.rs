@@ -130,6 +130,14 @@ impl Dispatch<'_> {
     }
 }
 
+#[cfg(test)]
+impl Dispatch<'_> {
+    /// A token where there are no levels.
+    pub(crate) const fn in_a_test() -> Self {
+        Self(PhantomData, PhantomData)
+    }
+}
+
 /// A level at which spin locks may be taken.
 ///
 /// Sealed: the three tokens are all there are. [`Passive`] takes part through [`Passive::lend`].

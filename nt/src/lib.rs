@@ -37,6 +37,7 @@ pub mod pool;
 pub mod process;
 pub mod processor;
 pub mod random;
+pub mod rcu;
 pub mod rundown;
 pub mod spin_lock;
 pub mod status;

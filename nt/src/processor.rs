@@ -7,7 +7,8 @@ use core::ptr;
 use wdk_sys::{
     PROCESSOR_NUMBER,
     ntddk::{
-        KeGetCurrentProcessorNumberEx, KeGetProcessorNumberFromIndex, KeQueryActiveProcessorCountEx,
+        KeGetCurrentProcessorNumberEx, KeGetProcessorNumberFromIndex,
+        KeQueryActiveProcessorCountEx, KeQueryMaximumProcessorCountEx,
     },
 };
 
@@ -62,6 +63,19 @@ impl Processor {
 pub fn count() -> u32 {
     // SAFETY: only reads; allowed at any level.
     unsafe { KeQueryActiveProcessorCountEx(ALL_PROCESSOR_GROUPS) }.max(1)
+}
+
+/// How many processors there may ever be, in all groups: at least as many as are active.
+///
+/// # IRQL
+///
+/// Any.
+///
+/// Source: <https://learn.microsoft.com/windows-hardware/drivers/ddi/ntddk/nf-ntddk-kequerymaximumprocessorcountex>
+#[must_use]
+pub fn maximum() -> u32 {
+    // SAFETY: only reads; allowed at any level.
+    unsafe { KeQueryMaximumProcessorCountEx(ALL_PROCESSOR_GROUPS) }.max(count())
 }
 
 /// The index of the processor this runs on, and stays on as long as the token is held.
