@@ -31,6 +31,7 @@ pub mod irp;
 pub mod irql;
 pub mod mdl;
 pub mod mutex;
+pub mod nbl;
 pub mod netcx;
 pub mod netio;
 pub mod per_cpu;

@@ -87,6 +87,80 @@ impl Drop for Mdl {
     }
 }
 
+/// The most bytes one [`PartMdl`] describes.
+pub(crate) const PART_BYTES: usize = 64 << 10;
+const PAGE: usize = 4096;
+/// Pages that so many bytes touch at most.
+const PART_PAGES: usize = PART_BYTES / PAGE + 1;
+
+/// A list that describes one part of one buffer after another, in memory of its own: making it
+/// describe another needs none.
+#[repr(C)]
+pub(crate) struct PartMdl {
+    header: MDL,
+    pages: [u64; PART_PAGES],
+}
+
+// SAFETY: the list belongs to no thread.
+unsafe impl Send for PartMdl {}
+
+impl PartMdl {
+    /// A list that describes nothing.
+    pub(crate) fn new() -> Self {
+        Self { header: MDL::default(), pages: [0; PART_PAGES] }
+    }
+
+    /// Makes the list describe `length` bytes at `begin`, and nothing else.
+    ///
+    /// What `MmInitializeMdl`, a macro, writes; then the pages.
+    ///
+    /// # Safety
+    ///
+    /// The bytes are in one block of nonpaged pool that outlives every use of the list, and the
+    /// list stays where it is, and in no chain of anybody's, until it describes something else.
+    ///
+    /// # Errors
+    ///
+    /// [`NtError::INVALID_PARAMETER`] for no, or more than 64 KiB of bytes.
+    ///
+    /// # IRQL
+    ///
+    /// `<= DISPATCH_LEVEL`.
+    ///
+    /// Source: DDI wdm/nf-wdm-mminitializemdl, wdm/nf-wdm-mmbuildmdlfornonpagedpool.
+    pub(crate) unsafe fn describe(
+        &mut self,
+        begin: NonNull<u8>,
+        length: usize,
+    ) -> Result<NonNull<MDL>, NtError> {
+        if length == 0 || length > PART_BYTES {
+            return Err(NtError::INVALID_PARAMETER);
+        }
+        self.header = initialised(begin, length);
+        // The whole of the list, whose pages lie behind its header.
+        let list = NonNull::from(&mut *self).cast::<MDL>();
+        // SAFETY: initialised above for bytes of nonpaged pool, with room for all their pages.
+        unsafe { MmBuildMdlForNonPagedPool(list.as_ptr()) };
+        Ok(list)
+    }
+}
+
+/// The header of a list that describes `length` bytes at `begin`: a list that is built for nothing
+/// yet.
+fn initialised(begin: NonNull<u8>, length: usize) -> MDL {
+    let offset = begin.addr().get() % PAGE;
+    let pages = (offset + length).div_ceil(PAGE);
+    MDL {
+        Next: ptr::null_mut(),
+        Size: (size_of::<MDL>() + pages * size_of::<u64>()) as i16,
+        MdlFlags: 0,
+        StartVa: begin.as_ptr().wrapping_sub(offset).cast(),
+        ByteOffset: offset as u32,
+        ByteCount: length as u32,
+        ..MDL::default()
+    }
+}
+
 /// Why the bytes of a chain cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ChainError {
@@ -273,4 +347,27 @@ unsafe fn system_address(list: NonNull<MDL>) -> Option<NonNull<u8>> {
         }
     };
     NonNull::new(address.cast())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_is_described_as_the_macro_does() {
+        let at = |address: usize| NonNull::new(ptr::without_provenance_mut(address)).unwrap();
+        for (address, length, start, offset, pages) in [
+            (0x1_0000, 1, 0x1_0000, 0, 1),
+            (0x1_0FFF, 1, 0x1_0000, 0xFFF, 1),
+            (0x1_0FFF, 2, 0x1_0000, 0xFFF, 2),
+            (0x1_0000, PAGE, 0x1_0000, 0, 1),
+            (0x1_0FFF, PART_BYTES, 0x1_0000, 0xFFF, PART_PAGES),
+        ] {
+            let mdl = initialised(at(address), length);
+            assert_eq!(mdl.StartVa.addr(), start, "{address:#x}+{length}");
+            assert_eq!((mdl.ByteOffset, mdl.ByteCount as usize), (offset, length));
+            assert_eq!(mdl.Size as usize, 48 + 8 * pages, "{address:#x}+{length}");
+            assert!(mdl.Size as usize <= size_of::<PartMdl>());
+        }
+    }
 }

@@ -53,6 +53,11 @@ impl Tag {
         }
         Self(u32::from_le_bytes(letters))
     }
+
+    /// As NT writes it.
+    pub(crate) const fn value(self) -> u32 {
+        self.0
+    }
 }
 
 /// The nonpaged pool as Rust's allocator; the driver crate declares it `#[global_allocator]`.

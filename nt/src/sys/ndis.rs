@@ -15,7 +15,7 @@ pub(crate) const NET_BUFFER_LIST_POOL_PARAMETERS_REVISION_1: u8 = 1;
 /// `NET_BUFFER_POOL_PARAMETERS_REVISION_1`.
 pub(crate) const NET_BUFFER_POOL_PARAMETERS_REVISION_1: u8 = 1;
 /// `UdpRecvSegCoalesceOffloadInfo`: the place of a [`NDIS_UDP_RSC_OFFLOAD_NET_BUFFER_LIST_INFO`].
-pub(crate) const UdpRecvSegCoalesceOffloadInfo: usize = 17;
+pub(crate) const UDP_COALESCED_INFO: usize = 17;
 
 /// `NDIS_OBJECT_HEADER`.
 #[repr(C)]

@@ -61,7 +61,8 @@ fn every_number_is_the_kit_s() {
 
 /// Our name for what the kit calls something else, or several things; or which is in no table at
 /// hand (a macro with arguments, the count of a function table, a header that was not read).
-const KIT_NAMES: [(&str, &[&str]); 7] = [
+const KIT_NAMES: [(&str, &[&str]); 8] = [
+    ("UDP_COALESCED_INFO", &["UdpRecvSegCoalesceOffloadInfo"]),
     ("RPC_C_AUTHN_DEFAULT", &[]),
     ("WSK_VERSION_1_0", &[]),
     ("WSK_SET_OPTION", &["WskSetOption"]),
