@@ -473,7 +473,7 @@ mod tests {
 
     fn watched(number: usize, drops: &Arc<AtomicUsize>) -> Prepared<Watched> {
         let alive = AtomicBool::new(true);
-        Prepared::try_new(Watched { number, alive, drops: drops.clone() }).unwrap()
+        Prepared::try_new(Watched { number, alive, drops: drops.clone() }).expect("memory")
     }
 
     #[test]
@@ -557,7 +557,7 @@ mod loom_tests {
     }
 
     fn watched() -> Prepared<Watched> {
-        Prepared::try_new(Watched(loom::cell::UnsafeCell::new(0))).unwrap()
+        Prepared::try_new(Watched(loom::cell::UnsafeCell::new(0))).expect("memory")
     }
 
     #[test]

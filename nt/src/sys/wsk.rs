@@ -46,6 +46,7 @@ pub(crate) const RECVECN: u32 = 50;
 
 /// `GUID`, the type of an `NPIID`. `shared/guiddef.h`.
 #[repr(C)]
+#[derive(Clone, Copy)]
 pub(crate) struct GUID {
     pub(crate) Data1: u32,
     pub(crate) Data2: u16,

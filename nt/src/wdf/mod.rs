@@ -12,6 +12,7 @@
 //! Source: <https://learn.microsoft.com/windows-hardware/drivers/wdf/>
 
 pub(crate) mod context;
+mod control_device;
 mod device;
 mod driver;
 mod events;
@@ -20,6 +21,7 @@ mod registry;
 mod request;
 mod unicode;
 
+pub use control_device::ControlDevice;
 pub use device::{Device, DeviceInit, InterfaceClass};
 pub use driver::{Driver, DriverEvents, Entry};
 pub use events::{DeviceEvents, PowerState};

@@ -61,13 +61,71 @@ fn every_number_is_the_kit_s() {
 
 /// Our name for what the kit calls something else, or several things; or which is in no table at
 /// hand (a macro with arguments, the count of a function table, a header that was not read).
-const KIT_NAMES: [(&str, &[&str]); 8] = [
+const KIT_NAMES: [(&str, &[&str]); 16] = [
     ("UDP_COALESCED_INFO", &["UdpRecvSegCoalesceOffloadInfo"]),
     ("RPC_C_AUTHN_DEFAULT", &[]),
     ("WSK_VERSION_1_0", &[]),
     ("WSK_SET_OPTION", &["WskSetOption"]),
     ("PKTINFO", &["IP_PKTINFO", "IPV6_PKTINFO"]),
     ("RECVECN", &["IP_RECVECN", "IPV6_RECVECN"]),
+    (
+        "FIELD_LOCAL_ADDRESS",
+        &[
+            "FWPS_FIELD_INBOUND_TRANSPORT_V4_IP_LOCAL_ADDRESS",
+            "FWPS_FIELD_INBOUND_TRANSPORT_V6_IP_LOCAL_ADDRESS",
+            "FWPS_FIELD_OUTBOUND_TRANSPORT_V4_IP_LOCAL_ADDRESS",
+            "FWPS_FIELD_OUTBOUND_TRANSPORT_V6_IP_LOCAL_ADDRESS",
+        ],
+    ),
+    (
+        "FIELD_LOCAL_PORT",
+        &[
+            "FWPS_FIELD_INBOUND_TRANSPORT_V4_IP_LOCAL_PORT",
+            "FWPS_FIELD_INBOUND_TRANSPORT_V6_IP_LOCAL_PORT",
+            "FWPS_FIELD_OUTBOUND_TRANSPORT_V4_IP_LOCAL_PORT",
+            "FWPS_FIELD_OUTBOUND_TRANSPORT_V6_IP_LOCAL_PORT",
+        ],
+    ),
+    (
+        "FIELD_REMOTE_PORT",
+        &[
+            "FWPS_FIELD_INBOUND_TRANSPORT_V4_IP_REMOTE_PORT",
+            "FWPS_FIELD_INBOUND_TRANSPORT_V6_IP_REMOTE_PORT",
+            "FWPS_FIELD_OUTBOUND_TRANSPORT_V4_IP_REMOTE_PORT",
+            "FWPS_FIELD_OUTBOUND_TRANSPORT_V6_IP_REMOTE_PORT",
+        ],
+    ),
+    (
+        "FIELD_INTERFACE",
+        &[
+            "FWPS_FIELD_INBOUND_TRANSPORT_V4_INTERFACE_INDEX",
+            "FWPS_FIELD_INBOUND_TRANSPORT_V6_INTERFACE_INDEX",
+            "FWPS_FIELD_OUTBOUND_TRANSPORT_V4_INTERFACE_INDEX",
+            "FWPS_FIELD_OUTBOUND_TRANSPORT_V6_INTERFACE_INDEX",
+        ],
+    ),
+    (
+        "FIELD_REMOTE_ADDRESS_INBOUND",
+        &[
+            "FWPS_FIELD_INBOUND_TRANSPORT_V4_IP_REMOTE_ADDRESS",
+            "FWPS_FIELD_INBOUND_TRANSPORT_V6_IP_REMOTE_ADDRESS",
+        ],
+    ),
+    (
+        "FIELD_REMOTE_ADDRESS_OUTBOUND",
+        &[
+            "FWPS_FIELD_OUTBOUND_TRANSPORT_V4_IP_REMOTE_ADDRESS",
+            "FWPS_FIELD_OUTBOUND_TRANSPORT_V6_IP_REMOTE_ADDRESS",
+        ],
+    ),
+    (
+        "FIELD_FLAGS_INBOUND",
+        &["FWPS_FIELD_INBOUND_TRANSPORT_V4_FLAGS", "FWPS_FIELD_INBOUND_TRANSPORT_V6_FLAGS"],
+    ),
+    (
+        "FIELD_FLAGS_OUTBOUND",
+        &["FWPS_FIELD_OUTBOUND_TRANSPORT_V4_FLAGS", "FWPS_FIELD_OUTBOUND_TRANSPORT_V6_FLAGS"],
+    ),
     ("FUNCTION_COUNT", &[]),
     ("BCRYPT_USE_SYSTEM_PREFERRED_RNG", &[]),
 ];

@@ -21,6 +21,10 @@ PENSTOCK_ONE_COPY ULONG WdfMinimumVersionRequired =
 #endif
 
 typedef enum _WDFFUNCENUM {
+    WdfControlDeviceInitAllocateTableIndex = 25,
+    WdfControlFinishInitializingTableIndex = 27,
+    WdfDeviceWdmGetDeviceObjectTableIndex = 31,
+    WdfDeviceInitFreeTableIndex = 54,
     WdfDeviceInitSetPnpPowerEventCallbacksTableIndex = 55,
     WdfDeviceInitSetFileObjectConfigTableIndex = 71,
     WdfDeviceInitSetRequestAttributesTableIndex = 72,
