@@ -27,6 +27,7 @@ pub mod bugcheck;
 pub mod dpc;
 pub mod event;
 pub mod extended_state;
+pub mod fwp;
 pub mod irp;
 pub mod irql;
 pub mod mdl;

@@ -22,6 +22,6 @@ pub use request::{CONTROL_LEN, MESSAGES, SendPool, SendRequest};
 pub use socket::{Events, Refused, Socket};
 
 /// `AF_INET`.
-const AF_INET: u16 = 2;
+pub(crate) const AF_INET: u16 = 2;
 /// `AF_INET6`.
-const AF_INET6: u16 = 23;
+pub(crate) const AF_INET6: u16 = 23;

@@ -187,6 +187,21 @@ impl SendRequest {
         self.block().remote
     }
 
+    /// Where everything lies that whoever sends the request otherwise than by WSK needs; it stays
+    /// there until the request is dropped.
+    pub(crate) fn sending(&mut self) -> Sending {
+        let block = self.block_mut();
+        let control_len = u32::try_from(block.control_len).unwrap_or(0);
+        // SAFETY: the buffer is never null.
+        let buffer = unsafe { NonNull::new_unchecked(block.buffer.as_ptr()) };
+        Sending {
+            buffer,
+            remote: NonNull::from(&mut block.remote),
+            control: NonNull::from(&mut block.control).cast(),
+            control_len,
+        }
+    }
+
     /// Hands the request over to `call`, which sends it by the socket of `core`.
     ///
     /// After `call` was entered the block may be anybody's: it is not looked at again.
@@ -257,6 +272,14 @@ impl Drop for SendRequest {
         // the block is back.
         unsafe { Home::put(home, self.block) };
     }
+}
+
+/// What [`SendRequest::sending`] returns.
+pub(crate) struct Sending {
+    pub(crate) buffer: NonNull<u8>,
+    pub(crate) remote: NonNull<SockaddrInet>,
+    pub(crate) control: NonNull<c_void>,
+    pub(crate) control_len: u32,
 }
 
 /// The arguments of one call to `WskSendMessages`.
