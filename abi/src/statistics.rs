@@ -70,6 +70,41 @@ counters! {
     LongestAtDispatch100ns,
     /// Times one CPU had delivered enough of a peer's chunks, and the next went on.
     Handovers,
+    /// Datagrams that the callout took out of the network stack, past the socket.
+    Absorbed,
+    /// Datagrams that the callout let pass to the socket: another callout had decided already.
+    PermittedNoRight,
+    /// ... they came from a driver of this machine.
+    PermittedInjected,
+    /// ... they never left this machine.
+    PermittedLoopback,
+    /// ... the firewall was to authorise their flow (anew).
+    PermittedAuthorisation,
+    /// ... the fast path is switched off.
+    PermittedOff,
+    /// ... the adapter is going down.
+    PermittedDraining,
+    /// ... the stack did not say all that is needed of them.
+    PermittedNoMetadata,
+    /// ... they are shorter than transport data, or their headers could not be read.
+    PermittedTooShort,
+    /// ... they are not transport data.
+    PermittedNotTransport,
+    /// ... the network adapter put several into one, and where each ends is not known.
+    PermittedCoalesced,
+    /// ... as many are held of this CPU as may be.
+    PermittedCpuFull,
+    /// ... as many are held of this peer as may be.
+    PermittedPeerFull,
+    /// ... the firewall has to see their flow now and then, or it forgets it.
+    PermittedRefresh,
+    /// ... the ring of this CPU is full, or there was no memory for it.
+    PermittedRingFull,
+    /// Datagrams sent by injection.
+    InjectedOut,
+    /// Datagrams that were to be injected and went by the socket: so that the firewall sees their
+    /// flow, or because injection refused them.
+    InjectionPassed,
 }
 
 /// A statistics block that has been checked.

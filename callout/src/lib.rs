@@ -24,12 +24,15 @@
     deny(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::panic)
 )]
 
+extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
 pub mod best_route;
+pub mod classify;
 pub mod control_messages;
 pub mod endpoint;
+pub mod flows;
 #[cfg(feature = "kernel")]
 pub mod route;
 #[cfg(feature = "kernel")]
@@ -37,6 +40,7 @@ pub mod run;
 pub mod run_layout;
 #[cfg(feature = "kernel")]
 pub mod socket;
+pub mod udp;
 
 pub use endpoint::{Family, Local};
 #[cfg(feature = "kernel")]
