@@ -34,6 +34,10 @@ impl Receiver for Outer {
         self.0.counters.discard(reason, datagrams);
     }
 
+    fn judged(&self, counter: Counter, datagrams: usize) {
+        self.0.counters.add(counter, datagrams);
+    }
+
     fn failed(&self, _remote: SocketAddr, _error: NtError) {
         self.0.doubt_routes();
     }

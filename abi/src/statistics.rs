@@ -74,7 +74,7 @@ counters! {
     Absorbed,
     /// Datagrams that the callout let pass to the socket: another callout had decided already.
     PermittedNoRight,
-    /// ... they came from a driver of this machine.
+    /// ... this driver had injected them itself.
     PermittedInjected,
     /// ... they never left this machine.
     PermittedLoopback,

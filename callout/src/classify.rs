@@ -30,7 +30,7 @@ pub struct Coalesced {
 pub struct Seen {
     /// No other callout has decided before.
     pub may_decide: bool,
-    /// It was injected by a driver: by this one, or by another that saw it already.
+    /// It was injected by this driver, or made of something that was.
     pub injected: bool,
     /// It never leaves this machine.
     pub loopback: bool,
@@ -61,7 +61,7 @@ pub struct Seen {
 pub enum Reason {
     /// Another callout had decided already.
     NoRight,
-    /// A driver injected it: taking it could go round in circles.
+    /// We injected it: taking it could go round in circles.
     Injected,
     /// It never leaves this machine.
     Loopback,

@@ -18,7 +18,9 @@ use core::{
 /// How long a flow may stay on the fast path without the firewall's seeing it.
 pub const REFRESH: Duration = Duration::from_secs(20);
 /// Places; a power of two.
-const PLACES: usize = 4096;
+const PLACES: usize = 1 << 12;
+const LAST_PLACE: u16 = 0xFFF;
+const _: () = assert!(PLACES == LAST_PLACE as usize + 1);
 
 /// Which way a datagram goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,7 +79,7 @@ impl Flows {
         let ports = u64::from(remote.port()) << 16 | u64::from(port);
         let hash = [low, high, ports].into_iter().fold(self.seed, mix);
         // Zero is no flow's tag.
-        Key { place: (hash % PLACES as u64) as u16, tag: (hash >> 32) as u32 | 1 }
+        Key { place: hash as u16 & LAST_PLACE, tag: (hash >> 32) as u32 | 1 }
     }
 
     /// Whether the firewall has not seen the flow within [`REFRESH`] before `now`, or never.

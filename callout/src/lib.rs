@@ -28,11 +28,23 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+#[cfg(feature = "kernel")]
+pub mod absorb;
 pub mod best_route;
 pub mod classify;
 pub mod control_messages;
+#[cfg(feature = "kernel")]
+pub mod datagrams;
 pub mod endpoint;
+#[cfg(feature = "kernel")]
+mod engine;
 pub mod flows;
+#[cfg(feature = "kernel")]
+pub mod inject;
+#[cfg(feature = "kernel")]
+pub mod interception;
+#[cfg(feature = "kernel")]
+mod layers;
 #[cfg(feature = "kernel")]
 pub mod route;
 #[cfg(feature = "kernel")]
@@ -42,7 +54,13 @@ pub mod run_layout;
 pub mod socket;
 pub mod udp;
 
+#[cfg(feature = "kernel")]
+pub use absorb::Caps;
+#[cfg(feature = "kernel")]
+pub use datagrams::{Datagram, Datagrams};
 pub use endpoint::{Family, Local};
+#[cfg(feature = "kernel")]
+pub use interception::{Intercepted, Interception};
 #[cfg(feature = "kernel")]
 pub use nt::wsk::Provider;
 #[cfg(feature = "kernel")]
@@ -50,4 +68,4 @@ pub use route::{Route, Routes};
 #[cfg(feature = "kernel")]
 pub use run::{Run, RunCaps, RunPool};
 #[cfg(feature = "kernel")]
-pub use socket::{Datagram, Datagrams, Receiver, Sockets};
+pub use socket::{Receiver, Sockets};

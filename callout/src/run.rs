@@ -145,6 +145,33 @@ impl Run {
         self.bytes
     }
 
+    /// Writes what `header` makes of each datagram right before it, into its head room.
+    ///
+    /// `None` when it makes nothing of one of them; headers may have been written by then, and the
+    /// datagrams are as they were.
+    pub(crate) fn write_headers<const N: usize>(
+        &mut self,
+        header: impl Fn(&[u8]) -> Option<[u8; N]>,
+    ) -> Option<()> {
+        for at in 0..self.len() {
+            let message = self.request.messages().nth(at);
+            let (offset, length) = message?;
+            let bytes = self.request.bytes_mut();
+            let (before, datagram) = bytes.split_at_mut_checked(offset)?;
+            let made = header(datagram.get(..length)?)?;
+            before.last_chunk_mut::<N>()?.copy_from_slice(&made);
+        }
+        Some(())
+    }
+
+    /// A run of what was to be sent, and was not.
+    pub(crate) fn from_request(request: SendRequest) -> Self {
+        let (end, bytes) = request.messages().fold((0, 0), |(_, bytes), (offset, length)| {
+            (offset.saturating_add(length), length.saturating_add(bytes))
+        });
+        Self { request, end, bytes }
+    }
+
     /// What is sent.
     pub(crate) fn into_request(self) -> SendRequest {
         self.request

@@ -13,10 +13,9 @@
 
 use core::net::SocketAddr;
 
-use abi::discard::Discard;
+use abi::{discard::Discard, statistics::Counter};
 use nt::{
     irql::{AtMostDispatch, Passive},
-    mdl::{ChainError, MdlChain},
     netio::SockaddrInet,
     process::Process,
     status::NtError,
@@ -24,8 +23,9 @@ use nt::{
 };
 
 use crate::{
-    control_messages::{Arrival, DEPARTURE_LEN, Departure, write},
-    endpoint::{Family, Local, decode, encode},
+    control_messages::{DEPARTURE_LEN, Departure, write},
+    datagrams::Datagrams,
+    endpoint::{Family, decode, encode},
     route::Route,
     run::Run,
 };
@@ -64,6 +64,14 @@ pub trait Receiver: Clone + Send + Sync + 'static {
     ///
     /// `<= DISPATCH_LEVEL`, and maybe inside [`Sockets::send`].
     fn discarded(&self, reason: Discard, datagrams: usize);
+
+    /// The callouts judged datagrams of this adapter: to be counted, each once. Those that pass come
+    /// by [`Receiver::receive`] all the same, later.
+    ///
+    /// # IRQL
+    ///
+    /// `<= DISPATCH_LEVEL`; inside a classify, so that nothing may be called or locked.
+    fn judged(&self, counter: Counter, datagrams: usize);
 
     /// Sending to `remote` failed, as was already counted: its route may be stale.
     ///
@@ -193,6 +201,21 @@ impl<R: Receiver> Sockets<R> {
         [&self.v4, &self.v6].into_iter().flatten().any(|half| half.socket.is_lost())
     }
 
+    /// Who the sockets work for.
+    pub(crate) const fn receiver(&self) -> &R {
+        &self.receiver
+    }
+
+    /// Whether the system knows ECN control messages in every family that has a socket.
+    ///
+    /// # IRQL
+    ///
+    /// Any.
+    #[must_use]
+    pub fn knows_ecn(&self) -> bool {
+        [&self.v4, &self.v6].into_iter().flatten().all(|half| half.ecn)
+    }
+
     /// Sends the run's datagrams to where `route` leads, by one call.
     ///
     /// Of `tos` the ECN bits are sent, where the system can; the DSCP bits are the stack's. The
@@ -278,7 +301,7 @@ struct Ear<R> {
 
 impl<R: Receiver> Events for Ear<R> {
     fn received(&self, datagrams: wsk::Datagrams, level: &AtMostDispatch) {
-        self.receiver.receive(Datagrams(datagrams), level);
+        self.receiver.receive(Datagrams::of_socket(datagrams), level);
     }
 
     fn refused(&self, count: usize, why: Refused, _level: &AtMostDispatch) {
@@ -304,95 +327,5 @@ impl<R: Receiver> Events for Ear<R> {
 
     fn lost(&self, _level: &AtMostDispatch) {
         self.receiver.lost(self.family);
-    }
-}
-
-/// Datagrams that arrived at one socket; released to WSK on drop, by one call.
-#[must_use = "dropping releases the datagrams unread"]
-pub struct Datagrams(wsk::Datagrams);
-
-impl Datagrams {
-    /// An empty list of the same socket, to move datagrams to; `None` if the socket is closing.
-    ///
-    /// # IRQL
-    ///
-    /// `<= DISPATCH_LEVEL`.
-    #[must_use]
-    pub fn split(&self) -> Option<Self> {
-        self.0.split().map(Self)
-    }
-
-    /// Moves the first datagram to the end of `to`, a list of the same socket; false if there is none.
-    ///
-    /// # IRQL
-    ///
-    /// Any.
-    pub fn move_first(&mut self, to: &mut Self) -> bool {
-        self.0.move_first(&mut to.0)
-    }
-
-    /// How many there are.
-    ///
-    /// # IRQL
-    ///
-    /// Any.
-    #[must_use]
-    pub const fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    /// Whether there are none.
-    ///
-    /// # IRQL
-    ///
-    /// Any.
-    #[must_use]
-    pub const fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    /// The first datagram, or why it cannot be read; `None` if there is none.
-    ///
-    /// # IRQL
-    ///
-    /// `<= DISPATCH_LEVEL`.
-    #[must_use]
-    pub fn first(&self) -> Option<Result<Datagram<'_>, Discard>> {
-        self.iter().next()
-    }
-
-    /// The datagrams, in order; in place of one that cannot be read, why, to be counted.
-    ///
-    /// # IRQL
-    ///
-    /// `<= DISPATCH_LEVEL`.
-    pub fn iter(&self) -> impl Iterator<Item = Result<Datagram<'_>, Discard>> {
-        self.0.iter().map(|datagram| Datagram::read(&datagram))
-    }
-}
-
-/// One datagram that arrived.
-#[derive(Clone, Copy, Debug)]
-pub struct Datagram<'d> {
-    /// Its bytes, in pieces.
-    pub payload: MdlChain<'d>,
-    /// Who sent it.
-    pub remote: SocketAddr,
-    /// Which of our addresses it was sent to, if the system tells.
-    pub local: Option<Local>,
-    /// Its ECN bits; 0 where the system does not tell.
-    pub ecn: u8,
-}
-
-impl<'d> Datagram<'d> {
-    /// Reads everything about a datagram.
-    fn read(datagram: &wsk::Datagram<'d>) -> Result<Self, Discard> {
-        let payload = datagram.payload().map_err(|error| match error {
-            ChainError::Unmapped => Discard::Unmapped,
-            ChainError::Short => Discard::MalformedMessage,
-        })?;
-        let remote = decode(datagram.remote()).ok_or(Discard::MalformedMessage)?;
-        let Arrival { local, ecn } = Arrival::read(datagram.control());
-        Ok(Self { payload, remote, local, ecn })
     }
 }

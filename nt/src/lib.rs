@@ -24,6 +24,8 @@ extern crate alloc;
 
 pub mod access;
 pub mod bugcheck;
+pub mod chain;
+pub mod closing;
 pub mod dpc;
 pub mod event;
 pub mod extended_state;

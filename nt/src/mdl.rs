@@ -250,6 +250,33 @@ impl<'m> MdlChain<'m> {
         self.length == 0
     }
 
+    /// The `length` bytes from byte `from` on; `None` when there are fewer.
+    ///
+    /// # IRQL
+    ///
+    /// `<= DISPATCH_LEVEL`.
+    #[must_use]
+    pub fn part(&self, from: usize, length: usize) -> Option<Self> {
+        if from.checked_add(length)? > self.length {
+            return None;
+        }
+        let (mut first, mut offset) = (self.first, self.offset);
+        let mut skip = if length == 0 { 0 } else { from };
+        while skip > 0 {
+            // SAFETY: by the type invariant the chain goes on, since there are bytes behind these.
+            let list = unsafe { NonNull::new(first.cast_mut())?.as_ref() };
+            let here = (list.ByteCount as usize).saturating_sub(offset);
+            if skip < here {
+                offset += skip;
+                break;
+            }
+            skip -= here;
+            (first, offset) = (list.Next, 0);
+        }
+        // INVARIANT: `length` of this chain's bytes lie from there on.
+        Some(Self { first, offset, length, lists: PhantomData })
+    }
+
     /// The bytes, in order, in pieces of at least one byte.
     ///
     /// # IRQL
@@ -351,7 +378,78 @@ unsafe fn system_address(list: NonNull<MDL>) -> Option<NonNull<u8>> {
 
 #[cfg(test)]
 mod tests {
+    extern crate std;
+
+    use std::vec::Vec;
+
     use super::*;
+
+    /// In the place of NT's, on a host that has none: the mapping that fails.
+    #[unsafe(no_mangle)]
+    extern "system" fn MmMapLockedPagesSpecifyCache(
+        _: PMDL,
+        _: i8,
+        _: u32,
+        _: PVOID,
+        _: u32,
+        _: u32,
+    ) -> PVOID {
+        ptr::null_mut()
+    }
+
+    /// Lists over `bytes`, of the given lengths, each mapped where it is.
+    fn lists(bytes: &[u8], lengths: &[usize]) -> Vec<MDL> {
+        let mut at = 0;
+        let mut lists: Vec<MDL> = lengths
+            .iter()
+            .map(|length| {
+                let begin = bytes[at..].as_ptr().cast_mut();
+                at += length;
+                MDL {
+                    MdlFlags: 4,
+                    MappedSystemVa: begin.cast(),
+                    ByteCount: *length as u32,
+                    ..MDL::default()
+                }
+            })
+            .collect();
+        let first = lists.as_mut_ptr();
+        for (at, list) in lists.iter_mut().enumerate() {
+            list.Next =
+                if at + 1 < lengths.len() { first.wrapping_add(at + 1) } else { ptr::null_mut() };
+        }
+        lists
+    }
+
+    #[test]
+    fn every_part_of_a_chain_is_found() {
+        let bytes: Vec<u8> = (0..40).collect();
+        let mut lists = lists(&bytes, &[5, 0, 1, 20, 0, 14]);
+        // SAFETY: the lists and their bytes live through the test, and nobody changes them.
+        let chain = unsafe { MdlChain::map(lists.as_mut_ptr(), 3, 35) }.unwrap();
+        for from in 0..=35 {
+            for length in 0..=35 - from {
+                let part = chain.part(from, length).unwrap();
+                let found: Vec<u8> = part.pieces().flatten().copied().collect();
+                assert_eq!(found, bytes[3 + from..3 + from + length], "{from}+{length}");
+                assert_eq!(part.len(), length);
+            }
+            assert!(chain.part(from, 36 - from).is_none(), "{from}: one more");
+        }
+        assert!(chain.part(usize::MAX, 2).is_none());
+        let part = chain.part(4, 20).unwrap().part(3, 5).unwrap();
+        let found: Vec<u8> = part.pieces().flatten().copied().collect();
+        assert_eq!(found, bytes[10..15], "a part of a part");
+        lists[3].MdlFlags = 0;
+        // SAFETY: as above.
+        let mut map = |length| unsafe { MdlChain::map(lists.as_mut_ptr(), 0, length) }.err();
+        assert_eq!(map(6), None, "what comes before the list that cannot be mapped");
+        assert_eq!(map(7), Some(ChainError::Unmapped));
+        lists[3].MdlFlags = 4;
+        // SAFETY: as above.
+        let mut map = |length| unsafe { MdlChain::map(lists.as_mut_ptr(), 0, length) }.err();
+        assert_eq!(map(41), Some(ChainError::Short));
+    }
 
     #[test]
     fn a_part_is_described_as_the_macro_does() {

@@ -246,6 +246,36 @@ impl ReferencedNbl {
         unsafe { MdlChain::map(self.mdl, self.offset, self.length as usize) }
     }
 
+    /// Another reference to the list, for `length` of the bytes from byte `from` on; `None` when
+    /// there are fewer.
+    ///
+    /// # IRQL
+    ///
+    /// `<= DISPATCH_LEVEL`.
+    #[must_use]
+    pub fn part(&self, from: usize, length: usize) -> Option<Self> {
+        if from.checked_add(length)? > self.len() {
+            return None;
+        }
+        let (mut mdl, mut offset) = (self.mdl, self.offset as usize);
+        let mut skip = from;
+        while skip > 0 {
+            // SAFETY: by the type invariant the chain goes on, since there are bytes behind these.
+            let here = unsafe { NonNull::new(mdl)?.as_ref() };
+            let count = (here.ByteCount as usize).saturating_sub(offset);
+            if skip < count {
+                offset += skip;
+                break;
+            }
+            skip -= count;
+            (mdl, offset) = (here.Next, 0);
+        }
+        // SAFETY: live (type invariant), and not going to be modified.
+        unsafe { FwpsReferenceNetBufferList0(self.list.as_ptr(), 0) };
+        // INVARIANT: referenced above; these bytes are some of ours.
+        Some(Self { list: self.list, mdl, offset: offset as u32, length: length as u32 })
+    }
+
     /// How many bytes there are.
     ///
     /// # IRQL
@@ -433,6 +463,20 @@ pub(crate) struct SendNbl {
 }
 
 impl SendNbl {
+    /// Bytes from the data start on, of all its NET_BUFFERs.
+    pub(crate) fn data_length(&self) -> usize {
+        let mut bytes = 0;
+        // SAFETY: the list is ours (type invariant).
+        let mut next = unsafe { self.list.as_ref() }.FirstNetBuffer;
+        while let Some(buffer) = NonNull::new(next) {
+            // SAFETY: a NET_BUFFER of our list.
+            let NET_BUFFER { Next: behind, DataLength: length, .. } = *unsafe { buffer.as_ref() };
+            bytes += length as usize;
+            next = behind;
+        }
+        bytes
+    }
+
     /// Gives the list to the stack, whose completion brings it back through
     /// [`SendNbl::from_raw`].
     pub(crate) fn into_raw(self) -> *mut NET_BUFFER_LIST {

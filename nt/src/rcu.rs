@@ -92,6 +92,16 @@ impl<T> Prepared<T> {
         Node::try_new(value).map(Self)
     }
 
+    /// The value, before anybody else sees it.
+    ///
+    /// # IRQL
+    ///
+    /// Any.
+    pub const fn get_mut(&mut self) -> &mut T {
+        // SAFETY: owned (type invariant), and the borrow of `self` is unique.
+        &mut unsafe { self.0.as_mut() }.value
+    }
+
     /// Gives the node up.
     fn into_node(self) -> NonNull<Node<T>> {
         core::mem::ManuallyDrop::new(self).0

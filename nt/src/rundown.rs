@@ -13,7 +13,7 @@ use wdk_sys::{
     },
 };
 
-use crate::irql::Passive;
+use crate::{irql::Passive, shared::Shared};
 
 /// A door that its owner can close. Wraps `EX_RUNDOWN_REF`.
 ///
@@ -101,6 +101,36 @@ impl Rundown {
         self.wait(passive); // only a closed door may be opened again
         // SAFETY: closed and empty since the wait, and nobody else has it: the borrow is unique.
         unsafe { ExReInitializeRundownProtection(self.0.get()) };
+    }
+}
+
+/// Somebody inside a door that is shared, for as long as this value lives; it may be sent away.
+///
+/// # Invariants
+///
+/// Stands for one acquisition of the door.
+#[must_use = "dropping it is leaving"]
+#[derive(Debug)]
+pub struct Stay(Shared<Rundown>);
+
+impl Stay {
+    /// Enters, unless the owner has closed the door.
+    ///
+    /// # IRQL
+    ///
+    /// `<= DISPATCH_LEVEL`.
+    #[must_use]
+    pub fn enter(door: &Shared<Rundown>) -> Option<Self> {
+        door.enter()?.into_raw();
+        // INVARIANT: acquired just now.
+        Some(Self(door.clone()))
+    }
+}
+
+impl Drop for Stay {
+    fn drop(&mut self) {
+        // SAFETY: by the type invariant, once.
+        drop(unsafe { self.0.from_raw() });
     }
 }
 

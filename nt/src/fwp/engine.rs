@@ -404,23 +404,34 @@ const ZERO: Guid = Guid(0, 0, 0, [0; 8]);
 const EMPTY: FWP_VALUE0 = FWP_VALUE0 { kind: 0, value: 0 };
 const NO_DATA: FWP_BYTE_BLOB = FWP_BYTE_BLOB { size: 0, data: ptr::null_mut() };
 
+/// Who is told that the engine starts or stops.
+pub trait EngineEvents: Send + Sync + 'static {
+    /// The engine's state has changed; `runs` says whether it runs now.
+    ///
+    /// # IRQL
+    ///
+    /// `<= DISPATCH_LEVEL`.
+    fn changed(&self, runs: bool);
+}
+
 /// A subscription to the engine's starting and stopping; ends on drop.
 ///
 /// # Invariants
 ///
-/// `handle` is a subscription of ours with the context behind `told`.
-pub struct EngineStates<F> {
+/// `handle` is a subscription of ours with `events` as its context.
+pub struct EngineStates<E: EngineEvents> {
     handle: NonNull<c_void>,
-    told: Box<F>,
+    /// Only kept: what the subscription refers to.
+    _events: Box<E>,
 }
 
 // SAFETY: a subscription belongs to no thread.
-unsafe impl<F: Send> Send for EngineStates<F> {}
+unsafe impl<E: EngineEvents> Send for EngineStates<E> {}
 // SAFETY: nothing can be done with a shared one.
-unsafe impl<F: Sync> Sync for EngineStates<F> {}
+unsafe impl<E: EngineEvents> Sync for EngineStates<E> {}
 
-impl<F: Fn() + Send + Sync + 'static> EngineStates<F> {
-    /// Has `told` called whenever the engine's state changes, at any level up to `DISPATCH_LEVEL`.
+impl<E: EngineEvents> EngineStates<E> {
+    /// Has `events` told of every change from now on.
     ///
     /// # Errors
     ///
@@ -432,25 +443,30 @@ impl<F: Fn() + Send + Sync + 'static> EngineStates<F> {
     /// page does not say so, and nothing else could end them).
     ///
     /// Source: DDI fwpmk/nf-fwpmk-fwpmbfestatesubscribechanges0.
-    pub fn subscribe(_passive: &Passive, device: &ControlDevice, told: F) -> Result<Self, NtError> {
-        let told = pool::try_box(told)?;
+    pub fn subscribe(
+        _passive: &Passive,
+        device: &ControlDevice,
+        events: E,
+    ) -> Result<Self, NtError> {
+        let events = pool::try_box(events)?;
         let mut handle = ptr::null_mut();
         // SAFETY: at PASSIVE_LEVEL; a live device object; the context stays where it is until the
         // subscription has ended (`drop`).
         check(unsafe {
             FwpmBfeStateSubscribeChanges0(
                 device.device_object(),
-                changed::<F>,
-                ptr::from_ref::<F>(&told).cast_mut().cast(),
+                changed::<E>,
+                ptr::from_ref::<E>(&events).cast_mut().cast(),
                 &raw mut handle,
             )
         })?;
         // INVARIANT: just made.
-        NonNull::new(handle).map(|handle| Self { handle, told }).ok_or(NtError::UNSUCCESSFUL)
+        let handle = NonNull::new(handle).ok_or(NtError::UNSUCCESSFUL)?;
+        Ok(Self { handle, _events: events })
     }
 }
 
-impl<F> Drop for EngineStates<F> {
+impl<E: EngineEvents> Drop for EngineStates<E> {
     fn drop(&mut self) {
         // SAFETY: ours (type invariant), ended once, at PASSIVE_LEVEL. It cannot fail for a handle
         // that is one.
@@ -459,18 +475,17 @@ impl<F> Drop for EngineStates<F> {
     }
 }
 
-impl<F> fmt::Debug for EngineStates<F> {
+impl<E: EngineEvents> fmt::Debug for EngineStates<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let _ = &self.told;
         f.write_str("EngineStates")
     }
 }
 
 /// `FWPM_SERVICE_STATE_CHANGE_CALLBACK0`.
-unsafe extern "system" fn changed<F: Fn()>(context: *mut c_void, _state: u32) {
-    // SAFETY: the context is `told`, which outlives the subscription (`EngineStates::drop`).
-    let told = unsafe { &*context.cast::<F>() };
-    told();
+unsafe extern "system" fn changed<E: EngineEvents>(context: *mut c_void, state: u32) {
+    // SAFETY: the context is the events, which outlive the subscription (`EngineStates::drop`).
+    let events = unsafe { &*context.cast::<E>() };
+    events.changed(state == FWPM_SERVICE_RUNNING);
 }
 
 #[cfg(test)]

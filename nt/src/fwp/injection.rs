@@ -68,6 +68,8 @@ pub struct Address {
 pub struct Outcome {
     /// Datagrams that the network took.
     pub sent: usize,
+    /// Their bytes, UDP headers not counted.
+    pub bytes: usize,
     /// Datagrams that it did not.
     pub failed: usize,
     /// Why; one of the reasons if there were several.
@@ -135,6 +137,8 @@ struct Envelope<E> {
     /// Datagrams of a list.
     each: u32,
     failed: AtomicU32,
+    /// Bytes of the lists that did not fail, UDP headers included.
+    taken: AtomicU32,
     /// The status of one that failed, or 0.
     error: AtomicI32,
     core: NonNull<Core<E>>,
@@ -360,15 +364,17 @@ impl<E: InjectionEvents> Core<E> {
             return;
         }
         let failed = envelope.failed.load(Ordering::Relaxed) as usize;
+        let taken = envelope.taken.load(Ordering::Relaxed) as usize;
         let error = check(envelope.error.load(Ordering::Relaxed)).err();
         let core = envelope.core;
         // SAFETY: the last turn.
         let Some(request) = (unsafe { Self::take_back(at, level) }) else { return };
         let failed = failed.min(request.message_count());
         let sent = request.message_count() - failed;
+        let bytes = taken.saturating_sub(sent * UDP_HEADER_LEN);
         // SAFETY: the envelope's reference to the door keeps the core until it is given up below.
         let core = unsafe { core.as_ref() };
-        core.events.completed(request, Outcome { sent, failed, error }, level);
+        core.events.completed(request, Outcome { sent, bytes, failed, error }, level);
         // SAFETY: entered in `send`. The core may be gone from here on.
         drop(unsafe { core.away.from_raw() });
     }
@@ -422,6 +428,7 @@ impl<E: InjectionEvents> Envelope<E> {
             lists: AtomicU32::new(0),
             each: 0,
             failed: AtomicU32::new(0),
+            taken: AtomicU32::new(0),
             error: AtomicI32::new(0),
             core,
         })
@@ -435,6 +442,7 @@ impl<E: InjectionEvents> Envelope<E> {
         self.each = if shape == Shape::OneList { self.shown.len() as u32 } else { 1 };
         *self.lists.get_mut() = 1;
         *self.failed.get_mut() = 0;
+        *self.taken.get_mut() = 0;
         *self.error.get_mut() = 0;
         self.request = Some(request);
         Ok(())
@@ -573,13 +581,15 @@ unsafe extern "system" fn complete<E: InjectionEvents>(
     let level = unsafe { AtMostDispatch::assume() };
     // SAFETY: the list that was injected with this routine, given back.
     let (list, outcome) = unsafe { SendNbl::from_raw(list) };
+    let length = list.data_length() as u32;
     drop(list);
     // SAFETY: the envelope whose address was passed along, never null.
     let at = unsafe { NonNull::new_unchecked(context.cast::<Envelope<E>>()) };
     // SAFETY: live while there is a turn on it; this list's ends below.
     let envelope = unsafe { at.as_ref() };
-    if let Err(error) = outcome {
-        envelope.note_failure(envelope.each, error);
+    match outcome {
+        Ok(()) => _ = envelope.taken.fetch_add(length, Ordering::Relaxed),
+        Err(error) => envelope.note_failure(envelope.each, error),
     }
     // SAFETY: the turn that `inject` added.
     unsafe { Core::end_turn(at, &level) };

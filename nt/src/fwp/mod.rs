@@ -18,7 +18,9 @@ mod injection;
 
 pub use callout::{Callouts, Classifier, Keys, Layer};
 pub use classify::{Classify, Injected, Metadata};
-pub use engine::{EngineStates, Filter, Guid, Session, Text, Transaction, is_running, text};
+pub use engine::{
+    EngineEvents, EngineStates, Filter, Guid, Session, Text, Transaction, is_running, text,
+};
 pub use injection::{
     Address, Injection, InjectionEvents, InjectionId, Outcome, Refused, Shape, UDP_HEADER_LEN,
 };

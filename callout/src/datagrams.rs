@@ -1,0 +1,148 @@
+//! Datagrams that arrived together, by whichever path.
+//!
+//! The socket indicates lists, the callouts hand over batches of what they took from the stack; who
+//! receives them need not know which. Order is that in which either path handed them over. Their
+//! bytes stay where the network adapter put them until they are dropped, which should be soon.
+
+use core::net::SocketAddr;
+
+use abi::discard::Discard;
+use nt::{mdl::MdlChain, wsk};
+
+use crate::{
+    absorb::{Batch, BatchIter, discarded},
+    control_messages::Arrival,
+    endpoint::{Local, decode},
+};
+
+/// Datagrams that arrived together; given back on drop, all at once.
+#[must_use = "dropping gives the datagrams back unread"]
+pub struct Datagrams(Source);
+
+enum Source {
+    Socket(wsk::Datagrams),
+    Callout(Batch),
+}
+
+impl Datagrams {
+    pub(crate) const fn of_socket(datagrams: wsk::Datagrams) -> Self {
+        Self(Source::Socket(datagrams))
+    }
+
+    pub(crate) const fn of_callout(batch: Batch) -> Self {
+        Self(Source::Callout(batch))
+    }
+
+    /// An empty list of the same source, to move datagrams to; `None` if that is closing.
+    ///
+    /// # IRQL
+    ///
+    /// `<= DISPATCH_LEVEL`.
+    #[must_use]
+    pub fn split(&self) -> Option<Self> {
+        match &self.0 {
+            Source::Socket(datagrams) => datagrams.split().map(Self::of_socket),
+            Source::Callout(batch) => batch.split().map(Self::of_callout),
+        }
+    }
+
+    /// Moves the first datagram to the end of `to`, a list of the same source; false if there is
+    /// none, or `to` is none of its.
+    ///
+    /// # IRQL
+    ///
+    /// `<= DISPATCH_LEVEL`.
+    pub fn move_first(&mut self, to: &mut Self) -> bool {
+        match (&mut self.0, &mut to.0) {
+            (Source::Socket(datagrams), Source::Socket(to)) => datagrams.move_first(to),
+            (Source::Callout(batch), Source::Callout(to)) => batch.move_first(to),
+            _ => false,
+        }
+    }
+
+    /// How many there are.
+    ///
+    /// # IRQL
+    ///
+    /// Any.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        match &self.0 {
+            Source::Socket(datagrams) => datagrams.len(),
+            Source::Callout(batch) => batch.len(),
+        }
+    }
+
+    /// Whether there are none.
+    ///
+    /// # IRQL
+    ///
+    /// Any.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The first datagram, or why it cannot be read; `None` if there is none.
+    ///
+    /// # IRQL
+    ///
+    /// `<= DISPATCH_LEVEL`.
+    #[must_use]
+    pub fn first(&self) -> Option<Result<Datagram<'_>, Discard>> {
+        self.iter().next()
+    }
+
+    /// The datagrams, in order; in place of one that cannot be read, why, to be counted.
+    ///
+    /// # IRQL
+    ///
+    /// `<= DISPATCH_LEVEL`.
+    pub fn iter(&self) -> impl Iterator<Item = Result<Datagram<'_>, Discard>> + Clone {
+        match &self.0 {
+            Source::Socket(datagrams) => Entries::Socket(datagrams.iter()),
+            Source::Callout(batch) => Entries::Callout(batch.iter()),
+        }
+    }
+}
+
+/// The datagrams of either source.
+#[derive(Clone)]
+enum Entries<'d> {
+    Socket(wsk::DatagramsIter<'d>),
+    Callout(BatchIter<'d>),
+}
+
+impl<'d> Iterator for Entries<'d> {
+    type Item = Result<Datagram<'d>, Discard>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        match self {
+            Self::Socket(datagrams) => datagrams.next().map(|datagram| Datagram::read(&datagram)),
+            Self::Callout(batch) => batch.next(),
+        }
+    }
+}
+
+/// One datagram that arrived.
+#[derive(Clone, Copy, Debug)]
+pub struct Datagram<'d> {
+    /// Its bytes, in pieces.
+    pub payload: MdlChain<'d>,
+    /// Who sent it.
+    pub remote: SocketAddr,
+    /// Which of our addresses it was sent to, if the system tells.
+    pub local: Option<Local>,
+    /// Its ECN bits; 0 where the system does not tell.
+    pub ecn: u8,
+}
+
+impl<'d> Datagram<'d> {
+    /// Reads everything about a datagram of a socket.
+    fn read(datagram: &wsk::Datagram<'d>) -> Result<Self, Discard> {
+        let payload = datagram.payload().map_err(discarded)?;
+        let remote = decode(datagram.remote()).ok_or(Discard::MalformedMessage)?;
+        let Arrival { local, ecn } = Arrival::read(datagram.control());
+        Ok(Self { payload, remote, local, ecn })
+    }
+}
