@@ -242,6 +242,7 @@ static TABLES: &[Table] = &[
     (wdf::driver::IMPORTS, &[]),
     (wdf::registry::IMPORTS, &[]),
     (wdf::device::IMPORTS, &[]),
+    (wdf::control_device::IMPORTS, &[]),
     (wdf::file::IMPORTS, &[]),
     (wdf::queue::IMPORTS, &[]),
     (wdf::request::IMPORTS, &[]),

@@ -38,6 +38,9 @@ pub(crate) enum Wrong {
     ForgetsFragments,
     LeaksReference,
     KeepsTxPackets,
+    KeepsControlDevice,
+    NobodyMayOpen,
+    DeletesPnpDevice,
 }
 
 static WRONG: AtomicU32 = AtomicU32::new(0);
@@ -229,12 +232,35 @@ extern "win64" fn device_add(_: u64, init: u64) -> i32 {
     if wrong(Wrong::DereferencesTooOften) {
         wdf(206, [device, 0, 0, 0, 0, 0]);
     }
+    if wrong(Wrong::DeletesPnpDevice) {
+        wdf(208, [device, 0, 0, 0, 0, 0]);
+    }
     make_queues(device);
+    make_control_device();
     let class = [0x1111_1111_1111_1111_u64; 2];
     let reference: [u16; 8] = wide("penstock");
     let string = [16 | 16 << 16, address(&reference)];
     let status = wdf(77, [device, address(&class), address(&string), 0, 0, 0]) as i32;
     if status < 0 { status } else { make_adapter(device) }
+}
+
+/// A device of the driver's own, asked for its object, and deleted again.
+fn make_control_device() {
+    let access: [u16; 4] = wide("D:P");
+    let string = [6 | 6 << 16, address(&access)];
+    let string = if wrong(Wrong::NobodyMayOpen) { 0 } else { address(&string) };
+    let unused = wdf(25, [DRIVER.load(SeqCst), string, 0, 0, 0, 0]);
+    wdf(54, [unused, 0, 0, 0, 0, 0]);
+    let init = AtomicU64::new(wdf(25, [DRIVER.load(SeqCst), string, 0, 0, 0, 0]));
+    let device = AtomicU64::new(0);
+    if wdf(75, [address(&init), 0, address(&device), 0, 0, 0]) as i32 >= 0 {
+        let device = device.load(SeqCst);
+        wdf(27, [device, 0, 0, 0, 0, 0]);
+        assert_ne!(wdf(31, [device, 0, 0, 0, 0, 0]), 0, "a DEVICE_OBJECT");
+        if !wrong(Wrong::KeepsControlDevice) {
+            wdf(208, [device, 0, 0, 0, 0, 0]);
+        }
+    }
 }
 
 fn make_queues(device: u64) {

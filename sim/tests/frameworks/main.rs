@@ -287,6 +287,8 @@ fn each_mistake_is_stopped_by_name() {
         (Wrong::MovesBeginBack, "InvalidRingBeginIndex"),
         (Wrong::LinksTwice, "RX BUFFER LINKED TWICE"),
         (Wrong::KeepsTxPackets, "DRIVER_POWER_STATE_FAILURE"),
+        (Wrong::NobodyMayOpen, "WDF_VIOLATION: WdfControlDeviceInitAllocate"),
+        (Wrong::DeletesPnpDevice, "WDF_VIOLATION: WdfObjectDelete on a WDFDEVICE"),
     ] {
         let _turn = driver::turn(wrong);
         let bench = Bench::new(Mode::Virtual { seed: 1 });
@@ -347,4 +349,15 @@ fn a_leaked_reference_is_found_at_unload() {
     let node = bench.started();
     bench.finish(node);
     assert_eq!(bench.alive(), ["WDFDEVICE"]);
+}
+
+#[test]
+fn a_driver_with_a_control_device_is_not_unloaded() {
+    let _turn = driver::turn(Wrong::KeepsControlDevice);
+    let bench = Bench::new(Mode::Virtual { seed: 1 });
+    let node = bench.started();
+    assert!(matches!(node.remove(), Ok(Ok(()))), "{}", bench.stopped());
+    assert!(driver::release(&bench.machine).is_err());
+    let rule = "WDF_VIOLATION: DriverUnload while there is a control device";
+    assert!(bench.stopped().starts_with(rule), "{:?}", bench.stopped());
 }

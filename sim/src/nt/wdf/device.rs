@@ -63,6 +63,8 @@ struct Settings {
     in_caller_context: u64,
     request: ContextType,
     extension: Option<Arc<dyn ClassExtension>>,
+    /// A control device's, not PnP's.
+    is_control: bool,
 }
 
 /// `WDFDEVICE_INIT`.
@@ -97,6 +99,16 @@ impl DeviceInit {
     /// Hooks a class extension in; `false` if one is there.
     pub(crate) fn set_extension(&self, extension: Arc<dyn ClassExtension>) -> bool {
         lock(&self.settings).extension.replace(extension).is_none()
+    }
+
+    /// Makes it one of a control device.
+    pub(crate) fn set_control(&self) {
+        lock(&self.settings).is_control = true;
+    }
+
+    /// Whether it is one of a control device.
+    pub(crate) fn is_control(&self) -> bool {
+        lock(&self.settings).is_control
     }
 
     /// Whether the device has been made.
@@ -192,6 +204,11 @@ impl Device {
     /// The context of each request.
     pub(crate) fn request_context(&self) -> ContextType {
         self.settings.request
+    }
+
+    /// Whether the driver made it for itself.
+    pub(crate) fn is_control(&self) -> bool {
+        self.settings.is_control
     }
 
     /// The class extension that hooked itself in.
@@ -321,8 +338,8 @@ fn create(entered: &Entered<'_>, init_variable: u64, attributes: u64, device_out
     let Some(init_variable) = entered.required("DeviceInit", init_variable) else { return 0 };
     let Some(device_out) = entered.required("Device", device_out) else { return 0 };
     device_out.write(0, 0_u64);
-    let init: u64 = init_variable.read(0);
-    let Some(init) = entered.init(init) else { return 0 };
+    let init_handle: u64 = init_variable.read(0);
+    let Some(init) = entered.init(init_handle) else { return 0 };
     if init.is_consumed() {
         return status::INVALID_DEVICE_STATE;
     }
@@ -352,9 +369,14 @@ fn create(entered: &Entered<'_>, init_variable: u64, attributes: u64, device_out
         device_object,
     });
     object.set_body(device.clone());
-    lock(&entered.wdf.state).devices.push(device.clone());
-    device.start_delivering(machine);
-    *lock(&init.device) = Some(device);
+    if device.is_control() {
+        lock(&entered.wdf.state).control_devices.push(device);
+        DeviceInit::free(machine, &entered.wdf, init_handle);
+    } else {
+        lock(&entered.wdf.state).devices.push(device.clone());
+        device.start_delivering(machine);
+        *lock(&init.device) = Some(device);
+    }
     device_out.write(0, object.handle());
     init_variable.write(0, 0_u64);
     status::SUCCESS

@@ -121,6 +121,11 @@ fn override_dispatch(driver_object: Address) {
 }
 
 fn unload(entered: &Entered<'_>, driver: &Driver) {
+    if let Some(device) = entered.wdf.control_devices().first() {
+        let detail = "DriverUnload while there is a control device: Windows would not call it";
+        entered.violation(format!("{detail} ({:#x})", device.handle()));
+        return;
+    }
     if let Some(device) = entered.wdf.devices().first() {
         entered.violation(format!("DriverUnload while WDFDEVICE {:#x} exists", device.handle()));
         return;

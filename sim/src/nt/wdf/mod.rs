@@ -11,6 +11,7 @@
 //! | `object`, `attributes` | handles, contexts, parents, deletion |
 //! | `driver`, `registry` | `WDFDRIVER`, its Parameters key |
 //! | `device` | `WDFDEVICE_INIT`, `WDFDEVICE`, interfaces |
+//! | `control_device` | devices that the driver makes for itself |
 //! | `queue`, `request`, `file` | I/O: `WDFQUEUE`, `WDFREQUEST`, `WDFFILEOBJECT` |
 //! | `requestor`, `user_buffer` | the other side: a program that opens the device and sends IOCTLs |
 //!
@@ -25,6 +26,7 @@ use crate::verifier::schedule::lock;
 
 pub mod attributes;
 pub mod binding;
+pub mod control_device;
 pub mod device;
 pub mod driver;
 pub mod driver_memory;
@@ -88,6 +90,7 @@ struct State {
     driver: Option<Arc<driver::Driver>>,
     inits: Vec<(u64, Arc<device::DeviceInit>)>,
     devices: Vec<Arc<device::Device>>,
+    control_devices: Vec<Arc<device::Device>>,
 }
 
 impl Wdf {
@@ -107,7 +110,12 @@ impl Wdf {
         self.objects.alive()
     }
 
-    /// All devices that have not been deleted.
+    /// Devices that the driver made for itself.
+    pub(crate) fn control_devices(&self) -> Vec<Arc<device::Device>> {
+        lock(&self.state).control_devices.clone()
+    }
+
+    /// All devices of PnP that have not been deleted.
     pub(crate) fn devices(&self) -> Vec<Arc<device::Device>> {
         lock(&self.state).devices.clone()
     }
@@ -287,6 +295,9 @@ pub(crate) mod object_functions {
             let Some(entered) = Entered::new(thread, globals) else { return };
             let Some(object) = entered.any(handle) else { return };
             let kind = object.kind();
+            if kind == Kind::Device && super::control_device::delete(&entered, handle) {
+                return;
+            }
             if matches!(kind, Kind::Driver | Kind::Device | Kind::FileObject | Kind::Request) {
                 entered.violation(format!("WdfObjectDelete on a {}, which the framework owns: Windows ignores it", kind.name()));
             } else if thread.irql() > level::PASSIVE {
