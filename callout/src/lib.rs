@@ -1,6 +1,6 @@
-//! The outer side: WSK sockets that own the port, run buffers, and routes of our own.
+//! The outer side: WSK sockets that own the port, callouts before them, run buffers, routes of our own.
 //!
-//! Everything `unsafe` about WSK and the IP helper is in `nt`; this crate decides: which sockets a
+//! Everything `unsafe` about WSK, WFP and the IP helper is in `nt`; this crate decides: which sockets a
 //! port needs, how datagrams lie in a run, which of our addresses a datagram leaves from. What is a
 //! pure function of bytes or tables needs no driver kit and is tested on any host:
 //!
@@ -10,7 +10,15 @@
 //!
 //! | file | its subject |
 //! |---|---|
-//! | `socket` | the pair of sockets of a port, what they receive and send |
+//! | `outside` | one port's outer side: the sockets, and the callouts before them |
+//! | `socket` | the pair of sockets of a port |
+//! | `datagrams` | what arrived together, by the sockets or by the callouts |
+//! | `interception` | the callouts at work: who is led where, taken or let pass |
+//! | `classify` | what is taken, and why not, as one table |
+//! | `absorb` | what is noted of a datagram that is taken, rings and batches |
+//! | `flows` | when the firewall last saw a flow, and what is held of it |
+//! | `engine`, `layers` | what stands in the filter engine, whenever it runs |
+//! | `inject`, `udp` | sending by injection, and the header that needs |
 //! | `run` | up to 32 datagrams sent by one call, and the pool they live in |
 //! | `run_layout` | where they lie in it |
 //! | `route` | the best route that leaves by none of our adapters |
@@ -45,6 +53,8 @@ pub mod inject;
 pub mod interception;
 #[cfg(feature = "kernel")]
 mod layers;
+#[cfg(feature = "kernel")]
+pub mod outside;
 #[cfg(feature = "kernel")]
 pub mod route;
 #[cfg(feature = "kernel")]
