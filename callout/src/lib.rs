@@ -70,9 +70,11 @@ pub use absorb::Caps;
 pub use datagrams::{Datagram, Datagrams};
 pub use endpoint::{Family, Local};
 #[cfg(feature = "kernel")]
-pub use interception::{Intercepted, Interception};
+pub use interception::{Intercepted, Interception, Options};
 #[cfg(feature = "kernel")]
-pub use nt::wsk::Provider;
+pub use nt::{fwp::Shape, wsk::Provider};
+#[cfg(feature = "kernel")]
+pub use outside::Outside;
 #[cfg(feature = "kernel")]
 pub use route::{Route, Routes};
 #[cfg(feature = "kernel")]
