@@ -187,14 +187,17 @@ impl Processor {
     /// The CPU's idle thread: runs DPCs that nobody else does, until the machine is switched off.
     pub(crate) fn idle(&self, machine: &Machine) {
         loop {
-            let deadline = lock(&self.queue).iter().map(|queued| queued.not_before).min();
+            let next = || lock(&self.queue).iter().map(|queued| queued.not_before).min();
+            let deadline = next();
             // The end of this wait does not matter: a deadline means a delayed DPC, and being woken is checked below.
             let _ = machine.world().wait(Key::of(&self.queue), deadline, "DPCs", || {
                 if machine.is_off() || machine.is_dead() {
                     return Some(());
                 }
-                let now = machine.world().now();
-                lock(&self.queue).iter().any(|queued| queued.not_before <= now).then_some(())
+                // A DPC that came meanwhile may be due before, or the first to have a time at all.
+                let next = next();
+                (next != deadline || next.is_some_and(|next| next <= machine.world().now()))
+                    .then_some(())
             });
             if machine.is_off() || machine.is_dead() {
                 return;
