@@ -269,7 +269,10 @@ fn a_log_line_is_waited_for_answered_and_given_up() {
         let (first, second, third) = (line(), line(), line());
         let other = another_handle(tunnel);
         let abandoned = begin(&other, &first);
-        let (answered, later) = (begin(tunnel.handle(), &second), begin(tunnel.handle(), &third));
+        // One after the other: two that begin together are presented in either order.
+        let answered = begin(tunnel.handle(), &second);
+        soon(tunnel);
+        let later = begin(tunnel.handle(), &third);
         soon(tunnel);
         assert_eq!(abandoned.poll(), None);
         other.close();
