@@ -142,17 +142,15 @@ pub fn judge(seen: &Seen) -> Option<Reason> {
 
 fn is_transport(seen: &Seen) -> bool {
     let kind = seen.header.as_ref().and_then(|header| header.first_chunk::<4>());
-    // A message's padding makes its length a multiple of 16; of one put together each part's is.
-    let whole = seen.coalesced.is_some() || seen.length.is_multiple_of(16);
-    kind == Some(&TRANSPORT_DATA) && whole
+    // Of any length: padding to a multiple of 16 ends at the sender's MTU.
+    kind == Some(&TRANSPORT_DATA)
 }
 
 /// Whether parts of that size can be transport data, and there are at least two.
 fn is_plausible(how: Coalesced, length: usize) -> bool {
     let size = usize::from(how.size);
     let last = length.checked_rem(size).unwrap_or(0);
-    let last_fits = last == 0 || last >= TRANSPORT_MIN && last.is_multiple_of(16);
-    size >= TRANSPORT_MIN && size.is_multiple_of(16) && size < length && last_fits
+    size >= TRANSPORT_MIN && size < length && (last == 0 || last >= TRANSPORT_MIN)
 }
 
 #[cfg(test)]
@@ -222,10 +220,8 @@ mod tests {
             let seen = Seen { header: header(first), ..GOOD };
             assert_eq!(judge(&seen), Some(Reason::NotTransport), "{first:?}");
         }
-        for (length, reason) in
-            [(40, Some(Reason::NotTransport)), (48, None), (47, Some(Reason::NotTransport))]
-        {
-            assert_eq!(judge(&Seen { length, ..GOOD }), reason, "{length} bytes");
+        for length in [33, 47, 48, 1452, 65_507] {
+            assert_eq!(judge(&Seen { length, ..GOOD }), None, "{length} bytes");
         }
         assert_eq!(judge(&Seen { header: None, ..GOOD }), Some(Reason::TooShort));
         assert_eq!(judge(&Seen { held_of_cpu: (0, 0), ..GOOD }), Some(Reason::CpuFull), "none may");
@@ -237,9 +233,8 @@ mod tests {
             (1440, 2880, true, "two of a size"),
             (1440, 1440 + 32, true, "a keepalive at the end"),
             (1440, 1440 + 16, false, "no room for header and tag at the end"),
-            (1440, 1440 + 40, false, "a tail that is no multiple"),
+            (1452, 1452 + 1452, true, "two of the largest, padded to the MTU"),
             (1440, 1440, false, "only one"),
-            (1441, 2882, false, "a size that is no multiple"),
             (16, 64, false, "parts that hold nothing"),
             (0, 2880, false, "no size"),
         ] {
