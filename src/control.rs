@@ -22,6 +22,7 @@ use crypto::{
 };
 use nt::{
     access,
+    closing::Closing,
     irql::Passive,
     process::Process,
     status::NtError,
@@ -32,6 +33,7 @@ use zeroize::Zeroizing;
 use crate::{
     device::{Device, Refused},
     ground::AtPassive,
+    interceptions::Attached,
     workers::Errand,
 };
 
@@ -42,6 +44,8 @@ const NO_KEY: [u8; 32] = [0; 32];
 /// The context of a device object.
 pub(crate) struct Context {
     pub(crate) device: Shared<Device>,
+    /// Let go of when the device has closed.
+    pub(crate) _callouts: Closing<Attached>,
 }
 
 impl DeviceEvents for Context {

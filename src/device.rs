@@ -11,8 +11,8 @@ use core::{
     time::Duration,
 };
 
-use abi::{discard::Discard, ioctl::Set, statistics::Counter};
-use callout::{Datagram, Family, Route, Sockets};
+use abi::{discard::Discard, ioctl::Set, policy::Policy, statistics::Counter};
+use callout::{Datagram, Family, Options, Outside, Route, Shape};
 use crypto::{
     protocol::{ConfigError, Endpoint, Now, Output, Tunnel, limits::MAX_QUEUED_HANDSHAKES},
     sync::{RwSpinLock, Shared},
@@ -51,7 +51,7 @@ pub(crate) struct Device {
     pub(crate) log: Log,
     pub(crate) handshakes: HandshakeQueue,
     pub(crate) service: ServiceQueue,
-    sockets: RwSpinLock<Option<Shared<Sockets<Outer>>>>,
+    sockets: RwSpinLock<Option<Shared<Outside<Outer>>>>,
     sockets_lost: AtomicBool,
     /// Counts failed sends: a route resolved before the last one may be stale.
     failures: AtomicU64,
@@ -143,7 +143,7 @@ impl Device {
     }
 
     /// The open sockets. Not to be kept: who closes them waits until nobody has them.
-    pub(crate) fn open_sockets(&self, level: &AtMostDispatch) -> Option<Shared<Sockets<Outer>>> {
+    pub(crate) fn open_sockets(&self, level: &AtMostDispatch) -> Option<Shared<Outside<Outer>>> {
         self.sockets.read(&At(level), |sockets| sockets.clone())
     }
 
@@ -382,6 +382,9 @@ impl Device {
         this.adapter.set_link_up(true);
         drop(control);
         this.say(passive, Level::Info, format_args!("up, listening on port {port}"));
+        for refused in this.core.policies.refused() {
+            this.say(passive, Level::Warning, format_args!("{refused}"));
+        }
         this.core.call_workers();
         Ok(())
     }
@@ -493,20 +496,46 @@ impl Device {
         port: u16,
         owner: &Process,
         passive: &Passive,
-    ) -> Result<Shared<Sockets<Outer>>, NtError> {
+    ) -> Result<Shared<Outside<Outer>>, NtError> {
         let outer = Outer(this.clone());
-        let sockets = Sockets::open(passive, &this.core.provider, port, owner, outer)?;
+        let mut sockets = Outside::open(passive, &this.core.provider, port, owner, outer)?;
         if let Some((family, error)) = sockets.missing() {
             let family = if family == Family::V4 { "IPv4" } else { "IPv6" };
             this.say(passive, Level::Warning, format_args!("no {family}: {error}"));
         }
+        this.intercept(&mut sockets, passive);
         Shared::try_new(sockets).map_err(|_| NtError::INSUFFICIENT_RESOURCES)
+    }
+
+    /// Puts the callouts before the sockets, as policy wants; what cannot be had the sockets do.
+    fn intercept(&self, sockets: &mut Outside<Outer>, passive: &Passive) {
+        let policies = &self.core.policies;
+        let inject = match policies.get(Policy::SendEngine) {
+            0 => None,
+            1 => Some(Shape::OneList),
+            _ => Some(Shape::ListEach),
+        };
+        let absorb = policies.get(Policy::FastPath) != 0;
+        // While a port is being changed the old filters stand until the new ones do.
+        let old = self.sockets.read(&AtPassive(passive), |old| old.clone());
+        for inject in [inject, None].into_iter().take(1 + usize::from(inject.is_some())) {
+            if !absorb && inject.is_none() {
+                return;
+            }
+            let options = Options { absorb, inject, ecn: true };
+            let done = self.core.interceptions.with(passive, |callouts| {
+                sockets.intercept(passive, callouts?, options, old.as_deref())
+            });
+            let Err(error) = done else { return };
+            let what = if inject.is_some() { "injection" } else { "callouts" };
+            self.say(passive, Level::Warning, format_args!("no {what}: {error}"));
+        }
     }
 
     /// Publishes the sockets, and closes those before them once nobody sends by them.
     fn replace_sockets(
         &self,
-        sockets: Option<Shared<Sockets<Outer>>>,
+        sockets: Option<Shared<Outside<Outer>>>,
         pause: &Event,
         passive: &Passive,
     ) {

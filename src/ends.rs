@@ -31,6 +31,10 @@ impl Receiver for Outer {
     }
 
     fn discarded(&self, reason: Discard, datagrams: usize) {
+        if reason.direction() == Direction::Inbound {
+            // They came, but `receive` was never shown them.
+            self.0.counters.add(Counter::DatagramsIn, datagrams);
+        }
         self.0.counters.discard(reason, datagrams);
     }
 

@@ -12,6 +12,8 @@
 //! | `workers` | threads and the timer: handshakes, deadlines, routes |
 //! | `ends` | what sockets and rings call |
 //! | `peer` | what is kept with each peer |
+//! | `interceptions` | the callouts, there while there is an adapter |
+//! | `policy` | what an administrator has set |
 //! | `processors` | what one CPU leaves to the next |
 //! | `handshakes` | handshake messages waiting for a worker |
 //! | `counters`, `log` | what is counted, and said |
@@ -28,8 +30,10 @@ mod device;
 mod ends;
 mod ground;
 mod handshakes;
+mod interceptions;
 mod log;
 mod peer;
+mod policy;
 mod processors;
 mod random;
 mod workers;
@@ -57,8 +61,8 @@ use nt::{
 };
 
 use crate::{
-    control::Context, device::Device, ends::Inner, peer::Paths, processors::Processors,
-    random::Generator, workers::Workers,
+    control::Context, device::Device, ends::Inner, interceptions::Interceptions, peer::Paths,
+    policy::Policies, processors::Processors, random::Generator, workers::Workers,
 };
 
 #[global_allocator]
@@ -78,6 +82,7 @@ const RX_POOL_BYTES: usize = 64 << 20;
 /// What all adapters share. Newest first: fields are dropped in this order.
 pub(crate) struct Core {
     workers: Workers,
+    pub(crate) interceptions: Interceptions,
     pub(crate) processors: Processors,
     pub(crate) routes: Routes,
     pub(crate) buffers: RxPool,
@@ -89,12 +94,14 @@ pub(crate) struct Core {
     pub(crate) features: ExtendedFeatures,
     /// The fastest that this machine can seal and open with.
     pub(crate) tier: Tier,
+    pub(crate) policies: Policies,
     numbers: AtomicU64,
 }
 
 impl Core {
     /// Builds everything, oldest first.
-    fn build(passive: &mut Passive) -> Result<Self, NtError> {
+    fn build(driver: &Handle, passive: &mut Passive) -> Result<Self, NtError> {
+        let policies = Policies::read(driver, passive);
         let no_memory = |_| NtError::INSUFFICIENT_RESOURCES;
         let features = ExtendedFeatures::detect(passive);
         let tier = aead::detect(features.mask());
@@ -109,10 +116,12 @@ impl Core {
         let buffers = RxPool::try_new(RX_BUFFER_BYTES, RX_POOL_BYTES)?;
         let routes = Routes::start(passive)?;
         let processors = Processors::try_new()?;
+        let interceptions = Interceptions::try_new(passive)?;
         let workers = Workers::start(passive)?;
         let numbers = AtomicU64::new(1);
         Ok(Self {
             workers,
+            interceptions,
             processors,
             routes,
             buffers,
@@ -123,6 +132,7 @@ impl Core {
             hash_key,
             features,
             tier,
+            policies,
             numbers,
         })
     }
@@ -193,7 +203,8 @@ impl DriverEvents for Driver {
             let device = made.ok_or(NtError::UNSUCCESSFUL)?;
             device.tunnel.set_mtu(netadapter::Config::default().mtu_bytes.get());
             added = Some((device.clone(), adapter));
-            Ok(Context { device })
+            let callouts = Interceptions::attach(&self.core, passive);
+            Ok(Context { device, _callouts: callouts })
         })?;
         let (device, adapter) = added.ok_or(NtError::UNSUCCESSFUL)?;
         let queue = handle.create_manual_queue(passive)?;
@@ -220,8 +231,8 @@ pub unsafe extern "system" fn driver_entry(driver: *mut c_void, registry: *const
     let mut passive = unsafe { Passive::assume() };
     // SAFETY: the caller's promise; used up before we return.
     let entry = unsafe { Entry::new(driver.cast(), registry.cast()) };
-    to_status(entry.create(&mut passive, |_handle: &Handle, passive| {
-        let core = Shared::try_new(Core::build(passive)?);
+    to_status(entry.create(&mut passive, |handle: &Handle, passive| {
+        let core = Shared::try_new(Core::build(handle, passive)?);
         Ok(Driver { core: core.map_err(|_| NtError::INSUFFICIENT_RESOURCES)? })
     }))
 }

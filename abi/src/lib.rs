@@ -11,4 +11,5 @@ extern crate std;
 
 pub mod discard;
 pub mod ioctl;
+pub mod policy;
 pub mod statistics;

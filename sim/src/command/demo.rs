@@ -10,7 +10,7 @@ use sim::host::memory::pair::{Pair, Station};
 use sim::nt::machine::Options;
 use sim::verifier::schedule::{Mode, World};
 
-use super::DriverFile;
+use super::{DriverFile, Policies};
 use super::{Failure, Outcome, print_statistics};
 
 /// How long one step of the demonstration may take, on its own clock.
@@ -24,6 +24,8 @@ pub(crate) struct Demo {
     memory: bool,
     #[command(flatten)]
     driver: DriverFile,
+    #[command(flatten)]
+    policies: Policies,
     /// Start of the random choices: the same seed gives the same run.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -59,8 +61,13 @@ impl Demo {
         let real = Instant::now();
         let world = World::new(Mode::Virtual { seed: self.seed });
         let _main = world.enter("main");
-        let options =
-            Options { cpus: 2, verified: !self.fast, print: self.log, ..Options::default() };
+        let options = Options {
+            cpus: 2,
+            verified: !self.fast,
+            print: self.log,
+            parameters: self.policies.policies.iter().cloned().collect(),
+            ..Options::default()
+        };
         let pair = Pair::boot(&world, &options, &path)?;
         let delay = Duration::from_millis(self.delay_ms);
         pair.network.set_weather(Link { delay, loss_per_mille: self.loss, ..Link::default() });

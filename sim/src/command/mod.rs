@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use abi::discard::Discard;
+use abi::policy::Policy;
 use abi::statistics::{Counter, Statistics};
 use clap::{Args, Parser, Subcommand};
 use sim::host::computer::{BootError, Tunnel};
@@ -51,6 +52,36 @@ struct DriverFile {
     /// The driver file [default: target/driver/penstock.sys, here or beside this program].
     #[arg(long = "driver", value_name = "PATH")]
     path: Option<PathBuf>,
+}
+
+/// What an administrator has set.
+#[derive(Args, Clone, Debug)]
+struct Policies {
+    /// Set a policy value of the driver, as the registry would. May be repeated.
+    ///
+    /// An unknown NAME is answered with the list of them.
+    #[arg(long = "policy", value_name = "NAME=VALUE", value_parser = policy)]
+    policies: Vec<(String, u32)>,
+}
+
+/// Reads `NAME=VALUE`. Bounds are the driver's to look at.
+fn policy(text: &str) -> Result<(String, u32), String> {
+    let (name, value) = text.split_once('=').ok_or("it is written NAME=VALUE")?;
+    let known = Policy::ALL.iter().find(|policy| policy.name().eq_ignore_ascii_case(name));
+    let Some(known) = known else {
+        let all = Policy::ALL.iter().map(|policy| {
+            let (range, default) = (policy.range(), policy.default());
+            let (least, most) = (range.start(), range.end());
+            format!(
+                "\n  {:12} {least} to {most}, default {default} ({})",
+                policy.name(),
+                policy.unit()
+            )
+        });
+        return Err(format!("there is no policy {name}; there are{}", all.collect::<String>()));
+    };
+    let value = value.parse().map_err(|error| format!("{}: {error}", known.name()))?;
+    Ok((known.name().to_owned(), value))
 }
 
 /// Runs the command that the arguments name.

@@ -20,7 +20,7 @@ use sim::nt::machine::Options;
 use sim::nt::netio;
 use sim::verifier::schedule::{Mode, World};
 
-use super::DriverFile;
+use super::{DriverFile, Policies};
 use super::{Failure, Outcome};
 
 /// The MTU a device begins with, as other implementations give it.
@@ -37,6 +37,8 @@ pub(crate) struct Up {
     name: String,
     #[command(flatten)]
     driver: DriverFile,
+    #[command(flatten)]
+    policies: Policies,
     /// Simulated CPUs [default: as many as this machine has].
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=64))]
     cpus: Option<u32>,
@@ -73,6 +75,7 @@ impl Up {
             cpus: self.cpus.unwrap_or(cpus.min(64)),
             verified: self.verify,
             print: self.log,
+            parameters: self.policies.policies.into_iter().collect(),
             ..Options::default()
         };
         let computer = Computer::boot(&world, options, linux.clone(), &driver)?;

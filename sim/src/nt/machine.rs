@@ -45,6 +45,8 @@ pub struct Options {
     pub choices: BTreeMap<String, bool>,
     /// Whether `DbgPrintEx` goes to standard error.
     pub print: bool,
+    /// `REG_DWORD` values of the driver's `Parameters` key, by name.
+    pub parameters: BTreeMap<String, u32>,
 }
 
 impl Default for Options {
@@ -55,6 +57,7 @@ impl Default for Options {
             verified: true,
             choices: BTreeMap::new(),
             print: false,
+            parameters: BTreeMap::new(),
         }
     }
 }
@@ -145,6 +148,9 @@ impl Machine {
             prints: Mutex::default(),
             options: Options { cpus, ..options },
         });
+        for (name, value) in &machine.options.parameters {
+            machine.registry.set_u32(&machine.parameters_key(), name, *value);
+        }
         for number in 0..cpus {
             machine.background("idle", move |machine| {
                 machine.processors[number as usize].idle(machine)

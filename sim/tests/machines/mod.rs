@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use abi::ioctl::writer::{InterfaceFields, PeerFields};
 use abi::ioctl::{Writer, interface_flag, peer_flag};
+use abi::policy::Policy;
 use sim::host::memory::Network;
 use sim::host::memory::pair::{Pair, Station};
 use sim::nt::machine::Options;
@@ -39,10 +40,24 @@ pub(crate) fn driver() -> PathBuf {
     path
 }
 
-/// A machine under the verifier.
+/// A machine under the verifier, with the policy that `PENSTOCK_POLICY` sets (`NAME=VALUE`, with commas between).
 #[must_use]
 pub(crate) fn verified(name: &str) -> Options {
-    Options { name: name.to_owned(), cpus: 2, verified: true, ..Options::default() }
+    let set = std::env::var("PENSTOCK_POLICY").unwrap_or_default();
+    let parameters = set.split_terminator(',').map(|one| {
+        let (name, value) = one.split_once('=').unwrap();
+        (name.to_owned(), value.parse().unwrap())
+    });
+    let parameters = parameters.collect();
+    Options { name: name.to_owned(), cpus: 2, verified: true, parameters, ..Options::default() }
+}
+
+/// The same, with one policy value more.
+#[must_use]
+pub(crate) fn with_policy(policy: Policy, value: u32) -> Options {
+    let mut options = verified("machine");
+    options.parameters.insert(policy.name().to_owned(), value);
+    options
 }
 
 /// Runs `scenario` on virtual time from `seed`.
@@ -55,8 +70,13 @@ pub(crate) fn on_virtual_time(seed: u64, scenario: impl FnOnce(&Arc<World>, &Pat
 
 /// Runs `scenario` with two machines whose tunnels are up and know each other, and [`finish`]es them.
 pub(crate) fn with_pair(seed: u64, scenario: impl FnOnce(&Pair)) {
+    with_pair_of(seed, &verified("machine"), scenario);
+}
+
+/// The same, with machines like `options`.
+pub(crate) fn with_pair_of(seed: u64, options: &Options, scenario: impl FnOnce(&Pair)) {
     on_virtual_time(seed, |world, driver| {
-        let pair = Pair::boot(world, &verified("machine"), driver)
+        let pair = Pair::boot(world, options, driver)
             .unwrap_or_else(|error| panic!("seed {seed}: {error}"));
         scenario(&pair);
         let Pair { alpha, beta, network, .. } = pair;

@@ -12,6 +12,8 @@ use std::time::Duration;
 
 use crate::machines;
 use crate::machines::accounting::Ledger;
+use crate::machines::with_policy;
+use abi::policy::Policy;
 use abi::statistics::Counter;
 use sim::host::memory::link::Link;
 
@@ -20,7 +22,8 @@ const COUNT: u32 = 400;
 #[test]
 fn packets_do_not_overtake_those_that_waited() {
     for seed in 1..13 {
-        machines::with_pair(seed, |pair| {
+        // By one path: between two the order is that in which either hands over.
+        machines::with_pair_of(seed, &with_policy(Policy::FastPath, 0), |pair| {
             let slow = Link { delay: Duration::from_micros(1500), ..Link::default() };
             pair.network.set_weather(slow);
             let (to, from) = (pair.beta.inner()[0], pair.alpha.endpoint().clone());

@@ -298,7 +298,7 @@ impl Pair {
     pub fn boot(world: &Arc<World>, options: &Options, driver: &Path) -> Result<Self, BootError> {
         let network = Network::new(world);
         let boot = |name: &str, number| {
-            let options = Options { name: name.to_owned(), ..copy(options) };
+            let options = Options { name: name.to_owned(), ..options.clone() };
             Station::boot(world, &network, number, options, driver)
         };
         let (alpha, beta) = (boot("alpha", 1)?, boot("beta", 2)?);
@@ -320,16 +320,6 @@ impl Pair {
         let mut leaks = self.alpha.shut_down()?;
         leaks.extend(self.beta.shut_down()?);
         Ok(leaks)
-    }
-}
-
-fn copy(options: &Options) -> Options {
-    Options {
-        name: options.name.clone(),
-        cpus: options.cpus,
-        verified: options.verified,
-        choices: options.choices.clone(),
-        print: options.print,
     }
 }
 

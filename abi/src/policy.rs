@@ -1,0 +1,83 @@
+//! Policy values: what an administrator may set, and within which bounds.
+//!
+//! One table for the driver, its tools and the templates of Group Policy. The driver reads its values
+//! from its service's `Parameters` key, as `REG_DWORD`s of these names, when it is loaded. A value
+//! that is missing is the default; one that is out of bounds or of another type is, too, and the
+//! adapter's log says so. No value may hold a secret: policies are world-readable.
+
+use core::ops::RangeInclusive;
+
+macro_rules! policies {
+    ($($(#[doc = $doc:literal])+ $name:ident: $range:expr, $unit:literal, default $default:literal;)*) => {
+        /// A value of the driver's.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(u16)]
+        pub enum Policy {
+            $($(#[doc = $doc])+ $name,)*
+        }
+
+        impl Policy {
+            /// Every value, in the order of this file.
+            pub const ALL: &[Self] = &[$(Self::$name,)*];
+            /// How many values there are.
+            pub const COUNT: usize = Self::ALL.len();
+
+            /// The name of the registry value.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$name => stringify!($name),)* }
+            }
+
+            /// What it means, for a person.
+            #[must_use]
+            pub const fn description(self) -> &'static str {
+                match self { $(Self::$name => concat!($($doc,)+).trim_ascii(),)* }
+            }
+
+            /// What is counted, or what each number stands for.
+            #[must_use]
+            pub const fn unit(self) -> &'static str {
+                match self { $(Self::$name => $unit,)* }
+            }
+
+            /// The numbers that are accepted.
+            #[must_use]
+            pub const fn range(self) -> RangeInclusive<u32> {
+                match self { $(Self::$name => $range,)* }
+            }
+
+            /// What it is if nobody says anything.
+            #[must_use]
+            pub const fn default(self) -> u32 {
+                match self { $(Self::$name => $default,)* }
+            }
+        }
+    };
+}
+
+policies! {
+    /// By what datagrams are sent. What injection does not take goes by the sockets.
+    SendEngine: 0..=2, "0 sockets, 1 injection of one list a run, 2 injection of a list a datagram", default 0;
+    /// Whether callouts take transport data from the stack before it reaches the sockets.
+    FastPath: 0..=1, "0 no, 1 yes", default 1;
+    /// The most datagrams that callouts hold of one CPU; beyond it they go by the sockets.
+    HeldPerCpu: 0..=65_536, "datagrams", default 512;
+    /// The most datagrams that callouts hold of one remote address and port.
+    HeldPerPeer: 0..=65_536, "datagrams", default 256;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_value_is_whole() {
+        for (position, policy) in Policy::ALL.iter().enumerate() {
+            let name = policy.name();
+            assert_eq!(*policy as usize, position, "{name}");
+            assert!(policy.range().contains(&policy.default()), "{name}");
+            assert!(policy.description().ends_with('.') && !policy.unit().is_empty(), "{name}");
+            assert!(name.len() <= 64, "{name}: longer than the driver asks for");
+        }
+    }
+}
