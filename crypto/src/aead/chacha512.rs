@@ -31,21 +31,23 @@ impl Words for V512 {
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,bmi2,avx2")]
 pub(super) fn derive(proof: Avx512<'_>, group: &mut Group<'_, '_>) {
     let mut lanes = Lanes::<16>::IDLE;
-    Dealer::new(Blocks::Zero).deal(group, &mut lanes);
-    let keys = Keys::of(proof, group);
-    match keys.only {
-        Some(_) => pass::<true, 16>(proof, group, &keys, &lanes),
-        None => pass::<false, 16>(proof, group, &keys, &lanes),
+    Dealer::new(Blocks::Zero).deal(group, &mut lanes, GROUP);
+    let mut keys = Keys::NONE;
+    if keys.take(proof, group) {
+        pass::<true, 16>(proof, group, &keys, &lanes);
+    } else {
+        pass::<false, 16>(proof, group, &keys, &lanes);
     }
 }
 
 /// Adds the key stream to each packet's text; with [`Blocks::All`] also derives one-time keys.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,bmi2,avx2")]
 pub(super) fn crypt(proof: Avx512<'_>, group: &mut Group<'_, '_>, blocks: Blocks) {
-    let keys = Keys::of(proof, group);
-    match keys.only {
-        Some(_) => crypt_with::<true>(proof, group, &keys, blocks),
-        None => crypt_with::<false>(proof, group, &keys, blocks),
+    let mut keys = Keys::NONE;
+    if keys.take(proof, group) {
+        crypt_with::<true>(proof, group, &keys, blocks);
+    } else {
+        crypt_with::<false>(proof, group, &keys, blocks);
     }
 }
 
@@ -56,53 +58,52 @@ fn crypt_with<const ONE_KEY: bool>(
     keys: &Keys,
     blocks: Blocks,
 ) {
-    // Two sets, filled in turn: a set is then not read right after it was written in small pieces,
-    // which no store buffer could forward.
-    let (mut even, mut odd) = (Lanes::<32>::IDLE, Lanes::<32>::IDLE);
-    let (mut now, mut next) = (&mut even, &mut odd);
+    let mut lanes = Lanes::<32>::IDLE;
     let mut dealer = Dealer::new(blocks);
-    let mut filled = dealer.deal(group, now);
-    while filled > 0 {
-        let following = dealer.deal(group, next);
-        if filled > 16 {
-            wide_pass::<ONE_KEY>(proof, group, keys, now);
-        } else {
-            pass::<ONE_KEY, 32>(proof, group, keys, now);
+    loop {
+        match dealer.deal(group, &mut lanes, GROUP) {
+            0 => return,
+            1..=16 => pass::<ONE_KEY, 32>(proof, group, keys, &lanes),
+            _ => wide_pass::<ONE_KEY>(proof, group, keys, &lanes),
         }
-        (now, next) = (next, now);
-        filled = following;
     }
 }
 
 /// The key and nonce words of a group, by word and then by packet.
 #[repr(C, align(64))]
 struct Keys {
+    /// Of one key for all packets, only the first lane of each word is filled.
     words: [[u32; GROUP]; 8],
     counter_low: [u32; GROUP],
     counter_high: [u32; GROUP],
-    /// The key of all packets, if it is the same; `words` is then not filled.
-    only: Option<[u32; 8]>,
 }
 
 impl Keys {
-    #[inline(always)]
-    fn of(proof: Avx512<'_>, group: &Group<'_, '_>) -> Self {
-        let (mut counter_low, mut counter_high) = ([0; GROUP], [0; GROUP]);
+    /// Of no packets.
+    const NONE: Self =
+        Self { words: [[0; GROUP]; 8], counter_low: [0; GROUP], counter_high: [0; GROUP] };
+
+    /// Takes the keys of a group; returns whether they are all the same.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,bmi2,avx2")]
+    #[inline(never)] // What it needs of the stack is then free again when they are used.
+    fn take(&mut self, proof: Avx512<'_>, group: &Group<'_, '_>) -> bool {
         let mut found: [&[u32; 8]; GROUP] = [&[0; 8]; GROUP];
         for (index, packet) in group.packets().iter().enumerate() {
             let Some((key, counter)) = group.key(packet) else { break };
             found[index % GROUP] = key;
-            counter_low[index % GROUP] = counter as u32;
-            counter_high[index % GROUP] = (counter >> 32) as u32;
+            self.counter_low[index % GROUP] = counter as u32;
+            self.counter_high[index % GROUP] = (counter >> 32) as u32;
         }
-        let only = group.one_key().then_some(*found[0]);
-        let mut words = [[0; GROUP]; 8];
-        if only.is_none() {
-            for (word, lanes) in words.iter_mut().zip(transpose_keys(proof, &found)) {
-                lanes.store32(word);
+        if group.one_key {
+            for (lanes, word) in self.words.iter_mut().zip(found[0]) {
+                lanes[0] = *word;
             }
+            return true;
         }
-        Self { words, counter_low, counter_high, only }
+        for (word, lanes) in self.words.iter_mut().zip(transpose_keys(proof, &found)) {
+            lanes.store32(word);
+        }
+        false
     }
 
     /// Rows 1 to 3 of the state of sixteen lanes.
@@ -120,13 +121,14 @@ impl Keys {
             None => rows[0],
         };
         for word in 0..8 {
-            rows[word] = match self.only {
-                Some(ref only) if ONE_KEY => V512::splat32(proof, only[word]),
-                _ => V512::load32(proof, &self.words[word]).pick32(packet),
+            rows[word] = if ONE_KEY {
+                V512::splat32(proof, self.words[word][0])
+            } else {
+                V512::load32(proof, &self.words[word]).pick32(packet)
             };
         }
         if let Some(block) = lanes.block[at..].first_chunk() {
-            rows[8] = V512::load32(proof, block);
+            rows[8] = V512::widen16(proof, block);
         }
         rows[10] = V512::load32(proof, &self.counter_low).pick32(packet);
         rows[11] = V512::load32(proof, &self.counter_high).pick32(packet);
@@ -159,10 +161,13 @@ fn wide_pass<const ONE_KEY: bool>(
     keys: &Keys,
     lanes: &Lanes<32>,
 ) {
-    let mut a = start::<ONE_KEY, 32>(proof, keys, lanes, 0);
     let mut b = start::<ONE_KEY, 32>(proof, keys, lanes, 1);
-    // SAFETY: registers only; the features are those of this function.
+    let mut a = start::<ONE_KEY, 32>(proof, keys, lanes, 0);
+    // SAFETY: registers, and `b` in its place, aligned to 64; the features are those of this
+    // function.
     unsafe { wide_rounds!(a, b) };
+    // What the rounds started from is made again: kept, it would take 2 KiB of stack.
+    let (keys, lanes) = core::hint::black_box((keys, lanes));
     finish::<ONE_KEY, 32>(proof, group, (keys, lanes, 0), a);
     finish::<ONE_KEY, 32>(proof, group, (keys, lanes, 1), b);
 }
@@ -195,54 +200,78 @@ fn finish<const ONE_KEY: bool, const N: usize>(
     for (word, start) in state.iter_mut().zip(start) {
         *word = word.add32(start);
     }
-    for (at, block) in transpose(proof, &state).into_iter().enumerate() {
-        let lane = 16 * set + at;
-        // Nothing is touched for an idle lane: even with an empty mask an address that is not
-        // mapped costs the CPU hundreds of cycles.
-        let rest = lanes.rest[lane];
-        if rest == 0 {
-            continue;
-        }
-        let (index, Some(start)) = lanes.place(lane) else {
-            block.store_low_half(&mut group.one_time.0[usize::from(lanes.packet[lane]) % GROUP]);
-            continue;
-        };
-        let packet = group.packet(index);
-        let source = packet.source.wrapping_add(start);
-        let destination = packet.destination.wrapping_add(start);
-        if rest == 64 {
-            // SAFETY: by the invariants of `Lanes` and `Packet` the source has 64 bytes here.
-            let text = unsafe { block.xor_once(source) };
-            // SAFETY: by the same the destination has 64 bytes here.
-            unsafe { text.store(destination) };
-        } else {
-            let mask = u64::MAX >> (64 - u32::from(rest));
-            // SAFETY: by the invariants of `Lanes` and `Packet` the source has these bytes.
-            let text = unsafe { block.xor_part_once(source, mask) };
-            // SAFETY: by the same the destination has these bytes.
-            unsafe { text.store_part(destination, mask) };
-        }
-    }
+    // `fours[4 * i + j]`: its 128-bit lane `k` has words `4 * i` to `4 * i + 3` of block `4 * k + j`.
+    let fours = by_fours(proof, &state);
+    // One by one and not in a loop, so that they are never in memory: that would take 1 KiB of stack.
+    finish_four::<0, N>(group, lanes, set, &fours);
+    finish_four::<1, N>(group, lanes, set, &fours);
+    finish_four::<2, N>(group, lanes, set, &fours);
+    finish_four::<3, N>(group, lanes, set, &fours);
 }
 
-/// Sixteen words of sixteen blocks become sixteen blocks.
+/// The last step of transposing: blocks `J`, `4 + J`, `8 + J` and `12 + J`, each added to its text.
 #[inline(always)]
-fn transpose(proof: Avx512<'_>, x: &[V512; 16]) -> [V512; 16] {
-    let zero = V512::zero(proof);
-    // `fours[4 * i + j]`: its 128-bit lane `k` has words `4 * i` to `4 * i + 3` of block `4 * k + j`.
-    let fours = by_fours(proof, x);
-    let mut out = [zero; 16];
-    for j in 0..4 {
-        let a = fours[j].quarters::<0x88>(fours[4 + j]);
-        let b = fours[j].quarters::<0xdd>(fours[4 + j]);
-        let c = fours[8 + j].quarters::<0x88>(fours[12 + j]);
-        let d = fours[8 + j].quarters::<0xdd>(fours[12 + j]);
-        out[j] = a.quarters::<0x88>(c);
-        out[8 + j] = a.quarters::<0xdd>(c);
-        out[4 + j] = b.quarters::<0x88>(d);
-        out[12 + j] = b.quarters::<0xdd>(d);
+fn finish_four<const J: usize, const N: usize>(
+    group: &mut Group<'_, '_>,
+    lanes: &Lanes<N>,
+    set: usize,
+    fours: &[V512; 16],
+) {
+    let a = fours[J].quarters::<0x88>(fours[4 + J]);
+    let b = fours[J].quarters::<0xdd>(fours[4 + J]);
+    let c = fours[8 + J].quarters::<0x88>(fours[12 + J]);
+    let d = fours[8 + J].quarters::<0xdd>(fours[12 + J]);
+    finish_lane(group, lanes, 16 * set + J, a.quarters::<0x88>(c));
+    finish_lane(group, lanes, 16 * set + 4 + J, b.quarters::<0x88>(d));
+    finish_lane(group, lanes, 16 * set + 8 + J, a.quarters::<0xdd>(c));
+    finish_lane(group, lanes, 16 * set + 12 + J, b.quarters::<0xdd>(d));
+}
+
+/// Adds a block of key stream to the lane's text.
+#[inline(always)]
+fn finish_lane<const N: usize>(
+    group: &mut Group<'_, '_>,
+    lanes: &Lanes<N>,
+    lane: usize,
+    block: V512,
+) {
+    let rest = lanes.rest[lane % N];
+    if rest == 64
+        && let (index, Some(start)) = lanes.place(lane)
+    {
+        let packet = group.packet(index);
+        // SAFETY: by the invariants of `Lanes` and `Packet` the source has 64 bytes here.
+        let text = unsafe { block.xor_once(packet.source.wrapping_add(start)) };
+        // SAFETY: by the same the destination has 64 bytes here.
+        unsafe { text.store(packet.destination.wrapping_add(start)) };
+    } else if rest > 0 {
+        // SAFETY: by the invariant of `V512` the features may be used.
+        unsafe { finish_edge(group, lanes, lane, &block) };
     }
-    out
+    // Nothing is touched for an idle lane: even with an empty mask an address that is not mapped
+    // costs the CPU hundreds of cycles.
+}
+
+/// Keeps the one-time key if the lane is block 0, or adds the key stream to the last bytes of a text.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,bmi2,avx2")]
+#[inline(never)]
+fn finish_edge<const N: usize>(
+    group: &mut Group<'_, '_>,
+    lanes: &Lanes<N>,
+    lane: usize,
+    block: &V512,
+) {
+    let (index, Some(start)) = lanes.place(lane) else {
+        let index = usize::from(lanes.packet[lane % N]) % GROUP;
+        block.store_low_half(&mut group.one_time.0[index]);
+        return;
+    };
+    let packet = group.packet(index);
+    let mask = u64::MAX >> (64 - u32::from(lanes.rest[lane % N]));
+    // SAFETY: by the invariants of `Lanes` and `Packet` the source has these bytes.
+    let text = unsafe { block.xor_part_once(packet.source.wrapping_add(start), mask) };
+    // SAFETY: by the same the destination has these bytes.
+    unsafe { text.store_part(packet.destination.wrapping_add(start), mask) };
 }
 
 /// In each 128-bit lane, groups of four registers of one word become four registers of four words.

@@ -27,9 +27,9 @@ pub(super) enum Blocks {
 /// `rest` 32, or one that starts inside the packet's text, of which `rest <= 64` bytes follow.
 #[repr(C, align(64))]
 pub(super) struct Lanes<const N: usize> {
-    /// The block counter.
-    pub(super) block: [u32; N],
-    /// The packet, as index into the group.
+    /// The block counter; `MAX_LEN` keeps it in 16 bits.
+    pub(super) block: [u16; N],
+    /// The packet, as index into the group; idle lanes have that of the last one that is not.
     pub(super) packet: [u8; N],
     /// How many bytes of the block are wanted; 0 for an idle lane.
     pub(super) rest: [u8; N],
@@ -39,11 +39,18 @@ impl<const N: usize> Lanes<N> {
     /// Lanes that do nothing.
     pub(super) const IDLE: Self = Self { block: [0; N], packet: [0; N], rest: [0; N] };
 
+    /// Whether all lanes are of one packet. As they are dealt in order, their blocks then follow each
+    /// other.
+    #[inline(always)]
+    pub(super) fn are_of_one_packet(&self) -> bool {
+        self.packet[0] == self.packet[N - 1]
+    }
+
     /// The lane's packet and where in its text the block starts; `None` for block 0.
     #[inline(always)]
     pub(super) fn place(&self, lane: usize) -> (usize, Option<usize>) {
         let packet = usize::from(self.packet[lane % N]) % GROUP;
-        let start = (self.block[lane % N] as usize).checked_sub(1);
+        let start = usize::from(self.block[lane % N]).checked_sub(1);
         (packet, start.map(|block| block * BLOCK_LEN))
     }
 }
@@ -53,52 +60,108 @@ const ONE_TIME_LEN: u8 = 32;
 
 /// Where dealing has got to.
 pub(super) struct Dealer {
-    blocks: Blocks,
-    /// The packet that is being dealt.
+    next: Position,
+}
+
+/// A block of a packet: the first that is not dealt.
+#[derive(Clone, Copy)]
+pub(super) struct Position {
+    /// Which blocks were dealt before it.
+    pub(super) blocks: Blocks,
+    /// The packet, as index into the group.
     packet: usize,
-    /// Its next block.
     block: usize,
+}
+
+impl Position {
+    /// Behind every packet's block 0 and text.
+    pub(super) const END: Self = Self { blocks: Blocks::Text, packet: GROUP, block: 0 };
+
+    /// How much text of a packet of length `len` comes before, if its block 0 does.
+    #[inline(always)]
+    pub(super) fn text_of(&self, packet: usize, len: usize) -> Option<usize> {
+        if packet < self.packet {
+            return Some(len);
+        }
+        let before = self.block.checked_sub(1).filter(|_| packet == self.packet)?;
+        Some((before * BLOCK_LEN).min(len))
+    }
 }
 
 impl Dealer {
     /// At the first packet.
     pub(super) fn new(blocks: Blocks) -> Self {
-        Self { blocks, packet: 0, block: Self::first(blocks) }
+        Self { next: Position { blocks, packet: 0, block: Self::first(blocks) } }
+    }
+
+    /// The next block.
+    pub(super) fn position(&self) -> Position {
+        self.next
+    }
+
+    /// How many blocks are left of packets before `limit`.
+    #[inline(always)]
+    pub(super) fn ahead(&self, group: &Group<'_, '_>, limit: usize) -> usize {
+        let Position { blocks, packet, block } = self.next;
+        let count = |index| Self::end(blocks, group.packet(index).len()) - Self::first(blocks);
+        let dealt = block - Self::first(blocks);
+        (packet..limit).map(count).sum::<usize>().saturating_sub(dealt)
+    }
+
+    /// The block behind the last of a packet of this length.
+    fn end(blocks: Blocks, len: usize) -> usize {
+        if blocks == Blocks::Zero { 1 } else { len.div_ceil(BLOCK_LEN) + 1 }
     }
 
     fn first(blocks: Blocks) -> usize {
         usize::from(blocks == Blocks::Text)
     }
 
-    /// Fills `lanes` with the next blocks; returns how many there were. The others do nothing.
+    /// Fills `lanes` with the next blocks of packets before `limit`; returns how many there were.
+    /// The others do nothing.
     #[inline(always)]
     pub(super) fn deal<const N: usize>(
         &mut self,
         group: &Group<'_, '_>,
         lanes: &mut Lanes<N>,
+        limit: usize,
     ) -> usize {
+        let next = &mut self.next;
+        let limit = limit.min(group.packets().len());
         let mut filled = 0;
-        while filled < N && self.packet < group.packets().len() {
-            let len = group.packet(self.packet).len();
-            let blocks = if self.blocks == Blocks::Zero { 0 } else { len.div_ceil(BLOCK_LEN) };
-            let count = (blocks + 1).saturating_sub(self.block).min(N - filled);
-            for lane in filled..filled + count {
-                lanes.block[lane] = self.block as u32;
-                lanes.packet[lane] = self.packet as u8;
-                lanes.rest[lane] = match self.block.checked_sub(1) {
-                    // INVARIANT: the block starts inside the text and ends at its end.
-                    Some(before) => (len - before * BLOCK_LEN).min(BLOCK_LEN) as u8,
-                    None => ONE_TIME_LEN,
-                };
-                self.block += 1;
+        while filled < N && next.packet < limit {
+            let len = group.packet(next.packet).len();
+            let end = Self::end(next.blocks, len);
+            let count = (end - next.block).min(N - filled);
+            // INVARIANT: each block starts inside the text and ends at its end.
+            let rest = |block: usize| match block.checked_sub(1) {
+                Some(before) => (len - before * BLOCK_LEN).min(BLOCK_LEN) as u8,
+                None => ONE_TIME_LEN,
+            };
+            if count == N {
+                // The same as below, in a few wide stores: long packets are dealt like this.
+                lanes.block = core::array::from_fn(|lane| (next.block + lane) as u16);
+                lanes.packet = [next.packet as u8; N];
+                lanes.rest = [BLOCK_LEN as u8; N];
+                lanes.rest[0] = rest(next.block);
+                lanes.rest[N - 1] = rest(next.block + N - 1);
+            } else {
+                for lane in filled..filled + count {
+                    let block = next.block + lane - filled;
+                    lanes.block[lane] = block as u16;
+                    lanes.packet[lane] = next.packet as u8;
+                    lanes.rest[lane] = rest(block);
+                }
             }
+            next.block += count;
             filled += count;
-            if self.block > blocks {
-                self.packet += 1;
-                self.block = Self::first(self.blocks);
+            if next.block == end {
+                next.packet += 1;
+                next.block = Self::first(next.blocks);
             }
         }
         for lane in filled..N {
+            lanes.packet[lane] = lanes.packet[filled.saturating_sub(1)];
             lanes.rest[lane] = 0;
         }
         filled

@@ -4,8 +4,8 @@
 //! |---|---|---|
 //! | `Avx512Ifma` | 32 lanes of ZMM | 8 lanes of 52-bit products |
 //! | `Avx512` | 32 lanes of ZMM | general registers |
-//! | `Avx2` | 8 lanes of YMM | general registers |
-//! | `Sse2` | 4 lanes of XMM | general registers |
+//! | `Avx2` | 8 lanes of YMM | general registers, at the same time |
+//! | `Sse2` | 4 lanes of XMM | general registers, at the same time |
 //!
 //! A packet that goes alone has ChaCha20 by rows, and with IFMA a long one has eight of its blocks of
 //! Poly1305 side by side. Poly1305 by 32-bit products in YMM or ZMM lanes was tried as well: with four
@@ -14,33 +14,25 @@
 
 use super::batch::Engine;
 use super::deal::Blocks;
-use super::group::{Group, Packet, Tag, is_zero};
+use super::group::{GROUP, Group, Packet, Tag, is_zero};
 use super::rows::{Cipher, Row, Stream};
 use super::tier::{Avx2, Avx512, Ifma};
 use super::vector128::V128;
 use super::vector256::V256;
 use super::vector512::V512;
 use super::wipe::Depth;
-use super::{chacha512, lanes, poly52, poly64, wipe};
+use super::{chacha512, poly52, poly64, stitch, wipe};
 
 /// Any x86-64 CPU.
 pub(super) struct Sse2Tier;
 
 impl Engine for Sse2Tier {
     fn seal(&self, group: &mut Group<'_, '_>) {
-        lanes::crypt::<V128, 4>((), group, Blocks::All);
+        stitch::seal::<V128, 4>((), group);
     }
 
-    fn derive(&self, group: &mut Group<'_, '_>) {
-        lanes::crypt::<V128, 4>((), group, Blocks::Zero);
-    }
-
-    fn authenticate(&self, group: &mut Group<'_, '_>) {
-        poly64::authenticate(group);
-    }
-
-    fn decrypt(&self, group: &mut Group<'_, '_>) {
-        lanes::crypt::<V128, 4>((), group, Blocks::Text);
+    fn open(&self, group: &mut Group<'_, '_>) -> u16 {
+        stitch::open::<V128, 4>((), group)
     }
 
     const FEW_TO_SEAL: usize = 0;
@@ -68,22 +60,12 @@ pub(super) struct Avx2Tier<'s>(pub(super) Avx2<'s>);
 impl Engine for Avx2Tier<'_> {
     fn seal(&self, group: &mut Group<'_, '_>) {
         // SAFETY: the proof is of the features that the function enables.
-        unsafe { avx2_crypt(self.0, group, Blocks::All) };
+        unsafe { avx2_seal(self.0, group) };
     }
 
-    fn derive(&self, group: &mut Group<'_, '_>) {
+    fn open(&self, group: &mut Group<'_, '_>) -> u16 {
         // SAFETY: the proof is of the features that the function enables.
-        unsafe { avx2_crypt(self.0, group, Blocks::Zero) };
-    }
-
-    fn authenticate(&self, group: &mut Group<'_, '_>) {
-        // SAFETY: the proof is of the features that the function enables.
-        unsafe { bmi2_authenticate(self.0, group) };
-    }
-
-    fn decrypt(&self, group: &mut Group<'_, '_>) {
-        // SAFETY: the proof is of the features that the function enables.
-        unsafe { avx2_crypt(self.0, group, Blocks::Text) };
+        unsafe { avx2_open(self.0, group) }
     }
 
     const FEW_TO_SEAL: usize = 1;
@@ -112,21 +94,20 @@ impl Engine for Avx512Tier<'_> {
     fn seal(&self, group: &mut Group<'_, '_>) {
         // SAFETY: the proof is of the features that the function enables.
         unsafe { chacha512::crypt(self.0, group, Blocks::All) };
-    }
-
-    fn derive(&self, group: &mut Group<'_, '_>) {
-        // SAFETY: the proof is of the features that the function enables.
-        unsafe { chacha512::derive(self.0, group) };
-    }
-
-    fn authenticate(&self, group: &mut Group<'_, '_>) {
+        group.read_back();
         // SAFETY: the proof is of the features that the function enables.
         unsafe { bmi2_authenticate(self.0.narrow(), group) };
     }
 
-    fn decrypt(&self, group: &mut Group<'_, '_>) {
+    fn open(&self, group: &mut Group<'_, '_>) -> u16 {
+        // SAFETY: the proof is of the features that the function enables.
+        unsafe { chacha512::derive(self.0, group) };
+        // SAFETY: the proof is of the features that the function enables.
+        unsafe { bmi2_authenticate(self.0.narrow(), group) };
+        let authentic = group.reject_forged(0..GROUP);
         // SAFETY: the proof is of the features that the function enables.
         unsafe { chacha512::crypt(self.0, group, Blocks::Text) };
+        authentic
     }
 
     const FEW_TO_SEAL: usize = 3;
@@ -155,21 +136,20 @@ impl Engine for IfmaTier<'_> {
     fn seal(&self, group: &mut Group<'_, '_>) {
         // SAFETY: the proof is of the features that the function enables.
         unsafe { chacha512::crypt(self.0.wide(), group, Blocks::All) };
-    }
-
-    fn derive(&self, group: &mut Group<'_, '_>) {
-        // SAFETY: the proof is of the features that the function enables.
-        unsafe { chacha512::derive(self.0.wide(), group) };
-    }
-
-    fn authenticate(&self, group: &mut Group<'_, '_>) {
+        group.read_back();
         // SAFETY: the proof is of the features that the function enables.
         unsafe { poly52::authenticate(self.0, group) };
     }
 
-    fn decrypt(&self, group: &mut Group<'_, '_>) {
+    fn open(&self, group: &mut Group<'_, '_>) -> u16 {
+        // SAFETY: the proof is of the features that the function enables.
+        unsafe { chacha512::derive(self.0.wide(), group) };
+        // SAFETY: the proof is of the features that the function enables.
+        unsafe { poly52::authenticate(self.0, group) };
+        let authentic = group.reject_forged(0..GROUP);
         // SAFETY: the proof is of the features that the function enables.
         unsafe { chacha512::crypt(self.0.wide(), group, Blocks::Text) };
+        authentic
     }
 
     const FEW_TO_SEAL: usize = 3;
@@ -193,14 +173,20 @@ impl Engine for IfmaTier<'_> {
 
 /// Eight lanes in YMM registers.
 #[target_feature(enable = "avx2,bmi2")]
-fn avx2_crypt(proof: Avx2<'_>, group: &mut Group<'_, '_>, blocks: Blocks) {
-    lanes::crypt::<V256, 8>(proof, group, blocks);
+fn avx2_seal(proof: Avx2<'_>, group: &mut Group<'_, '_>) {
+    stitch::seal::<V256, 8>(proof, group);
+}
+
+/// Eight lanes in YMM registers.
+#[target_feature(enable = "avx2,bmi2")]
+fn avx2_open(proof: Avx2<'_>, group: &mut Group<'_, '_>) -> u16 {
+    stitch::open::<V256, 8>(proof, group)
 }
 
 /// Poly1305 in general registers, with the multiplication that leaves the flags alone.
 #[target_feature(enable = "avx2,bmi2")]
 fn bmi2_authenticate(_: Avx2<'_>, group: &mut Group<'_, '_>) {
-    poly64::authenticate(group);
+    poly64::authenticate(group, 0);
 }
 
 /// Seals one packet with the key stream of `R` and the tag that `mac` computes.

@@ -45,6 +45,8 @@ pub(super) struct Group<'g, 'j> {
     jobs: &'g mut [Job<'j>],
     packets: [Packet; GROUP],
     count: usize,
+    /// Whether all packets have the same key object.
+    pub(super) one_key: bool,
     /// First half of each packet's block 0.
     pub(super) one_time: OneTimeKeys,
     /// The tags found (open) or zero (seal); the computed ones are added to them, bit by bit.
@@ -59,27 +61,32 @@ impl<'g, 'j> Group<'g, 'j> {
             jobs,
             packets: [Packet::NONE; GROUP],
             count: 0,
+            one_key: false,
             one_time: OneTimeKeys([[0; 4]; GROUP]),
             tags: [[0; 2]; GROUP],
         }
     }
 
     /// Takes packets to seal. Each of `members` is the index of a job whose lengths agree.
+    #[inline(never)] // What it needs of the stack is then free again when the group is worked on.
     pub(super) fn take_to_seal(&mut self, members: &[u8]) {
         for (packet, &index) in self.packets.iter_mut().zip(members) {
             let Some(job) = self.jobs.get_mut(usize::from(index)) else { break };
             *packet = Packet::to_seal(job, index);
             self.count += 1;
         }
+        self.compare_keys();
     }
 
     /// Takes packets to open. Each of `members` is the index of a job whose lengths agree.
+    #[inline(never)] // As above.
     pub(super) fn take_to_open(&mut self, members: &[u8]) {
         for ((packet, tag), &index) in self.packets.iter_mut().zip(&mut self.tags).zip(members) {
             let Some(job) = self.jobs.get_mut(usize::from(index)) else { break };
             (*packet, *tag) = Packet::to_open(job, index);
             self.count += 1;
         }
+        self.compare_keys();
     }
 
     /// The packets.
@@ -96,15 +103,16 @@ impl<'g, 'j> Group<'g, 'j> {
 
     /// The key words and counter of a packet; `None` if the group is empty.
     #[inline(always)]
-    pub(super) fn key(&self, packet: &Packet) -> Option<(&[u32; 8], u64)> {
+    pub(super) fn key(&self, packet: &Packet) -> Option<(&'j [u32; 8], u64)> {
         self.jobs.get(usize::from(packet.job)).map(|job| (job.key.words(), job.counter))
     }
 
-    /// Whether all packets have the same key object.
-    pub(super) fn one_key(&self) -> bool {
+    /// Finds out whether all packets have the same key object.
+    fn compare_keys(&mut self) {
         let mut keys = self.packets().iter().filter_map(|packet| self.key(packet));
-        let Some((first, _)) = keys.next() else { return true };
-        keys.all(|(key, _)| core::ptr::eq(key, first))
+        let first = keys.next();
+        self.one_key =
+            keys.all(|(key, _)| first.is_some_and(|(first, _)| core::ptr::eq(key, first)));
     }
 
     /// From here on the output is the input: what has been sealed is what is authenticated.
@@ -121,16 +129,17 @@ impl<'g, 'j> Group<'g, 'j> {
         }
     }
 
-    /// Takes the forged packets out: zeroes their places, and leaves them without bytes.
+    /// Takes the forged ones of these packets out: zeroes their places, and leaves them without
+    /// bytes. Their tags are what was found and what was computed, added.
     ///
-    /// Returns which packets are authentic, as bits.
-    pub(super) fn reject_forged(&mut self) -> u16 {
+    /// Returns which are authentic, as bits.
+    pub(super) fn reject_forged(&mut self, indices: core::ops::Range<usize>) -> u16 {
         let mut authentic = 0;
-        let packets = self.packets.iter_mut().zip(&self.tags).take(self.count);
-        for (index, (packet, tag)) in packets.enumerate() {
-            if is_zero(*tag) {
-                authentic |= 1 << index;
+        for index in indices.start..indices.end.min(self.count) {
+            if is_zero(self.tags[index % GROUP]) {
+                authentic |= 1 << (index % GROUP);
             } else {
+                let packet = &mut self.packets[index % GROUP];
                 packet.zero();
                 packet.len = 0;
             }
@@ -140,13 +149,9 @@ impl<'g, 'j> Group<'g, 'j> {
 }
 
 impl Packet {
-    /// No packet: no bytes.
-    const NONE: Self = Self {
-        source: core::ptr::dangling(),
-        destination: core::ptr::dangling_mut(),
-        len: 0,
-        job: 0,
-    };
+    /// No packet: no bytes. All zero, so that a group of them is made in its place.
+    const NONE: Self =
+        Self { source: core::ptr::null(), destination: core::ptr::null_mut(), len: 0, job: 0 };
 
     /// The place of a job to seal, whose destination has room for text and tag.
     ///

@@ -5,9 +5,11 @@
 #![allow(unsafe_code)] // Lanes are read and written through raw places.
 
 use super::chacha::{BLOCK_LEN, CONSTANTS};
-use super::deal::{Blocks, Dealer, Lanes};
+use super::deal::{Lanes, Position};
 use super::group::{GROUP, Group};
 use super::piece::read_once;
+use super::poly64::Chain;
+use super::stitch::Cursor;
 
 /// A register that text goes through.
 pub(super) trait Text: Copy {
@@ -35,30 +37,54 @@ pub(super) trait Register<const N: usize>: Text {
     fn load(proof: Self::Proof<'_>, lanes: &[u32; N]) -> Self;
     /// Sum of each lane.
     fn add(self, other: Self) -> Self;
-    /// The twenty rounds.
-    fn rounds(state: &mut [Self; 16]);
-    /// Sixteen words of `N` blocks become `N` blocks of `16 / N` registers.
-    fn transpose(words: &[Self; 16]) -> [Self; 16];
+    /// So many double rounds with four blocks of Poly1305 beside each, then so many without.
+    ///
+    /// # Safety
+    ///
+    /// `text` is valid for reads of `beside` times [`BLOCK_LEN`] bytes.
+    unsafe fn rounds(state: &mut [Self; 16], rounds: Rounds, chain: &mut Chain, text: *const u8);
+    /// As [`stitch::pass`](super::stitch::pass), not inlined: two in one frame would be too much.
+    fn pass(
+        proof: Self::Proof<'_>,
+        group: &mut Group<'_, '_>,
+        lanes: &Lanes<N>,
+        cursor: &mut Cursor,
+        written: Position,
+    );
+    /// `N` words of `N` lanes become `N` lanes of `N` words.
+    fn transpose(words: [Self; N]) -> [Self; N];
 }
 
-/// Adds the key stream to the blocks of each packet's text, and derives one-time keys.
+/// How many double rounds.
+#[derive(Clone, Copy)]
+pub(super) struct Rounds {
+    /// With blocks of Poly1305 beside them.
+    pub(super) beside: u32,
+    /// After those, without.
+    pub(super) alone: u32,
+}
+
+/// Adds the key stream to the blocks of the lanes, and keeps one-time keys. The twenty rounds are
+/// the caller's.
 #[inline(always)]
-pub(super) fn crypt<R: Register<N>, const N: usize>(
+pub(super) fn pass<R: Register<N>, const N: usize>(
     proof: R::Proof<'_>,
     group: &mut Group<'_, '_>,
-    blocks: Blocks,
+    lanes: &Lanes<N>,
+    rounds: impl FnOnce(&mut Group<'_, '_>, &mut [R; 16]),
 ) {
-    let one_key = group.one_key();
-    let mut lanes = Lanes::<N>::IDLE;
-    let mut dealer = Dealer::new(blocks);
-    while dealer.deal(group, &mut lanes) > 0 {
-        let start = start::<R, N>(proof, group, &lanes, one_key);
-        let mut state = start;
-        R::rounds(&mut state);
-        for (word, start) in state.iter_mut().zip(start) {
-            *word = word.add(start);
-        }
-        finish::<R, N>(group, &lanes, &R::transpose(&state));
+    let mut state = start::<R, N>(proof, group, lanes);
+    rounds(group, &mut state);
+    // What the rounds started from is made again: that is as fast as to keep it, and takes no stack.
+    let lanes = core::hint::black_box(lanes);
+    let start = start::<R, N>(proof, group, lanes);
+    for (word, start) in state.iter_mut().zip(start) {
+        *word = word.add(start);
+    }
+    if lanes.are_of_one_packet() {
+        finish_one::<R, N>(group, lanes, &state);
+    } else {
+        finish::<R, N>(group, lanes, &mut state);
     }
 }
 
@@ -68,76 +94,144 @@ fn start<R: Register<N>, const N: usize>(
     proof: R::Proof<'_>,
     group: &Group<'_, '_>,
     lanes: &Lanes<N>,
-    one_key: bool,
 ) -> [R; 16] {
     let mut state = [R::splat(proof, 0); 16];
     for (word, constant) in state.iter_mut().zip(CONSTANTS) {
         *word = R::splat(proof, constant);
     }
+    if lanes.are_of_one_packet() {
+        let packet = group.packet(usize::from(lanes.packet[0]));
+        if let Some((key, counter)) = group.key(packet) {
+            for (word, key) in state[4..12].iter_mut().zip(key) {
+                *word = R::splat(proof, *key);
+            }
+            let counts = R::load(proof, &core::array::from_fn(|lane| lane as u32));
+            state[12] = R::splat(proof, u32::from(lanes.block[0])).add(counts);
+            state[14] = R::splat(proof, counter as u32);
+            state[15] = R::splat(proof, (counter >> 32) as u32);
+        }
+        return state;
+    }
     let mut keys = [&[0; 8]; N];
     let (mut counter_low, mut counter_high) = ([0; N], [0; N]);
     for lane in 0..N {
-        let packet = group.packet(usize::from(lanes.packet[lane]) % GROUP);
+        let packet = group.packet(usize::from(lanes.packet[lane]));
         if let Some((key, counter)) = group.key(packet) {
             keys[lane] = key;
             counter_low[lane] = counter as u32;
             counter_high[lane] = (counter >> 32) as u32;
         }
     }
-    for word in 0..8 {
-        state[4 + word] = if one_key {
-            R::splat(proof, keys[0][word])
-        } else {
-            R::load(proof, &keys.map(|key| key[word]))
-        };
+    for (part, words) in state[4..12].as_chunks_mut::<N>().0.iter_mut().enumerate() {
+        let mut rows = *words;
+        for (row, key) in rows.iter_mut().zip(keys) {
+            if let Some(key) = key.as_chunks::<N>().0.get(part) {
+                *row = R::load(proof, key);
+            }
+        }
+        *words = R::transpose(rows);
     }
-    state[12] = R::load(proof, &lanes.block);
+    state[12] = R::load(proof, &lanes.block.map(u32::from));
     state[14] = R::load(proof, &counter_low);
     state[15] = R::load(proof, &counter_high);
     state
 }
 
-/// Adds the key stream to the text.
+/// Adds the key stream to the text of one packet.
+#[inline(always)]
+fn finish_one<R: Register<N>, const N: usize>(
+    group: &mut Group<'_, '_>,
+    lanes: &Lanes<N>,
+    state: &[R; 16],
+) {
+    let packet = *group.packet(usize::from(lanes.packet[0]));
+    // Of lane 0; before the text if that is block 0.
+    let start = (BLOCK_LEN * usize::from(lanes.block[0])).wrapping_sub(BLOCK_LEN);
+    // Only the first lane and the last that is not idle can have less than a block.
+    let mut edges = [[0; BLOCK_LEN]; 2];
+    for (part, words) in state.as_chunks::<N>().0.iter().enumerate() {
+        for (lane, stream) in R::transpose(*words).into_iter().enumerate() {
+            let at = 4 * N * part;
+            if usize::from(lanes.rest[lane]) == BLOCK_LEN {
+                let at = start.wrapping_add(BLOCK_LEN * lane + at);
+                // SAFETY: by the invariants of `Lanes` and `Packet` the source has 64 bytes here.
+                let text = unsafe { stream.xor_once(packet.source.wrapping_add(at)) };
+                // SAFETY: by the same the destination has 64 bytes here.
+                unsafe { text.store(packet.destination.wrapping_add(at)) };
+            } else if lanes.rest[lane] > 0 {
+                let edge = &mut edges[usize::from(lane > 0)];
+                // SAFETY: the array has 64 bytes, and there are `16 / N` parts.
+                unsafe { stream.store(edge.as_mut_ptr().wrapping_add(at)) };
+            }
+        }
+    }
+    finish_edge(group, lanes, 0, &edges[0]);
+    let last = lanes.rest.iter().rposition(|rest| *rest > 0).unwrap_or(0);
+    if last > 0 {
+        finish_edge(group, lanes, last, &edges[1]);
+    }
+}
+
+/// Adds the key stream to the text, whatever there is of it.
 #[inline(always)]
 fn finish<R: Register<N>, const N: usize>(
     group: &mut Group<'_, '_>,
     lanes: &Lanes<N>,
-    blocks: &[R; 16],
+    state: &mut [R; 16],
 ) {
+    let (parts, _) = state.as_chunks_mut::<N>();
+    for words in &mut *parts {
+        *words = R::transpose(*words);
+    }
     for lane in 0..N {
-        let rest = usize::from(lanes.rest[lane]);
-        let (index, start) = lanes.place(lane);
-        let packet = *group.packet(index);
-        let start_of_text = start.unwrap_or(0);
-        let source = packet.source.wrapping_add(start_of_text);
-        let destination = packet.destination.wrapping_add(start_of_text);
-        if rest == BLOCK_LEN {
-            for part in 0..16 / N {
+        if usize::from(lanes.rest[lane]) == BLOCK_LEN {
+            let (index, start) = lanes.place(lane);
+            let packet = *group.packet(index);
+            let source = packet.source.wrapping_add(start.unwrap_or(0));
+            let destination = packet.destination.wrapping_add(start.unwrap_or(0));
+            for (part, stream) in parts.iter().enumerate() {
                 let at = 4 * N * part;
-                let block = blocks[lane * (16 / N) + part];
                 // SAFETY: by the invariants of `Lanes` and `Packet` the source has 64 bytes here.
-                let text = unsafe { block.xor_once(source.wrapping_add(at)) };
+                let text = unsafe { stream[lane].xor_once(source.wrapping_add(at)) };
                 // SAFETY: by the same the destination has 64 bytes here.
                 unsafe { text.store(destination.wrapping_add(at)) };
             }
-        } else if rest > 0 {
+        } else {
             let mut stream = [0; BLOCK_LEN];
-            for part in 0..16 / N {
-                let place = stream.as_mut_ptr().wrapping_add(4 * N * part);
+            for (part, words) in parts.iter().enumerate() {
                 // SAFETY: `stream` has the bytes.
-                unsafe { blocks[lane * (16 / N) + part].store(place) };
+                unsafe { words[lane].store(stream.as_mut_ptr().wrapping_add(4 * N * part)) };
             }
-            if start.is_none() {
-                let words = stream.as_chunks::<8>().0.iter().map(|word| u64::from_le_bytes(*word));
-                for (to, word) in group.one_time.0[index % GROUP].iter_mut().zip(words) {
-                    *to = word;
-                }
-                continue;
-            }
-            // SAFETY: by the invariants of `Lanes` and `Packet` both have `rest` bytes here.
-            unsafe { xor_part(source, destination, rest, &stream) };
+            finish_edge(group, lanes, lane, &stream);
         }
     }
+}
+
+/// Keeps the one-time key if the lane is block 0, or adds the key stream to the last bytes of a text.
+#[inline(always)]
+fn finish_edge<const N: usize>(
+    group: &mut Group<'_, '_>,
+    lanes: &Lanes<N>,
+    lane: usize,
+    stream: &[u8; BLOCK_LEN],
+) {
+    let rest = usize::from(lanes.rest[lane]);
+    if rest == 0 || rest == BLOCK_LEN {
+        return;
+    }
+    let (index, Some(start)) = lanes.place(lane) else {
+        let index = usize::from(lanes.packet[lane]) % GROUP;
+        let words = stream.as_chunks::<8>().0.iter().map(|word| u64::from_le_bytes(*word));
+        for (to, word) in group.one_time.0[index].iter_mut().zip(words) {
+            *to = word;
+        }
+        return;
+    };
+    let packet = group.packet(index);
+    let source = packet.source.wrapping_add(start);
+    let destination = packet.destination.wrapping_add(start);
+    // SAFETY: by the invariants of `Lanes` and `Packet` both have `rest` bytes here.
+    unsafe { xor_part(source, destination, rest, stream) };
 }
 
 /// Adds the first bytes of the key stream to the text.

@@ -15,6 +15,7 @@
 //!         chacha512 lanes  lanes of words: 32 in ZMM, 8 in YMM, 4 in XMM registers
 //!         rows             one packet alone
 //!         poly52 poly64    Poly1305 by IFMA, a packet to a lane; and in general registers
+//!         stitch           ChaCha20 by lanes and Poly1305 in general registers at the same time
 //!         rounds… vector…  the rounds as assembly; registers as values
 //!       wipe               registers and stack, when all is done
 //!     portable             one by one, with the crate; also the oracle of every test
@@ -26,8 +27,8 @@
 //! authenticated where it was written. What is opened from memory that may change is copied to the
 //! destination, and the copy is authenticated and decrypted.
 //!
-//! Nothing here allocates, blocks or panics; a call uses less than 8 KiB of stack. It runs at any IRQL up to `DISPATCH_LEVEL`; on
-//! Windows every tier above the baseline takes an [`ExtendedState`].
+//! Nothing here allocates, blocks or panics; a call uses at most 4 KiB of stack. It runs at any IRQL
+//! up to `DISPATCH_LEVEL`; on Windows every tier above the baseline takes an [`ExtendedState`].
 
 // The group, its lanes and rows are for any CPU; the engines that use them are for x86-64 so far.
 #![cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
@@ -56,6 +57,7 @@ mod poly52;
 mod poly64;
 mod portable;
 mod rows;
+mod stitch;
 mod tier;
 #[cfg(target_arch = "x86_64")]
 mod vector128;
@@ -236,8 +238,8 @@ pub const fn is_worth_saving_state(text_len: usize) -> bool {
     text_len >= 256
 }
 
-/// Longest plaintext of a job: far above any packet, far below where a block counter would wrap.
-const MAX_LEN: usize = 1 << 24;
+/// Longest plaintext of a job: far above any packet, and its blocks are numbered in 16 bits.
+const MAX_LEN: usize = 1 << 20;
 
 #[cfg(test)]
 mod tests;

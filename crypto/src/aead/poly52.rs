@@ -135,6 +135,12 @@ impl Number {
 
 impl Factor {
     #[inline(always)]
+    fn zero(proof: Ifma<'_>) -> Self {
+        let zero = V512::zero(proof.wide());
+        Self { r: [zero; 3], r20: [zero; 2] }
+    }
+
+    #[inline(always)]
     fn of(number: Number) -> Self {
         let times20 = |x: V512| x.add64(x.left64::<2>()).left64::<2>();
         let [_, r1, r2] = number.0;
@@ -166,43 +172,53 @@ pub(super) fn authenticate(proof: Ifma<'_>, group: &mut Group<'_, '_>) {
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512ifma,avx512vbmi2,bmi2,avx2")]
 #[inline(never)] // The frames of the two widths would add up.
 fn abreast<const G: usize>(proof: Ifma<'_>, group: &mut Group<'_, '_>) {
-    let wide = proof.wide();
-    let zero = V512::zero(wide);
-    let mut factors = [Factor { r: [zero; 3], r20: [zero; 2] }; G];
-    for (set, factor) in factors.iter_mut().enumerate() {
-        *factor = Factor::of(one_time_keys(proof, group, set).0);
-    }
     let schedule = Schedule::<GROUP, 64>::of(group, 8 * G);
     let mut sums = [Number::zero(proof); G];
     let mut chunk = 0;
     while chunk < schedule.chunks {
         if schedule.is_full(chunk) {
-            full_chunks(proof, &schedule, chunk, &factors, &mut sums);
+            full_chunks(proof, group, &schedule, chunk, &mut sums);
             chunk = schedule.full.end;
         } else {
-            part_chunk(proof, &schedule, chunk, &factors, &mut sums);
+            part_chunk(proof, group, &schedule, chunk, &mut sums);
             chunk += 1;
         }
     }
-    let pad = V512::splat64(wide, PAD);
     for (set, sum) in sums.iter().enumerate() {
-        let Some(lens) = schedule.len[8 * set..].first_chunk::<8>() else { break };
-        let lens = Number::of(proof, zero, V512::load64(wide, &lens.map(u64::from)));
-        let (_, s) = one_time_keys(proof, group, set);
-        let [low, high] = sum.add_block(lens, pad).times(proof, &factors[set]).tag(proof, s);
-        let (mut lows, mut highs) = ([0; 8], [0; 8]);
-        low.store64(&mut lows);
-        high.store64(&mut highs);
-        for (tag, (low, high)) in group.tags[8 * set..].iter_mut().zip(lows.into_iter().zip(highs))
-        {
-            poly::add_tag(tag, [low, high]);
-        }
+        add_tags(proof, group, set, &schedule, sum);
+    }
+}
+
+/// Adds the block of lengths, and the tags that gives to the group's.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512ifma,avx512vbmi2,bmi2,avx2")]
+#[inline(never)] // Its frame would add to that of the chunks.
+fn add_tags(
+    proof: Ifma<'_>,
+    group: &mut Group<'_, '_>,
+    set: usize,
+    schedule: &Schedule<GROUP, 64>,
+    sum: &Number,
+) {
+    let wide = proof.wide();
+    let Some(lens) = schedule.len[8 * set % GROUP..].first_chunk::<8>() else { return };
+    let lens = Number::of(proof, V512::zero(wide), V512::load64(wide, &lens.map(u64::from)));
+    let (factor, s) = one_time_keys(proof, group, set);
+    let pad = V512::splat64(wide, PAD);
+    let [low, high] = sum.add_block(lens, pad).times(proof, &factor).tag(proof, s);
+    let (mut lows, mut highs) = ([0; 8], [0; 8]);
+    low.store64(&mut lows);
+    high.store64(&mut highs);
+    let tags = &mut group.tags[8 * set % GROUP..];
+    for (tag, (low, high)) in tags.iter_mut().zip(lows.into_iter().zip(highs)) {
+        poly::add_tag(tag, [low, high]);
     }
 }
 
 /// The clamped `r` and the `s` of eight packets.
+///
+/// Made anew where it is needed: that is cheaper than the stack to keep it.
 #[inline(always)]
-fn one_time_keys(proof: Ifma<'_>, group: &Group<'_, '_>, set: usize) -> (Number, [V512; 2]) {
+fn one_time_keys(proof: Ifma<'_>, group: &Group<'_, '_>, set: usize) -> (Factor, [V512; 2]) {
     let mut rows = [V512::zero(proof.wide()); 8];
     for (row, key) in rows.iter_mut().zip(&group.one_time.0[8 * set % GROUP..]) {
         *row = V512::low_half(proof.wide(), key);
@@ -210,58 +226,42 @@ fn one_time_keys(proof: Ifma<'_>, group: &Group<'_, '_>, set: usize) -> (Number,
     let [r0, r1, s0, s1, ..] = transpose(proof, &rows);
     let clamp = |word: V512, mask| word.and(V512::splat64(proof.wide(), mask));
     let r = Number::of(proof, clamp(r0, poly::CLAMP[0]), clamp(r1, poly::CLAMP[1]));
-    (r, [s0, s1])
+    (Factor::of(r), [s0, s1])
 }
 
 /// All chunks in which every packet has 64 bytes.
+///
+/// Even and odd blocks apart, each by r^2: two chains of multiplications instead of one.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512ifma,avx512vbmi2,bmi2,avx2")]
-#[inline]
+#[inline(never)] // Its frame would add to that of the other chunks.
 fn full_chunks<const G: usize>(
     proof: Ifma<'_>,
+    group: &Group<'_, '_>,
     schedule: &Schedule<GROUP, 64>,
-    mut chunk: usize,
-    factors: &[Factor; G],
+    chunk: usize,
     sums: &mut [Number; G],
 ) {
     let pad = V512::splat64(proof.wide(), PAD);
-    if schedule.full.end - chunk >= 3 {
-        // Even and odd blocks apart, each by r^2: two chains of multiplications instead of one.
-        let mut squares = *factors;
-        for square in &mut squares {
-            *square = Factor::of(Number(square.r).times(proof, square));
-        }
-        let mut odd = [Number::zero(proof); G];
-        while chunk < schedule.full.end {
-            let mut words = [[V512::zero(proof.wide()); 8]; G];
-            for (set, words) in words.iter_mut().enumerate() {
-                *words = full_chunk(proof, schedule, set, chunk);
-            }
-            for pair in 0..2 {
-                for set in 0..G {
-                    let first = block(proof, &words[set], 2 * pair);
-                    let second = block(proof, &words[set], 2 * pair + 1);
-                    sums[set] = sums[set].add_block(first, pad).times(proof, &squares[set]);
-                    odd[set] = odd[set].times(proof, &squares[set]).add_block(second, pad);
-                }
-            }
-            chunk += 1;
-        }
+    let mut odd = [Number::zero(proof); G];
+    let mut squares = [Factor::zero(proof); G];
+    for (set, square) in squares.iter_mut().enumerate() {
+        let (factor, _) = one_time_keys(proof, group, set);
+        *square = Factor::of(Number(factor.r).times(proof, &factor));
+    }
+    for chunk in chunk..schedule.full.end {
         for set in 0..G {
-            sums[set] = sums[set].add(odd[set].times(proof, &factors[set]));
+            let words = full_chunk(proof, schedule, set, chunk);
+            for pair in 0..2 {
+                let first = block(proof, &words, 2 * pair);
+                let second = block(proof, &words, 2 * pair + 1);
+                sums[set] = sums[set].add_block(first, pad).times(proof, &squares[set]);
+                odd[set] = odd[set].times(proof, &squares[set]).add_block(second, pad);
+            }
         }
     }
-    while chunk < schedule.full.end {
-        let mut words = [[V512::zero(proof.wide()); 8]; G];
-        for (set, words) in words.iter_mut().enumerate() {
-            *words = full_chunk(proof, schedule, set, chunk);
-        }
-        for at in 0..4 {
-            for set in 0..G {
-                let sum = sums[set].add_block(block(proof, &words[set], at), pad);
-                sums[set] = sum.times(proof, &factors[set]);
-            }
-        }
-        chunk += 1;
+    for set in 0..G {
+        let (factor, _) = one_time_keys(proof, group, set);
+        sums[set] = sums[set].add(odd[set].times(proof, &factor));
     }
 }
 
@@ -283,12 +283,12 @@ fn full_chunk(
 
 /// One chunk that some packets have only a part of, or nothing.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512ifma,avx512vbmi2,bmi2,avx2")]
-#[inline]
+#[inline(never)] // As above.
 fn part_chunk<const G: usize>(
     proof: Ifma<'_>,
+    group: &Group<'_, '_>,
     schedule: &Schedule<GROUP, 64>,
     chunk: usize,
-    factors: &[Factor; G],
     sums: &mut [Number; G],
 ) {
     let pad = V512::splat64(proof.wide(), PAD);
@@ -307,10 +307,11 @@ fn part_chunk<const G: usize>(
                 *started |= u8::from(block as u32 >= skip / 16) << lane;
             }
         }
+        let (factor, _) = one_time_keys(proof, group, set);
         let words = transpose(proof, &rows);
         for (at, started) in started.into_iter().enumerate() {
             let sum = sums[set].add_block(block(proof, &words, at), pad.only64(started));
-            sums[set] = sum.times(proof, &factors[set]);
+            sums[set] = sum.times(proof, &factor);
         }
     }
 }

@@ -9,31 +9,34 @@ use super::group::{GROUP, Group, Packet, Tag};
 use super::poly::{self, CLAMP};
 
 /// The sum of one packet and its factor.
+///
+/// Its fields are also read by assembly, see `rounds256`.
 #[derive(Clone, Copy)]
-struct Chain {
-    /// The sum so far, modulo 2^130 - 5 but for a few bits.
-    low: u128,
-    high: u64,
-    r0: u64,
-    r1: u64,
+#[repr(C)]
+pub(super) struct Chain {
+    /// The sum so far, modulo 2^130 - 5 but for a few bits; lowest word first.
+    pub(super) sum: [u64; 3],
+    pub(super) r0: u64,
+    pub(super) r1: u64,
     /// `r1 * 5 / 4`: what 2^128 * `r1` is, as `r1` is clamped to a multiple of 4.
-    s1: u64,
+    pub(super) s1: u64,
 }
 
 impl Chain {
     #[inline(always)]
-    fn new(key: &[u64; 4]) -> Self {
+    pub(super) fn new(key: &[u64; 4]) -> Self {
         let (r0, r1) = (key[0] & CLAMP[0], key[1] & CLAMP[1]);
-        Self { low: 0, high: 0, r0, r1, s1: r1 + (r1 >> 2) }
+        Self { sum: [0; 3], r0, r1, s1: r1 + (r1 >> 2) }
     }
 
     /// Adds a block of 16 bytes with the bit above it, and multiplies.
     #[inline(always)]
     fn take(&mut self, block: u128) {
         let wide = |a: u64, b: u64| u128::from(a) * u128::from(b);
-        let (sum, carry) = self.low.overflowing_add(block);
+        let [h0, h1, h2] = self.sum;
+        let (sum, carry) = join(h0, h1).overflowing_add(block);
         // At most 6 before the multiplication: see the end of this function.
-        let h2 = self.high + u64::from(carry) + 1;
+        let h2 = h2 + u64::from(carry) + 1;
         let (h0, h1) = (sum as u64, (sum >> 64) as u64);
         // r0 and r1 are below 2^60, so none of these sums passes 2^128.
         let d0 = wide(h0, self.r0) + wide(h1, self.s1);
@@ -43,28 +46,64 @@ impl Chain {
         let excess = (d2 & !3) + (d2 >> 2);
         let low = u128::from(d0 as u64) | d1 << 64;
         let (low, carry) = low.overflowing_add(u128::from(excess));
-        self.low = low;
-        self.high = (d2 & 3) + u64::from(carry);
+        self.sum = [low as u64, (low >> 64) as u64, (d2 & 3) + u64::from(carry)];
+    }
+
+    /// Adds all blocks of a text and the one of which there is only a part.
+    ///
+    /// # Safety
+    ///
+    /// `text` is valid for reads of `len` bytes.
+    #[inline(always)]
+    pub(super) unsafe fn take_all(&mut self, text: *const u8, len: usize) {
+        let count = len % 16;
+        let whole = len - count;
+        for at in (0..whole).step_by(16) {
+            // SAFETY: the text has this block.
+            self.take(unsafe { load(text.wrapping_add(at)) });
+        }
+        if count > 0 {
+            let mut last = [0; 16];
+            // SAFETY: the text has these bytes, `last` has room, and they are different memory.
+            unsafe {
+                core::ptr::copy_nonoverlapping(text.wrapping_add(whole), last.as_mut_ptr(), count);
+            }
+            self.take(u128::from_le_bytes(last));
+        }
+    }
+
+    /// Adds the block of lengths, and gives the tag. [RFC 8439 §2.8]
+    #[inline(always)]
+    pub(super) fn tag_of(&mut self, len: usize, key: &[u64; 4]) -> Tag {
+        self.take((len as u128) << 64);
+        self.tag(key)
     }
 
     /// The tag, after the last block.
     #[inline(always)]
     fn tag(&self, key: &[u64; 4]) -> Tag {
+        let [h0, h1, h2] = self.sum;
+        let low = join(h0, h1);
         // Plus 5 passes 2^130 exactly if the sum is not below 2^130 - 5.
-        let (reduced, carry) = self.low.overflowing_add(5);
-        let passes = (self.high + u64::from(carry)) >> 2;
+        let (reduced, carry) = low.overflowing_add(5);
+        let passes = (h2 + u64::from(carry)) >> 2;
         let take = 0_u128.wrapping_sub(u128::from(passes != 0));
-        let number = (reduced & take) | (self.low & !take);
-        let tag = number.wrapping_add(u128::from(key[2]) | u128::from(key[3]) << 64);
+        let number = (reduced & take) | (low & !take);
+        let tag = number.wrapping_add(join(key[2], key[3]));
         [tag as u64, (tag >> 64) as u64]
     }
 }
 
-/// Adds each packet's computed tag to the group's table.
+/// The number of two words.
 #[inline(always)]
-pub(super) fn authenticate(group: &mut Group<'_, '_>) {
+fn join(low: u64, high: u64) -> u128 {
+    u128::from(low) | u128::from(high) << 64
+}
+
+/// Adds each packet's computed tag to the group's table, from packet `index` on.
+#[inline(always)]
+pub(super) fn authenticate(group: &mut Group<'_, '_>, mut index: usize) {
     let count = group.packets().len();
-    let mut index = 0;
     while index + ABREAST <= count {
         abreast::<ABREAST>(group, index);
         index += ABREAST;
@@ -92,13 +131,12 @@ fn abreast<const N: usize>(group: &mut Group<'_, '_>, index: usize) {
         }
     }
     for (at, (chain, packet)) in chains.iter_mut().zip(&packets).enumerate() {
-        for block in blocks..packet.len() / 16 {
-            // SAFETY: this packet has this block.
-            chain.take(unsafe { load(packet.source.wrapping_add(16 * block)) });
-        }
-        rest(chain, packet);
         let index = (index + at) % GROUP;
-        poly::add_tag(&mut group.tags[index], chain.tag(&group.one_time.0[index]));
+        let (text, left) = (packet.source.wrapping_add(16 * blocks), packet.len() - 16 * blocks);
+        // SAFETY: the packet has so many bytes from here.
+        unsafe { chain.take_all(text, left) };
+        let tag = chain.tag_of(packet.len(), &group.one_time.0[index]);
+        poly::add_tag(&mut group.tags[index], tag);
     }
 }
 
@@ -106,26 +144,9 @@ fn abreast<const N: usize>(group: &mut Group<'_, '_>, index: usize) {
 #[inline(always)]
 pub(super) fn alone(packet: &Packet, key: &[u64; 4]) -> Tag {
     let mut chain = Chain::new(key);
-    for block in 0..packet.len() / 16 {
-        // SAFETY: the packet has this block.
-        chain.take(unsafe { load(packet.source.wrapping_add(16 * block)) });
-    }
-    rest(&mut chain, packet);
-    chain.tag(key)
-}
-
-/// The block that the packet has only a part of, and the block of lengths. [RFC 8439 §2.8]
-#[inline(always)]
-fn rest(chain: &mut Chain, packet: &Packet) {
-    let count = packet.len() % 16;
-    if count > 0 {
-        let mut last = [0; 16];
-        let from = packet.source.wrapping_add(packet.len() - count);
-        // SAFETY: the packet has these bytes, `last` has room, and they are different memory.
-        unsafe { core::ptr::copy_nonoverlapping(from, last.as_mut_ptr(), count) };
-        chain.take(u128::from_le_bytes(last));
-    }
-    chain.take((packet.len() as u128) << 64);
+    // SAFETY: the packet has its bytes.
+    unsafe { chain.take_all(packet.source, packet.len()) };
+    chain.tag_of(packet.len(), key)
 }
 
 /// The 16 bytes from `place`, lowest first.

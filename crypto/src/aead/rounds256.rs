@@ -1,88 +1,200 @@
 //! The twenty rounds with sixteen registers, as assembly, for XMM and for YMM.
 //!
 //! Sixteen state words leave no register for the half of a rotation, and a compiler then spills
-//! what the next instruction waits for. Here row 0 lives in memory: it is used only as the first
-//! operand of an addition and is stored again long before it is needed. Rows 1 to 3 are in
-//! registers 4 to 15; registers 0 to 3 are free for rotations and their constants.
+//! what the next instruction waits for. Here word 3 lives in memory: it is used only as the operand
+//! of an addition and is stored again long before it is needed. Its register, 3, is free otherwise.
+//!
+//! The rounds leave the general registers and their multiplier idle. A block of Poly1305 may come
+//! behind each half of a round, four in a double round, and then costs little: the CPU executes both
+//! at the same time.
 
-/// A column round, then a diagonal round: `$step!(first, second, a, b, c, d)` for each quarter.
+/// A column round, then a diagonal round: `$half!(first, second: a b c d, ...)` for each half, and
+/// a block of Poly1305 by `$mac!(offset)` behind it.
 macro_rules! double_round_by {
-    ($half:ident) => {
+    ($half:ident, $mac:ident) => {
         concat!(
-            $half!(16, 12: 0 4 8 12, 1 5 9 13, 2 6 10 14, 3 7 11 15),
-            $half!(8, 7: 0 4 8 12, 1 5 9 13, 2 6 10 14, 3 7 11 15),
-            $half!(16, 12: 0 5 10 15, 1 6 11 12, 2 7 8 13, 3 4 9 14),
-            $half!(8, 7: 0 5 10 15, 1 6 11 12, 2 7 8 13, 3 4 9 14)
+            $half!(16, 12: 3 7 11 15, 0 4 8 12, 1 5 9 13, 2 6 10 14),
+            $mac!(0, "{h0}" "{h1}" "{t0}" "{t1}"),
+            $half!(8, 7: 3 7 11 15, 0 4 8 12, 1 5 9 13, 2 6 10 14),
+            $mac!(16, "{t0}" "{t1}" "{h0}" "{h1}"),
+            $half!(16, 12: 3 4 9 14, 0 5 10 15, 1 6 11 12, 2 7 8 13),
+            $mac!(32, "{h0}" "{h1}" "{t0}" "{t1}"),
+            $half!(8, 7: 3 4 9 14, 0 5 10 15, 1 6 11 12, 2 7 8 13),
+            $mac!(48, "{t0}" "{t1}" "{h0}" "{h1}")
         )
     };
 }
 
-/// `d <<<= count` in XMM registers; 0 to 3 are free.
+/// A block of Poly1305, as `poly64::Chain::take` does it: the block at `offset` of the text is added
+/// to the sum in `h0`, `h1` and `{h2}`, and the product with `r` is left in `o0`, `o1` and `{h2}`.
+macro_rules! mac_block {
+    ($offset:literal, $h0:literal $h1:literal $o0:literal $o1:literal) => {
+        concat!(
+            "add ",
+            $h0,
+            ", [{text} + ",
+            $offset,
+            "]\n",
+            "adc ",
+            $h1,
+            ", [{text} + ",
+            $offset,
+            " + 8]\n",
+            "adc {h2}, 1\n",
+            "mov rax, ",
+            $h0,
+            "\n",
+            "mul qword ptr [{chain} + {r0}]\n",
+            "mov ",
+            $o0,
+            ", rax\n",
+            "mov ",
+            $o1,
+            ", rdx\n",
+            "mov rax, ",
+            $h0,
+            "\n",
+            "mul qword ptr [{chain} + {r1}]\n",
+            "mov ",
+            $h0,
+            ", rax\n",
+            "mov {d}, rdx\n",
+            "mov rax, ",
+            $h1,
+            "\n",
+            "mul qword ptr [{chain} + {r0}]\n",
+            "add ",
+            $h0,
+            ", rax\n",
+            "adc {d}, rdx\n",
+            "mov rax, ",
+            $h1,
+            "\n",
+            "mul qword ptr [{chain} + {s1}]\n",
+            "add ",
+            $o0,
+            ", rax\n",
+            "adc ",
+            $o1,
+            ", rdx\n",
+            "mov rax, {h2}\n",
+            "imul rax, [{chain} + {s1}]\n",
+            "imul {h2}, [{chain} + {r0}]\n",
+            "add ",
+            $h0,
+            ", rax\n",
+            "adc {h2}, {d}\n",
+            "add ",
+            $o1,
+            ", ",
+            $h0,
+            "\n",
+            "adc {h2}, 0\n",
+            // What is above 2^130 comes back times 5: four times and once.
+            "mov rax, {h2}\n",
+            "mov rdx, {h2}\n",
+            "and rax, -4\n",
+            "shr rdx, 2\n",
+            "and {h2:e}, 3\n",
+            "add rax, rdx\n",
+            "add ",
+            $o0,
+            ", rax\n",
+            "adc ",
+            $o1,
+            ", 0\n",
+            "adc {h2}, 0\n",
+        )
+    };
+}
+
+/// No block of Poly1305.
+macro_rules! no_block {
+    ($($ignored:tt)*) => {
+        ""
+    };
+}
+
+/// `d <<<= count` in XMM registers; 3 is free.
 macro_rules! turn_xmm {
-    (16, $d:literal, $free:literal) => {
+    (16, $d:literal) => {
         concat!(
             "pshuflw xmm", $d, ", xmm", $d, ", 0xb1\n",
             "pshufhw xmm", $d, ", xmm", $d, ", 0xb1\n"
         )
     };
-    (12, $d:literal, $free:literal) => { turn_xmm!(@ $d, $free, 12, 20) };
-    (8, $d:literal, $free:literal) => { turn_xmm!(@ $d, $free, 8, 24) };
-    (7, $d:literal, $free:literal) => { turn_xmm!(@ $d, $free, 7, 25) };
-    (@ $d:literal, $free:literal, $left:literal, $right:literal) => {
+    (12, $d:literal) => { turn_xmm!(@ $d, 12, 20) };
+    (8, $d:literal) => { turn_xmm!(@ $d, 8, 24) };
+    (7, $d:literal) => { turn_xmm!(@ $d, 7, 25) };
+    (@ $d:literal, $left:literal, $right:literal) => {
         concat!(
-            "movdqa xmm", $free, ", xmm", $d, "\n",
+            "movdqa xmm3, xmm", $d, "\n",
             "pslld xmm", $d, ", ", $left, "\n",
-            "psrld xmm", $free, ", ", $right, "\n",
-            "por xmm", $d, ", xmm", $free, "\n"
+            "psrld xmm3, ", $right, "\n",
+            "por xmm", $d, ", xmm3\n"
         )
     };
 }
 
 /// Half of four quarter rounds in XMM registers.
 macro_rules! half_xmm {
-    ($first:tt, $second:tt: $($a:literal $b:literal $c:literal $d:literal),+) => {
+    ($first:tt, $second:tt: 3 $b3:literal $c3:literal $d3:literal,
+     $($a:literal $b:literal $c:literal $d:literal),+) => {
         concat!(
+            "movdqa xmm3, [{word3}]\n",
+            "paddd xmm3, xmm", $b3, "\n",
+            "movdqa [{word3}], xmm3\n",
+            "pxor xmm", $d3, ", xmm3\n",
             $(
-                "movdqa xmm", $a, ", [{row} + 16 * ", $a, "]\n",
                 "paddd xmm", $a, ", xmm", $b, "\n",
-                "movdqa [{row} + 16 * ", $a, "], xmm", $a, "\n",
                 "pxor xmm", $d, ", xmm", $a, "\n",
-                turn_xmm!($first, $d, $a),
             )+
+            turn_xmm!($first, $d3),
+            $( turn_xmm!($first, $d), )+
+            "paddd xmm", $c3, ", xmm", $d3, "\n",
+            "pxor xmm", $b3, ", xmm", $c3, "\n",
             $(
                 "paddd xmm", $c, ", xmm", $d, "\n",
                 "pxor xmm", $b, ", xmm", $c, "\n",
-                turn_xmm!($second, $b, $a),
             )+
+            turn_xmm!($second, $b3),
+            $( turn_xmm!($second, $b), )+
         )
     };
 }
 
-/// `d <<<= count` in YMM registers; 0 and 1 are free, 2 and 3 are the orders for 16 and 8.
+/// `d <<<= count` in YMM registers; 3 is free.
 macro_rules! turn_ymm {
-    (16, $d:literal) => { concat!("vpshufb ymm", $d, ", ymm", $d, ", ymm2\n") };
-    (8, $d:literal) => { concat!("vpshufb ymm", $d, ", ymm", $d, ", ymm3\n") };
+    (16, $d:literal) => { concat!("vpshufb ymm", $d, ", ymm", $d, ", [rip + {turn16}]\n") };
+    (8, $d:literal) => { concat!("vpshufb ymm", $d, ", ymm", $d, ", [rip + {turn8}]\n") };
     (12, $d:literal) => { turn_ymm!(@ $d, 12, 20) };
     (7, $d:literal) => { turn_ymm!(@ $d, 7, 25) };
     (@ $d:literal, $left:literal, $right:literal) => {
         concat!(
-            "vpslld ymm0, ymm", $d, ", ", $left, "\n",
+            "vpslld ymm3, ymm", $d, ", ", $left, "\n",
             "vpsrld ymm", $d, ", ymm", $d, ", ", $right, "\n",
-            "vpor ymm", $d, ", ymm", $d, ", ymm0\n"
+            "vpor ymm", $d, ", ymm", $d, ", ymm3\n"
         )
     };
 }
 
 /// Half of four quarter rounds in YMM registers.
 macro_rules! half_ymm {
-    ($first:tt, $second:tt: $($a:literal $b:literal $c:literal $d:literal),+) => {
+    ($first:tt, $second:tt: 3 $b3:literal $c3:literal $d3:literal,
+     $($a:literal $b:literal $c:literal $d:literal),+) => {
         concat!(
+            "vpaddd ymm3, ymm", $b3, ", [{word3}]\n",
+            "vmovdqa [{word3}], ymm3\n",
+            "vpxor ymm", $d3, ", ymm", $d3, ", ymm3\n",
+            turn_ymm!($first, $d3),
             $(
-                "vpaddd ymm1, ymm", $b, ", [{row} + 32 * ", $a, "]\n",
-                "vmovdqa [{row} + 32 * ", $a, "], ymm1\n",
-                "vpxor ymm", $d, ", ymm", $d, ", ymm1\n",
+                "vpaddd ymm", $a, ", ymm", $a, ", ymm", $b, "\n",
+                "vpxor ymm", $d, ", ymm", $d, ", ymm", $a, "\n",
                 turn_ymm!($first, $d),
             )+
+            "vpaddd ymm", $c3, ", ymm", $c3, ", ymm", $d3, "\n",
+            "vpxor ymm", $b3, ", ymm", $b3, ", ymm", $c3, "\n",
+            turn_ymm!($second, $b3),
             $(
                 "vpaddd ymm", $c, ", ymm", $c, ", ymm", $d, "\n",
                 "vpxor ymm", $b, ", ymm", $b, ", ymm", $c, "\n",
@@ -92,65 +204,42 @@ macro_rules! half_ymm {
     };
 }
 
-/// Ten double rounds on an array of sixteen `V128`.
-macro_rules! rounds_xmm {
-    ($state:ident) => {
-        core::arch::asm!(
-            "2:",
-            double_round_by!(half_xmm),
-            "dec {count:e}",
-            "jnz 2b",
-            count = inout(reg) $crate::aead::chacha::DOUBLE_ROUNDS => _,
-            row = in(reg) $state.as_mut_ptr(),
-            out("xmm0") _,
-            out("xmm1") _,
-            out("xmm2") _,
-            out("xmm3") _,
-            inout("xmm4") $state[4].0,
-            inout("xmm5") $state[5].0,
-            inout("xmm6") $state[6].0,
-            inout("xmm7") $state[7].0,
-            inout("xmm8") $state[8].0,
-            inout("xmm9") $state[9].0,
-            inout("xmm10") $state[10].0,
-            inout("xmm11") $state[11].0,
-            inout("xmm12") $state[12].0,
-            inout("xmm13") $state[13].0,
-            inout("xmm14") $state[14].0,
-            inout("xmm15") $state[15].0,
-            options(nostack),
-        )
-    };
-}
-
-/// Ten double rounds on an array of sixteen `V256`; `$turn16` and `$turn8` are byte orders.
+/// Double rounds on sixteen registers: `$beside` with blocks of Poly1305, then `$alone` without.
 ///
-/// Only in a function with the feature `avx2`.
-macro_rules! rounds_ymm {
-    ($state:ident, $turn16:expr, $turn8:expr) => {
+/// `$half` works on registers named `$register`, which are the words of `$state` numbered `$word`;
+/// word 3 stays in its place, aligned to a register. What comes last goes to `asm!` as it is.
+macro_rules! rounds_by {
+    ($half:ident, $state:ident, $beside:ident, $alone:ident, $chain:ident, $text:ident,
+     [$($word:literal $register:tt),+] $temporary:tt; $($operands:tt)*) => {
         core::arch::asm!(
+            "test {beside:e}, {beside:e}",
+            "jz 3f",
             "2:",
-            double_round_by!(half_ymm),
-            "dec {count:e}",
+            double_round_by!($half, mac_block),
+            "add {text}, 64",
+            "dec {beside:e}",
             "jnz 2b",
-            count = inout(reg) $crate::aead::chacha::DOUBLE_ROUNDS => _,
-            row = in(reg) $state.as_mut_ptr(),
-            out("ymm0") _,
-            out("ymm1") _,
-            in("ymm2") $turn16,
-            in("ymm3") $turn8,
-            inout("ymm4") $state[4].0,
-            inout("ymm5") $state[5].0,
-            inout("ymm6") $state[6].0,
-            inout("ymm7") $state[7].0,
-            inout("ymm8") $state[8].0,
-            inout("ymm9") $state[9].0,
-            inout("ymm10") $state[10].0,
-            inout("ymm11") $state[11].0,
-            inout("ymm12") $state[12].0,
-            inout("ymm13") $state[13].0,
-            inout("ymm14") $state[14].0,
-            inout("ymm15") $state[15].0,
+            "3:",
+            "test {alone:e}, {alone:e}",
+            "jz 5f",
+            "4:",
+            double_round_by!($half, no_block),
+            "dec {alone:e}",
+            "jnz 4b",
+            "5:",
+            beside = inout(reg) $beside => _,
+            alone = inout(reg) $alone => _,
+            word3 = in(reg) &raw mut $state[3],
+            chain = in(reg) &raw const *$chain,
+            text = inout(reg) $text => _,
+            h0 = inout(reg) $chain.sum[0], h1 = inout(reg) $chain.sum[1], h2 = inout(reg) $chain.sum[2],
+            t0 = out(reg) _, t1 = out(reg) _, d = out(reg) _, out("rax") _, out("rdx") _,
+            r0 = const core::mem::offset_of!(Chain, r0),
+            r1 = const core::mem::offset_of!(Chain, r1),
+            s1 = const core::mem::offset_of!(Chain, s1),
+            out($temporary) _,
+            $(inout($register) $state[$word].0,)+
+            $($operands)*
             options(nostack),
         )
     };

@@ -1,6 +1,7 @@
 //! The twenty rounds on two registers of each state word, as assembly.
 //!
-//! Set A is in ZMM0 to ZMM15, set B in ZMM16 to ZMM31. Each step does four quarter rounds of A and
+//! Set A is in ZMM0 to ZMM15, set B in ZMM16 to ZMM31. B comes from memory and goes back there: what
+//! is done next with A needs the registers, and a compiler would spill both. Each step does four quarter rounds of A and
 //! then of B, so that two independent chains of eight instructions keep the ports busy.
 
 /// `operation target, target, source` for each pair of registers.
@@ -48,12 +49,23 @@ macro_rules! half_round {
     };
 }
 
+/// Loads set B from its place, or stores it.
+macro_rules! set_b {
+    (load: $($register:literal)+) => {
+        concat!($("vmovdqa64 zmm", $register, ", [{b} + 64 * (", $register, " - 16)]\n"),+)
+    };
+    (store: $($register:literal)+) => {
+        concat!($("vmovdqa64 [{b} + 64 * (", $register, " - 16)], zmm", $register, "\n"),+)
+    };
+}
+
 /// Ten double rounds on two arrays of sixteen `V512`.
 ///
 /// Only in a function with the feature `avx512f`.
 macro_rules! wide_rounds {
     ($a:ident, $b:ident) => {
         core::arch::asm!(
+            set_b!(load: 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31),
             "2:",
             half_round!(16, 12: [0 1 2 3] [4 5 6 7] [8 9 10 11] [12 13 14 15];
                 [16 17 18 19] [20 21 22 23] [24 25 26 27] [28 29 30 31]),
@@ -65,7 +77,9 @@ macro_rules! wide_rounds {
                 [16 17 18 19] [21 22 23 20] [26 27 24 25] [31 28 29 30]),
             "dec {count:e}",
             "jnz 2b",
+            set_b!(store: 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31),
             count = inout(reg) $crate::aead::chacha::DOUBLE_ROUNDS => _,
+            b = in(reg) $b.as_mut_ptr(),
             inout("zmm0") $a[0].0,
             inout("zmm1") $a[1].0,
             inout("zmm2") $a[2].0,
@@ -82,23 +96,23 @@ macro_rules! wide_rounds {
             inout("zmm13") $a[13].0,
             inout("zmm14") $a[14].0,
             inout("zmm15") $a[15].0,
-            inout("zmm16") $b[0].0,
-            inout("zmm17") $b[1].0,
-            inout("zmm18") $b[2].0,
-            inout("zmm19") $b[3].0,
-            inout("zmm20") $b[4].0,
-            inout("zmm21") $b[5].0,
-            inout("zmm22") $b[6].0,
-            inout("zmm23") $b[7].0,
-            inout("zmm24") $b[8].0,
-            inout("zmm25") $b[9].0,
-            inout("zmm26") $b[10].0,
-            inout("zmm27") $b[11].0,
-            inout("zmm28") $b[12].0,
-            inout("zmm29") $b[13].0,
-            inout("zmm30") $b[14].0,
-            inout("zmm31") $b[15].0,
-            options(pure, nomem, nostack),
+            out("zmm16") _,
+            out("zmm17") _,
+            out("zmm18") _,
+            out("zmm19") _,
+            out("zmm20") _,
+            out("zmm21") _,
+            out("zmm22") _,
+            out("zmm23") _,
+            out("zmm24") _,
+            out("zmm25") _,
+            out("zmm26") _,
+            out("zmm27") _,
+            out("zmm28") _,
+            out("zmm29") _,
+            out("zmm30") _,
+            out("zmm31") _,
+            options(nostack),
         )
     };
 }

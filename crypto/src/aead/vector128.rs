@@ -3,7 +3,11 @@
 
 use core::arch::x86_64::*;
 
-use super::lanes::{Register, Text};
+use super::deal::{Lanes, Position};
+use super::group::Group;
+use super::lanes::{Register, Rounds, Text};
+use super::poly64::Chain;
+use super::stitch::{self, Cursor};
 
 /// Four 32-bit lanes.
 #[derive(Clone, Copy)]
@@ -58,25 +62,44 @@ impl Register<4> for V128 {
     }
 
     #[inline(always)]
-    fn rounds(state: &mut [Self; 16]) {
-        // SAFETY: SSE2 is the baseline; row 0 is the first 64 bytes of `state`, aligned to 16, and
-        // the other rows go in and out by value.
-        unsafe { rounds_xmm!(state) };
+    unsafe fn rounds(
+        state: &mut [Self; 16],
+        Rounds { beside, alone }: Rounds,
+        chain: &mut Chain,
+        text: *const u8,
+    ) {
+        // SAFETY: SSE2 is the baseline; word 3 is aligned to 16, the other words go in and out by
+        // value; the factors are read where `Chain` has them, and of the text as many bytes as the
+        // caller promises.
+        unsafe {
+            rounds_by!(half_xmm, state, beside, alone, chain, text,
+                [0 "xmm0", 1 "xmm1", 2 "xmm2", 4 "xmm4", 5 "xmm5", 6 "xmm6", 7 "xmm7", 8 "xmm8",
+                 9 "xmm9", 10 "xmm10", 11 "xmm11", 12 "xmm12", 13 "xmm13", 14 "xmm14", 15 "xmm15"]
+                "xmm3";);
+        }
+    }
+
+    #[inline(never)]
+    fn pass(
+        (): (),
+        group: &mut Group<'_, '_>,
+        lanes: &Lanes<4>,
+        cursor: &mut Cursor,
+        written: Position,
+    ) {
+        stitch::pass::<Self, 4>((), group, lanes, cursor, written);
     }
 
     #[inline(always)]
-    fn transpose(x: &[Self; 16]) -> [Self; 16] {
-        let mut out = *x;
-        for row in 0..4 {
-            let [a, b, c, d] = [x[4 * row], x[4 * row + 1], x[4 * row + 2], x[4 * row + 3]];
-            let (ab, cd) = (a.low32(b), c.low32(d));
-            out[row] = ab.low64(cd);
-            out[4 + row] = ab.high64(cd);
-            let (ab, cd) = (a.high32(b), c.high32(d));
-            out[8 + row] = ab.low64(cd);
-            out[12 + row] = ab.high64(cd);
-        }
-        out
+    fn transpose([a, b, c, d]: [Self; 4]) -> [Self; 4] {
+        let (lower_ab, lower_cd) = (a.low32(b), c.low32(d));
+        let (upper_ab, upper_cd) = (a.high32(b), c.high32(d));
+        [
+            lower_ab.low64(lower_cd),
+            lower_ab.high64(lower_cd),
+            upper_ab.low64(upper_cd),
+            upper_ab.high64(upper_cd),
+        ]
     }
 }
 

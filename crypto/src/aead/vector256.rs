@@ -6,8 +6,12 @@
 
 use core::arch::x86_64::*;
 
-use super::lanes::{Register, Text};
+use super::deal::{Lanes, Position};
+use super::group::Group;
+use super::lanes::{Register, Rounds, Text};
+use super::poly64::Chain;
 use super::rows::{Row, Stream};
+use super::stitch::{self, Cursor};
 use super::tier::Avx2;
 
 /// Eight 32-bit lanes.
@@ -91,31 +95,40 @@ impl Register<8> for V256 {
     }
 
     #[inline(always)]
-    fn rounds(state: &mut [Self; 16]) {
-        // SAFETY: by the type invariant AVX2 may be used.
-        unsafe { rounds(state) };
+    unsafe fn rounds(state: &mut [Self; 16], count: Rounds, chain: &mut Chain, text: *const u8) {
+        // SAFETY: by the type invariant AVX2 may be used; the rest is the caller's promise.
+        unsafe { rounds(state, count, chain, text) }
     }
 
     #[inline(always)]
-    fn transpose(x: &[Self; 16]) -> [Self; 16] {
-        let mut out = *x;
-        for half in 0..2 {
-            let mut fours = [x[0]; 8];
-            for i in 0..2 {
-                let at = 8 * half + 4 * i;
-                let [a, b, c, d] = [x[at], x[at + 1], x[at + 2], x[at + 3]];
-                let (ab, cd) = (a.low32(b), c.low32(d));
-                fours[4 * i] = ab.low64(cd);
-                fours[4 * i + 1] = ab.high64(cd);
-                let (ab, cd) = (a.high32(b), c.high32(d));
-                fours[4 * i + 2] = ab.low64(cd);
-                fours[4 * i + 3] = ab.high64(cd);
-            }
-            // `fours[4 * i + j]`: four words of block `j`, then of block `4 + j`.
-            for j in 0..4 {
-                out[2 * j + half] = fours[j].low128(fours[4 + j]);
-                out[2 * (4 + j) + half] = fours[j].high128(fours[4 + j]);
-            }
+    fn pass(
+        proof: Avx2<'_>,
+        group: &mut Group<'_, '_>,
+        lanes: &Lanes<8>,
+        cursor: &mut Cursor,
+        written: Position,
+    ) {
+        // SAFETY: the first argument is the proof.
+        unsafe { pass(proof, group, lanes, cursor, written) };
+    }
+
+    #[inline(always)]
+    fn transpose(x: [Self; 8]) -> [Self; 8] {
+        let mut fours = x;
+        for i in 0..2 {
+            let [a, b, c, d] = [x[4 * i], x[4 * i + 1], x[4 * i + 2], x[4 * i + 3]];
+            let (ab, cd) = (a.low32(b), c.low32(d));
+            fours[4 * i] = ab.low64(cd);
+            fours[4 * i + 1] = ab.high64(cd);
+            let (ab, cd) = (a.high32(b), c.high32(d));
+            fours[4 * i + 2] = ab.low64(cd);
+            fours[4 * i + 3] = ab.high64(cd);
+        }
+        // `fours[4 * i + j]`: words `4 * i` to `4 * i + 3` of lane `j`, then of lane `4 + j`.
+        let mut out = x;
+        for j in 0..4 {
+            out[j] = fours[j].low128(fours[4 + j]);
+            out[4 + j] = fours[j].high128(fours[4 + j]);
         }
         out
     }
@@ -237,18 +250,55 @@ unsafe fn xor_once(with: __m256i, place: *const u8) -> __m256i {
     out
 }
 
-/// The twenty rounds.
+/// The orders of bytes that rotate 32-bit lanes, for both halves of a register.
+const fn twice(order: [u8; 16]) -> [u8; 32] {
+    let mut both = [0; 32];
+    let mut at = 0;
+    while at < 32 {
+        both[at] = order[at % 16];
+        at += 1;
+    }
+    both
+}
+
+/// Rotates left by 16.
+static TURN16: [u8; 32] = twice([2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13]);
+/// Rotates left by 8.
+static TURN8: [u8; 32] = twice([3, 0, 1, 2, 7, 4, 5, 6, 11, 8, 9, 10, 15, 12, 13, 14]);
+
+/// As [`Register::pass`].
+#[target_feature(enable = "avx2,bmi2")]
+#[inline(never)]
+fn pass(
+    proof: Avx2<'_>,
+    group: &mut Group<'_, '_>,
+    lanes: &Lanes<8>,
+    cursor: &mut Cursor,
+    written: Position,
+) {
+    stitch::pass::<V256, 8>(proof, group, lanes, cursor, written);
+}
+
+/// As [`Register::rounds`].
+///
+/// # Safety
+///
+/// `text` is valid for reads of `beside` times 64 bytes.
 #[target_feature(enable = "avx2")]
 #[inline]
-fn rounds(state: &mut [V256; 16]) {
-    let order = |bytes: [u8; 16]| {
-        let low = u128::from_le_bytes(bytes);
-        let (low, high) = ((low as u64).cast_signed(), ((low >> 64) as u64).cast_signed());
-        _mm256_setr_epi64x(low, high, low, high)
-    };
-    let turn16 = order([2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13]);
-    let turn8 = order([3, 0, 1, 2, 7, 4, 5, 6, 11, 8, 9, 10, 15, 12, 13, 14]);
-    // SAFETY: the features are this function's; row 0 is the first 128 bytes of `state`, aligned to
-    // 32, and the other rows go in and out by value.
-    unsafe { rounds_ymm!(state, turn16, turn8) };
+unsafe fn rounds(
+    state: &mut [V256; 16],
+    Rounds { beside, alone }: Rounds,
+    chain: &mut Chain,
+    text: *const u8,
+) {
+    // SAFETY: the features are this function's; word 3 is aligned to 32, the other words go in and
+    // out by value; the factors are read where `Chain` has them, and of the text as many bytes as
+    // the caller promises.
+    unsafe {
+        rounds_by!(half_ymm, state, beside, alone, chain, text,
+            [0 "ymm0", 1 "ymm1", 2 "ymm2", 4 "ymm4", 5 "ymm5", 6 "ymm6", 7 "ymm7", 8 "ymm8",
+             9 "ymm9", 10 "ymm10", 11 "ymm11", 12 "ymm12", 13 "ymm13", 14 "ymm14", 15 "ymm15"]
+            "ymm3"; turn16 = sym TURN16, turn8 = sym TURN8,);
+    }
 }

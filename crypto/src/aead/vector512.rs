@@ -100,6 +100,15 @@ impl V512 {
         Self(unsafe { _mm512_cvtepu8_epi32(lanes) })
     }
 
+    /// These sixteen lanes, widened.
+    #[inline(always)]
+    pub(super) fn widen16(_: Avx512<'_>, lanes: &[u16; 16]) -> Self {
+        // SAFETY: the first argument is the proof, the second has 32 bytes; no alignment needed.
+        let lanes = unsafe { _mm256_loadu_si256(lanes.as_ptr().cast()) };
+        // SAFETY: the first argument is the proof.
+        Self(unsafe { _mm512_cvtepu16_epi32(lanes) })
+    }
+
     /// Stores the eight 64-bit lanes.
     #[inline(always)]
     pub(super) fn store64(self, lanes: &mut [u64; 8]) {

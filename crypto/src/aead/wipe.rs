@@ -23,9 +23,9 @@ pub(super) enum Depth {
 }
 
 /// What a packet that goes alone uses at most; a test finds out that it is enough.
-pub(super) const SHALLOW: usize = 3072;
+pub(super) const SHALLOW: usize = 2816;
 /// What a group uses at most; a test finds out that it is enough.
-pub(super) const DEEP: usize = 6656;
+pub(super) const DEEP: usize = 3840;
 
 /// Declares a function that zeroes `LEN` bytes of stack below its caller.
 ///
@@ -91,6 +91,7 @@ pub(super) fn after256(proof: Avx2<'_>, depth: Depth) {
 /// Zeroes the registers and the stack after a tier that uses XMM registers.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "sse2")]
+#[inline(never)]
 pub(super) fn after128(depth: Depth) {
     match depth {
         Depth::Shallow => stack128::<SHALLOW>(),
@@ -102,6 +103,7 @@ pub(super) fn after128(depth: Depth) {
 /// Zeroes ZMM0 to ZMM31.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
+#[inline(never)] // Where the ABI gives some of them to the caller, its frame is large.
 fn zmm(_: Avx512<'_>) {
     // SAFETY: the registers are declared as overwritten; nothing else is touched.
     unsafe {
@@ -130,6 +132,7 @@ fn zmm(_: Avx512<'_>) {
 /// Zeroes YMM0 to YMM15.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx")]
+#[inline(never)] // As above.
 fn ymm(_: Avx2<'_>) {
     // SAFETY: the registers are declared as overwritten; nothing else is touched.
     unsafe {
@@ -146,6 +149,7 @@ fn ymm(_: Avx2<'_>) {
 
 /// Zeroes XMM0 to XMM15, as far as they are not the caller's.
 #[cfg(target_arch = "x86_64")]
+#[inline(never)] // As above.
 fn xmm() {
     // SAFETY: the registers are declared as overwritten, so that those which the ABI gives to the
     // caller are put back behind this; nothing else is touched.

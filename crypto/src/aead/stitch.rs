@@ -1,0 +1,220 @@
+//! ChaCha20 and Poly1305 of a group at the same time, for tiers with lanes below 512 bits.
+//!
+//! ```text
+//!   seal   pass   │ A A A A A A A A │ A A B B B B B B │ B B B B C C C C │
+//!          beside │                 │ A               │ A  B            │ …
+//!   open   pass   │ keys            │ A A A A A A A A │ B B B B B B B B │
+//!          beside │ A               │ B  C            │ C  D            │ …
+//! ```
+//!
+//! The rounds of a pass occupy the vector units and leave the general registers idle: there, blocks
+//! of Poly1305 are taken at the same time. When sealing those are of what earlier passes have
+//! written; when opening, of packets whose text is not touched before their tag is found right.
+//!
+//! Forced inline into the functions of a tier, like `lanes`.
+#![allow(unsafe_code)] // Text is read through raw places.
+
+use super::chacha::{BLOCK_LEN, DOUBLE_ROUNDS};
+use super::deal::{Blocks, Dealer, Lanes, Position};
+use super::group::{GROUP, Group};
+use super::lanes::{self, Register, Rounds};
+use super::poly;
+use super::poly64::{self, Chain};
+
+/// Seals a group, and adds each packet's tag to the group's table.
+#[inline(always)]
+pub(super) fn seal<R: Register<N>, const N: usize>(proof: R::Proof<'_>, group: &mut Group<'_, '_>) {
+    let mut cursor = Cursor::new();
+    pass_all::<R, N>(proof, group, Blocks::All, &mut cursor);
+    group.read_back();
+    cursor.finish_all(group);
+}
+
+/// Opens what is authentic of a group and zeroes the places of the others.
+///
+/// Returns which packets are authentic, as bits.
+#[inline(always)]
+pub(super) fn open<R: Register<N>, const N: usize>(
+    proof: R::Proof<'_>,
+    group: &mut Group<'_, '_>,
+) -> u16 {
+    let mut cursor = Cursor::new();
+    pass_all::<R, N>(proof, group, Blocks::Zero, &mut cursor);
+    let (mut even, mut odd) = (Lanes::<N>::IDLE, Lanes::<N>::IDLE);
+    let (mut now, mut next) = (&mut even, &mut odd);
+    let mut dealer = Dealer::new(Blocks::Text);
+    let (mut judged, mut authentic) = (0, 0);
+    let mut deal = |group: &mut Group<'_, '_>, lanes: &mut Lanes<N>, cursor: &mut Cursor| {
+        while dealer.ahead(group, judged) < N && judged < group.packets().len() {
+            cursor.finish_one(group, judged);
+            authentic |= group.reject_forged(judged..cursor.packet);
+            judged = cursor.packet;
+        }
+        dealer.deal(group, lanes, judged)
+    };
+    let mut filled = deal(group, now, &mut cursor);
+    while filled > 0 {
+        // The next lanes are dealt before the last are done, so that nothing waits for them.
+        filled = deal(group, next, &mut cursor);
+        R::pass(proof, group, now, &mut cursor, Position::END);
+        (now, next) = (next, now);
+    }
+    authentic
+}
+
+/// Adds the key stream to these blocks, and authenticates what has been written beside it.
+#[inline(always)]
+fn pass_all<R: Register<N>, const N: usize>(
+    proof: R::Proof<'_>,
+    group: &mut Group<'_, '_>,
+    blocks: Blocks,
+    cursor: &mut Cursor,
+) {
+    let (mut even, mut odd) = (Lanes::<N>::IDLE, Lanes::<N>::IDLE);
+    let (mut now, mut next) = (&mut even, &mut odd);
+    let mut dealer = Dealer::new(blocks);
+    let mut written = dealer.position();
+    let mut filled = dealer.deal(group, now, GROUP);
+    while filled > 0 {
+        let after = dealer.position();
+        // As above.
+        filled = dealer.deal(group, next, GROUP);
+        R::pass(proof, group, now, cursor, written);
+        (now, next) = (next, now);
+        written = after;
+    }
+}
+
+/// One pass, and beside it what of `written` can be authenticated.
+#[inline(always)]
+pub(super) fn pass<R: Register<N>, const N: usize>(
+    proof: R::Proof<'_>,
+    group: &mut Group<'_, '_>,
+    lanes: &Lanes<N>,
+    cursor: &mut Cursor,
+    written: Position,
+) {
+    lanes::pass::<R, N>(proof, group, lanes, |group, state| {
+        rounds::<R, N>(group, state, cursor, written);
+    });
+}
+
+/// The twenty rounds, and beside them what can be authenticated.
+#[inline(always)]
+fn rounds<R: Register<N>, const N: usize>(
+    group: &mut Group<'_, '_>,
+    state: &mut [R; 16],
+    cursor: &mut Cursor,
+    written: Position,
+) {
+    let mut left = DOUBLE_ROUNDS;
+    while left > 0 {
+        let (ready, more) = cursor.ready(group, written);
+        let beside = ready.min(left);
+        left -= beside;
+        let alone = if more { 0 } else { core::mem::take(&mut left) };
+        // SAFETY: by its contract `ready` found so many blocks of 64 bytes from here.
+        unsafe { R::rounds(state, Rounds { beside, alone }, &mut cursor.chain, cursor.text) };
+        cursor.skip(beside);
+    }
+}
+
+/// Where authenticating has got to.
+pub(super) struct Cursor {
+    /// The packet that is being authenticated; the tags of those before it are done.
+    packet: usize,
+    /// Whether its one-time key is in the chain.
+    begun: bool,
+    chain: Chain,
+    /// What of its text is next, and how much of it is in the chain.
+    text: *const u8,
+    done: usize,
+}
+
+impl Cursor {
+    fn new() -> Self {
+        let chain = Chain::new(&[0; 4]);
+        Self { packet: 0, begun: false, chain, text: core::ptr::null(), done: 0 }
+    }
+
+    /// How many times 64 bytes from `text` can be authenticated next, of what is written; and
+    /// whether there may be more after that.
+    ///
+    /// Finishes packets of which less is left. What it counts may be read.
+    #[inline(always)]
+    fn ready(&mut self, group: &mut Group<'_, '_>, written: Position) -> (u32, bool) {
+        while self.packet < group.packets().len() {
+            let len = group.packet(self.packet).len();
+            let Some(available) = written.text_of(self.packet, len) else { break };
+            self.begin(group, written);
+            let steps = (available - self.done) / BLOCK_LEN;
+            let is_all = available == len;
+            if steps > 0 || !is_all {
+                return (steps as u32, is_all);
+            }
+            self.finish(group);
+        }
+        (0, false)
+    }
+
+    /// Puts the packet's one-time key into the chain, once.
+    #[inline(always)]
+    fn begin(&mut self, group: &Group<'_, '_>, written: Position) {
+        if !self.begun {
+            let packet = group.packet(self.packet);
+            self.chain = Chain::new(&group.one_time.0[self.packet % GROUP]);
+            // What is being sealed is authenticated where it was written.
+            self.text = if written.blocks == Blocks::All {
+                packet.destination.cast_const()
+            } else {
+                packet.source
+            };
+            (self.begun, self.done) = (true, 0);
+        }
+    }
+
+    /// Past so many times 64 bytes.
+    #[inline(always)]
+    fn skip(&mut self, count: u32) {
+        let bytes = BLOCK_LEN * count as usize;
+        self.text = self.text.wrapping_add(bytes);
+        self.done += bytes;
+    }
+
+    /// Authenticates the rest of the packet.
+    #[inline(always)]
+    fn finish(&mut self, group: &mut Group<'_, '_>) {
+        let index = self.packet % GROUP;
+        let left = group.packet(index).len() - self.done;
+        // SAFETY: the text is the packet's, which has so many bytes from here.
+        unsafe { self.chain.take_all(self.text, left) };
+        let tag = self.chain.tag_of(self.done + left, &group.one_time.0[index]);
+        poly::add_tag(&mut group.tags[index], tag);
+        self.packet += 1;
+        self.begun = false;
+    }
+
+    /// Finishes packet `index` if that has not happened.
+    #[inline(always)]
+    fn finish_one(&mut self, group: &mut Group<'_, '_>, index: usize) {
+        if self.packet == index {
+            self.begin(group, Position::END);
+            self.finish(group);
+        }
+    }
+
+    /// Finishes all packets, after all has been written.
+    #[inline(always)]
+    fn finish_all(&mut self, group: &mut Group<'_, '_>) {
+        if self.begun {
+            self.finish(group);
+        }
+        authenticate_rest(group, self.packet);
+    }
+}
+
+/// Authenticates the packets from `index` on, which have been written.
+#[inline(never)] // Its frame would add to that of a pass.
+fn authenticate_rest(group: &mut Group<'_, '_>, index: usize) {
+    poly64::authenticate(group, index);
+}
