@@ -25,7 +25,7 @@ pub(super) enum Depth {
 /// What a packet that goes alone uses at most; a test finds out that it is enough.
 pub(super) const SHALLOW: usize = 2816;
 /// What a group uses at most; a test finds out that it is enough.
-pub(super) const DEEP: usize = 3840;
+pub(super) const DEEP: usize = 3904;
 
 /// Declares a function that zeroes `LEN` bytes of stack below its caller.
 ///
