@@ -1,14 +1,19 @@
-//! Constant time, as a trace of instructions: what is executed must not depend on secrets.
+//! Constant time, as a trace of instructions: neither what is executed nor which memory it touches
+//! may depend on secrets.
 //!
 //! A child process seals or opens while its parent single-steps it and hashes the address of every
-//! instruction. Keys, texts and the place where a forged tag is wrong differ from child to child;
-//! lengths, counts and verdicts, which anybody may know, do not. This sees every secret-dependent
-//! branch, loop and call. It does not see secret-dependent addresses: there is no table in this
-//! code, and every index comes from a length.
+//! instruction and of every memory operand. Keys, texts and the place where a forged tag is wrong
+//! differ from child to child, in the same memory; lengths, counts and verdicts, which anybody may
+//! know, do not. This sees every secret-dependent branch, loop, call, index and table. What it
+//! cannot see is an instruction whose own time depends on its operands: the code uses none that is
+//! known to (no division; the multiplications take the same time for all numbers).
 #![cfg(all(target_arch = "x86_64", target_os = "linux"))]
 
+use std::collections::HashMap;
 use std::vec;
 use std::vec::Vec;
+
+use iced_x86::{Decoder, DecoderOptions, Instruction, InstructionInfoFactory, OpAccess, Register};
 
 use super::*;
 
@@ -22,35 +27,62 @@ struct Work {
     wrong: Option<usize>,
 }
 
-/// The hash of the addresses of all instructions, and their number.
-fn trace(state: &ExtendedState, work: Work, seed: u64) -> (u64, u64) {
-    let random = &mut Random(seed);
-    let key_bytes = random.bytes();
-    let key = Key::new(key_bytes);
-    let mut buffers: Vec<Vec<u8>> = (0..work.count)
-        .map(|index| {
+/// The memory that all children of a comparison work in: buffers of one length, one key.
+struct Place {
+    key: Key,
+    buffers: Vec<Vec<u8>>,
+}
+
+impl Place {
+    fn for_work(work: Work) -> Self {
+        let buffers = (0..work.count).map(|_| vec![0; work.len + TAG_LEN]).collect();
+        Self { key: Key::new([0; 32]), buffers }
+    }
+
+    /// Puts a key and packets there that only `seed` knows.
+    fn fill(&mut self, work: Work, seed: u64) {
+        let random = &mut Random(seed);
+        let key = random.bytes();
+        self.key = Key::new(key);
+        for (index, buffer) in self.buffers.iter_mut().enumerate() {
             let text: Vec<u8> = (0..work.len).map(|_| random.next() as u8).collect();
+            buffer.fill(0);
             if !work.opens {
-                return text.into_iter().chain([0; TAG_LEN]).collect();
+                buffer[..work.len].copy_from_slice(&text);
+                continue;
             }
-            let mut sealed = expected(key_bytes, index as u64, &text);
+            buffer.copy_from_slice(&expected(key, index as u64, &text));
             if let Some(byte) = work.wrong {
-                sealed[work.len + byte] ^= (random.next() as u8) | 1;
+                buffer[work.len + byte] ^= (random.next() as u8) | 1;
             }
-            sealed
-        })
-        .collect();
-    let mut jobs: Vec<Job<'_>> = buffers
-        .iter_mut()
-        .enumerate()
-        .map(|(index, buffer)| Job {
-            key: &key,
+        }
+    }
+}
+
+/// The hash of the addresses of all instructions and operands, and the number of instructions.
+fn trace(state: &ExtendedState, work: Work, place: &mut Place, seed: u64) -> (u64, u64) {
+    place.fill(work, seed);
+    let key = &place.key;
+    let mut jobs: [Option<Job<'_>>; 8] = [const { None }; 8];
+    for ((index, buffer), job) in place.buffers.iter_mut().enumerate().zip(&mut jobs) {
+        *job = Some(Job {
+            key,
             counter: index as u64,
             source: Source::InPlace { len: work.len + if work.opens { TAG_LEN } else { 0 } },
             destination: buffer,
             verdict: Verdict::Pending,
+        });
+    }
+    let mut jobs = jobs.map(|job| {
+        job.unwrap_or(Job {
+            key,
+            counter: 0,
+            source: Source::InPlace { len: 0 },
+            destination: &mut [],
+            verdict: Verdict::Pending,
         })
-        .collect();
+    });
+    let jobs = &mut jobs[..work.count];
     // SAFETY: the child only runs the code under test, which allocates nothing, and leaves.
     let child = unsafe { libc::fork() };
     assert!(child >= 0, "fork");
@@ -60,9 +92,9 @@ fn trace(state: &ExtendedState, work: Work, seed: u64) -> (u64, u64) {
         // SAFETY: a signal to this process.
         unsafe { libc::raise(libc::SIGSTOP) };
         if work.opens {
-            open(Some(state), &mut jobs)
+            open(Some(state), jobs)
         } else {
-            seal(Some(state), &mut jobs)
+            seal(Some(state), jobs)
         }
         // SAFETY: leaves without running anything of the parent's.
         unsafe { libc::_exit(0) };
@@ -73,11 +105,27 @@ fn trace(state: &ExtendedState, work: Work, seed: u64) -> (u64, u64) {
 /// Single-steps the child to its end.
 fn follow(child: libc::pid_t) -> (u64, u64) {
     let (mut hash, mut steps, mut status) = (0xcbf2_9ce4_8422_2325_u64, 0, 0);
+    let mut decoded: HashMap<u64, Instruction> = HashMap::new();
+    let mut info = InstructionInfoFactory::new();
     // SAFETY: waits for the stop that the child asked for.
     unsafe { libc::waitpid(child, &mut status, 0) };
     assert!(libc::WIFSTOPPED(status), "the child did not stop");
     loop {
-        // SAFETY: the child is stopped and traced by this thread.
+        // SAFETY: plain words, all of which the call below fills.
+        let mut registers: libc::user_regs_struct = unsafe { core::mem::zeroed() };
+        // SAFETY: the child is stopped and traced by this thread; the place lives through the call.
+        let read = unsafe { libc::ptrace(libc::PTRACE_GETREGS, child, 0, &raw mut registers) };
+        assert_eq!(read, 0, "registers");
+        let mut add = |word: u64| hash = (hash ^ word).wrapping_mul(0x0100_0000_01b3);
+        add(registers.rip);
+        let instruction = decoded.entry(registers.rip).or_insert_with(|| decode(registers.rip));
+        for operand in info.info(instruction).used_memory() {
+            if operand.access() != OpAccess::NoMemAccess {
+                add(operand.virtual_address(0, |name, _, _| value(&registers, name)).unwrap_or(0));
+            }
+        }
+        steps += 1;
+        // SAFETY: as above.
         let stepped = unsafe { libc::ptrace(libc::PTRACE_SINGLESTEP, child, 0, 0) };
         assert_eq!(stepped, 0, "single step");
         // SAFETY: waits for the step to end.
@@ -86,16 +134,48 @@ fn follow(child: libc::pid_t) -> (u64, u64) {
             assert_eq!(libc::WEXITSTATUS(status), 0);
             return (hash, steps);
         }
-        let offset = core::mem::offset_of!(libc::user_regs_struct, rip);
-        // SAFETY: reads one word of the stopped child's registers.
-        let place = unsafe { libc::ptrace(libc::PTRACE_PEEKUSER, child, offset, 0) };
-        hash = (hash ^ place.cast_unsigned()).wrapping_mul(0x0100_0000_01b3);
-        steps += 1;
     }
 }
 
+/// The instruction at an address of this process; the child has the same code.
+fn decode(address: u64) -> Instruction {
+    let mut code = [0_u8; 15];
+    for (at, byte) in code.iter_mut().enumerate() {
+        // SAFETY: the child has just stopped before an instruction here, and code is not at the end
+        // of a mapping: sections are padded to pages.
+        *byte = unsafe { (address as *const u8).wrapping_add(at).read_volatile() };
+    }
+    Decoder::with_ip(64, &code, address, DecoderOptions::NONE).decode()
+}
+
+/// What a register of the child has; segments begin at 0, and no address is made of vectors.
+fn value(registers: &libc::user_regs_struct, name: Register) -> Option<u64> {
+    Some(match name {
+        Register::RAX => registers.rax,
+        Register::RBX => registers.rbx,
+        Register::RCX => registers.rcx,
+        Register::RDX => registers.rdx,
+        Register::RSI => registers.rsi,
+        Register::RDI => registers.rdi,
+        Register::RBP => registers.rbp,
+        Register::RSP => registers.rsp,
+        Register::R8 => registers.r8,
+        Register::R9 => registers.r9,
+        Register::R10 => registers.r10,
+        Register::R11 => registers.r11,
+        Register::R12 => registers.r12,
+        Register::R13 => registers.r13,
+        Register::R14 => registers.r14,
+        Register::R15 => registers.r15,
+        Register::FS => registers.fs_base,
+        Register::GS => registers.gs_base,
+        Register::CS | Register::DS | Register::ES | Register::SS => 0,
+        _ => return None,
+    })
+}
+
 #[test]
-fn what_is_executed_does_not_depend_on_secrets() {
+fn neither_code_nor_addresses_depend_on_secrets() {
     let plain = |opens, count, len| Work { opens, count, len, wrong: None };
     let work: Vec<Vec<Work>> = vec![
         vec![plain(false, 1, 70); 2],
@@ -108,11 +188,11 @@ fn what_is_executed_does_not_depend_on_secrets() {
     let work = if cfg!(debug_assertions) { &work[..1] } else { &work[..] };
     for state in tiers() {
         for same in work {
-            let traces: Vec<_> = same
-                .iter()
-                .enumerate()
-                .map(|(index, work)| trace(&state, *work, 0x7ac3 + index as u64))
-                .collect();
+            let mut place = Place::for_work(same[0]);
+            let mut traces = Vec::with_capacity(same.len());
+            for (index, work) in same.iter().enumerate() {
+                traces.push(trace(&state, *work, &mut place, 0x7ac3 + index as u64));
+            }
             assert!(traces[0].1 > 500, "nothing was traced");
             assert!(
                 traces.iter().all(|trace| *trace == traces[0]),
