@@ -44,7 +44,10 @@ use core::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use abi::ioctl::{INTERFACE_CLASS, INTERFACE_REFERENCE};
+use abi::{
+    ioctl::{INTERFACE_CLASS, INTERFACE_REFERENCE},
+    policy::Policy,
+};
 use callout::{Provider, Routes, RunCaps, RunPool};
 use crypto::{
     aead::{self, ExtendedState, Tier},
@@ -92,7 +95,7 @@ pub(crate) struct Core {
     pub(crate) indices: Shared<IndexTable<Paths>>,
     pub(crate) hash_key: HashKey,
     pub(crate) features: ExtendedFeatures,
-    /// The fastest that this machine can seal and open with.
+    /// The fastest that this machine can seal and open with, under the policy.
     pub(crate) tier: Tier,
     pub(crate) policies: Policies,
     numbers: AtomicU64,
@@ -104,7 +107,9 @@ impl Core {
         let policies = Policies::read(driver, passive);
         let no_memory = |_| NtError::INSUFFICIENT_RESOURCES;
         let features = ExtendedFeatures::detect(passive);
-        let tier = aead::detect(features.mask());
+        let cap = policies.get(Policy::SimdCap) as usize;
+        let cap = Tier::ALL.get(cap).copied().unwrap_or(Tier::Avx512Ifma);
+        let tier = aead::detect(features.mask()).at_most(cap);
         let mut random = Generator::try_new(passive)?;
         let hash_key = HashKey::new(random.array());
         let indices =
@@ -145,12 +150,16 @@ impl Core {
         bytes: usize,
         body: impl FnOnce(Option<&ExtendedState>) -> R,
     ) -> R {
-        if !self.tier.needs_state() || !aead::is_worth_saving_state(bytes) {
+        if !self.tier.needs_state() {
+            // SAFETY: not above what `detect` returned, and it needs no state.
+            return body(Some(&unsafe { ExtendedState::assume(self.tier) }));
+        }
+        if !aead::is_worth_saving_state(bytes) {
             return body(None);
         }
         self.features.with(|saved| {
             let state = saved.map(|_saved| {
-                // SAFETY: the tier is what `detect` returned for the mask that `features` saves and
+                // SAFETY: the tier is not above what `detect` returned for the mask that `features` saves and
                 // restores around this closure, on this thread; the state does not leave it.
                 unsafe { ExtendedState::assume(self.tier) }
             });

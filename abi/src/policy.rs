@@ -64,6 +64,8 @@ policies! {
     HeldPerCpu: 0..=65_536, "datagrams", default 512;
     /// The most datagrams that callouts hold of one remote address and port.
     HeldPerPeer: 0..=65_536, "datagrams", default 256;
+    /// The widest vector code that seals and opens packets, if the machine has it.
+    SimdCap: 0..=4, "0 none, 1 SSE2, 2 AVX2, 3 AVX-512, 4 AVX-512 with IFMA", default 4;
 }
 
 #[cfg(test)]

@@ -47,6 +47,8 @@ pub struct Options {
     pub print: bool,
     /// `REG_DWORD` values of the driver's `Parameters` key, by name.
     pub parameters: BTreeMap<String, u32>,
+    /// False is a fault: saving the extended state answers success and does nothing, and so does restoring it.
+    pub keeps_extended_state: bool,
 }
 
 impl Default for Options {
@@ -58,6 +60,7 @@ impl Default for Options {
             choices: BTreeMap::new(),
             print: false,
             parameters: BTreeMap::new(),
+            keeps_extended_state: true,
         }
     }
 }

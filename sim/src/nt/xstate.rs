@@ -233,7 +233,8 @@ crate::nt::imports! {
         if probe::write(place + 24, mask).is_err() {
             return thread.bad_pointer("XStateSave", place);
         }
-        save(thread, mask, place);
+        let kept = if thread.machine().options().keeps_extended_state { mask } else { 0 };
+        save(thread, kept, place);
         STATUS_SUCCESS
     }
 

@@ -12,6 +12,7 @@
 //! | [`weather`] | loss, delay, reordering, duplicates |
 //! | [`port_change`], [`adapter_state`], [`peer_removal`], [`lost_sockets`] | changes under load |
 //! | [`two_adapters`], [`dead_peers`] | several tunnels, many peers |
+//! | [`simd_tiers`] | each tier of the AEAD, and that registers not saved are found out |
 //! | [`load_unload`] | a hundred times, and nothing left |
 //!
 //! Time is virtual, the machines are under the verifier, and each scenario ends with the sums of what was
@@ -31,6 +32,7 @@ mod peer_removal;
 mod port_change;
 mod roaming;
 mod sessions;
+mod simd_tiers;
 mod two_adapters;
 mod weather;
 
