@@ -19,6 +19,7 @@ compile_error!("build for Windows with the flags of .cargo/config.toml: unset RU
 extern crate std;
 
 pub mod aead;
+pub mod mac1;
 pub mod pipeline;
 pub mod protocol;
 pub mod sync;

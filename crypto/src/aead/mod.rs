@@ -20,6 +20,7 @@
 //!       wipe               registers and stack, when all is done
 //!     portable             one by one, with the crate; also the oracle of every test
 //!   key piece              a key; source bytes that may change while they are read
+//!   blake2s                mac1 of eight handshake messages, in the same registers
 //! ```
 //!
 //! **Forged packets.** The tag is computed over the ciphertext first, and the text of a packet whose
@@ -41,6 +42,7 @@ mod rounds256;
 mod rounds512;
 
 mod batch;
+pub(crate) mod blake2s;
 mod chacha;
 #[cfg(target_arch = "x86_64")]
 mod chacha512;

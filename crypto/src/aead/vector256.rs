@@ -6,6 +6,7 @@
 
 use core::arch::x86_64::*;
 
+use super::blake2s::Word;
 use super::deal::{Lanes, Position};
 use super::group::Group;
 use super::lanes::{Register, Rounds, Text};
@@ -152,11 +153,49 @@ impl V256 {
         self.pick8(Self(unsafe { _mm256_loadu_si256(order.as_ptr().cast()) }))
     }
 
+    /// The lower 16 bytes.
+    #[inline(always)]
+    pub(super) fn low_bytes(self) -> [u8; 16] {
+        let mut bytes = [0; 16];
+        // SAFETY: by the type invariant AVX2 may be used.
+        let low = unsafe { _mm256_castsi256_si128(self.0) };
+        // SAFETY: the array has 16 bytes; no alignment needed. SSE2 is the baseline.
+        unsafe { _mm_storeu_si128(bytes.as_mut_ptr().cast(), low) };
+        bytes
+    }
+
     /// 32-bit lanes of each half in the order of `N`.
     #[inline(always)]
     fn turn32<const N: i32>(self) -> Self {
         // SAFETY: by the type invariant AVX2 may be used.
         Self(unsafe { _mm256_shuffle_epi32::<N>(self.0) })
+    }
+}
+
+impl Word for V256 {
+    #[inline(always)]
+    fn sum(self, other: Self) -> Self {
+        self.add32(other)
+    }
+    #[inline(always)]
+    fn difference(self, other: Self) -> Self {
+        self.xor(other)
+    }
+    #[inline(always)]
+    fn right16(self) -> Self {
+        self.shuffle([2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13])
+    }
+    #[inline(always)]
+    fn right12(self) -> Self {
+        self.rotate::<20, 12>()
+    }
+    #[inline(always)]
+    fn right8(self) -> Self {
+        self.shuffle([1, 2, 3, 0, 5, 6, 7, 4, 9, 10, 11, 8, 13, 14, 15, 12])
+    }
+    #[inline(always)]
+    fn right7(self) -> Self {
+        self.rotate::<25, 7>()
     }
 }
 
