@@ -12,7 +12,8 @@ usage: scripts/bench.sh PART [OPTION...]
            wireguard-go and boringtun-cli, each with itself; throughput and CPU seconds per GB. Root only.
              --seconds N   seconds of TCP per run (default 5)
              --runs N      interleaved runs of each, medians are printed (default 3)
-  aead     sealing and opening batches of packets, against ring and chacha20poly1305
+  aead     sealing and opening batches of packets, against ring, aws-lc, OpenSSL and chacha20poly1305; also draws
+           target/bench/aead.svg. OPTIONs are words: only lines that contain them all are measured
 
 Quote ratios: machines are noisy, and only what ran in the same run compares.
 TEXT
@@ -34,6 +35,13 @@ tunnel)
     exec python3 scripts/bench/tunnel.py --simulator "$target/release/penstock-sim" \
         --driver "$PWD/target/driver/penstock.sys" --boringtun "$peers/bin/boringtun-cli" "$@"
     ;;
-aead) exec cargo bench --locked -p crypto --bench aead "$@" ;;
+aead)
+    for needed in cc:gcc pkg-config:pkg-config; do
+        command -v "${needed%:*}" >/dev/null || { echo "bench.sh: apt-get install ${needed#*:}" >&2; exit 1; }
+    done
+    pkg-config --exists openssl || { echo "bench.sh: apt-get install libssl-dev" >&2; exit 1; }
+    exec cargo run --quiet --locked --release --manifest-path crypto/benches/peers/Cargo.toml \
+        --target-dir "${CARGO_TARGET_DIR:-target}/peers" -- "$@"
+    ;;
 *) usage >&2; exit 2 ;;
 esac

@@ -5,12 +5,14 @@
 //! are sealed in place at 16 bytes from a cache line, where WireGuard's header puts them.
 //!
 //! ```text
-//! cargo bench -p crypto --bench aead                  all, about a minute
-//! cargo bench -p crypto --bench aead -- 1420 Avx2     only lines that contain these words
+//! scripts/bench.sh aead                               all peers, about a minute
+//! scripts/bench.sh aead 1420 Avx2                     only lines that contain these words
+//! cargo bench -p crypto --bench aead                  without the peers that are C (peers/)
 //! ```
 //!
 //! Prints a table and writes `target/bench/aead.json`: an array of `{what, size, unit, ours, peer,
-//! theirs, ratio}`, times in ns per packet; a ratio above 1 says that ours is faster.
+//! theirs, ratio}`, times in ns per packet; a ratio above 1 says that ours is faster. Beside it
+//! `aead.svg` shows the best tier and its peers.
 
 use std::fmt::Write as _;
 use std::hint::black_box;
@@ -19,6 +21,12 @@ use std::time::{Duration, Instant};
 use chacha20poly1305::aead::{AeadInOut, KeyInit};
 use crypto::aead::{self, ExtendedState, Job, Key, Piece, Source, TAG_LEN, Tier, Verdict, detect};
 use ring::aead as ring_aead;
+
+mod mac1;
+#[cfg(feature = "peers")]
+#[path = "peers/peers.rs"]
+mod peers;
+mod plot;
 
 /// Packets in a sample.
 const PACKETS: usize = 64;
@@ -38,8 +46,12 @@ fn main() {
             rows.extend(line.measure());
         }
     }
+    if words.is_empty() || words == ["mac1"] {
+        rows.push(mac1::measure(best));
+    }
     if words.is_empty() {
-        write_json(&rows);
+        write("aead.json", &json(&rows));
+        write("aead.svg", &plot::draw(&rows));
     }
 }
 
@@ -102,6 +114,7 @@ fn lines(best: Tier) -> Vec<Line> {
 struct Row {
     what: String,
     size: String,
+    unit: &'static str,
     ours: f64,
     peer: &'static str,
     theirs: f64,
@@ -173,6 +186,7 @@ impl Line {
             rows.push(Row {
                 what: self.what(),
                 size: self.size(),
+                unit: "ns/packet",
                 ours: medians[0],
                 peer: contender.name,
                 theirs: *theirs,
@@ -203,7 +217,11 @@ struct Contender {
 }
 
 fn contenders(line: &Line) -> Vec<Contender> {
-    vec![ours(line), ring(line), rustcrypto(line)]
+    #[allow(unused_mut, reason = "not without the other peers")]
+    let mut all = vec![ours(line), ring(line), rustcrypto(line)];
+    #[cfg(feature = "peers")]
+    all.extend([peers::aws_lc(line), peers::openssl(line)]);
+    all
 }
 
 /// This crate, in the line's configuration.
@@ -402,20 +420,26 @@ fn cpu_name() -> String {
     format!("{} (family {}, model {})", field("model name"), field("cpu family"), field("model\t"))
 }
 
-fn write_json(rows: &[Row]) {
+fn json(rows: &[Row]) -> String {
     let rows: Vec<serde_json::Value> = rows
         .iter()
         .map(|row| {
             serde_json::json!({
-                "what": row.what, "size": row.size, "unit": "ns/packet",
+                "what": row.what, "size": row.size, "unit": row.unit,
                 "ours": (row.ours * 10.0).round() / 10.0, "peer": row.peer,
                 "theirs": (row.theirs * 10.0).round() / 10.0,
                 "ratio": (row.theirs / row.ours * 100.0).round() / 100.0,
             })
         })
         .collect();
-    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/bench");
+    serde_json::to_string_pretty(&rows).expect("plain values")
+}
+
+/// Writes a file of `target/bench`, wherever in the repository this runs.
+fn write(name: &str, text: &str) {
+    let here = std::env::current_dir().expect("a working directory");
+    let root = here.ancestors().find(|folder| folder.join("docs/performance.md").is_file());
+    let folder = root.expect("somewhere in the repository").join("target/bench");
     std::fs::create_dir_all(&folder).expect("target/bench can be made");
-    let text = serde_json::to_string_pretty(&rows).expect("plain values");
-    std::fs::write(folder.join("aead.json"), text + "\n").expect("aead.json can be written");
+    std::fs::write(folder.join(name), format!("{text}\n")).expect("target/bench can be written");
 }
