@@ -121,12 +121,11 @@ fn run_batch(
         cuts.sort_unstable();
         let piece = |cut: &[usize]| {
             let bytes = &input[cut[0]..cut[1]];
-            // SAFETY: the input outlives the jobs and is not their destination.
-            if packet.raw {
-                unsafe { Piece::from_raw(bytes.as_ptr(), bytes.len()) }
-            } else {
-                bytes.into()
+            if !packet.raw {
+                return bytes.into();
             }
+            // SAFETY: the input outlives the jobs and is not their destination.
+            unsafe { Piece::from_raw(bytes.as_ptr(), bytes.len()) }
         };
         pieces.push(cuts.windows(2).map(piece).collect());
         let mut room = vec![0xee; packet.offset + input.len() + more + MARGIN];

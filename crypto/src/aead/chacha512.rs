@@ -120,11 +120,11 @@ impl Keys {
             Some(packet) => V512::widen8(proof, packet),
             None => rows[0],
         };
-        for word in 0..8 {
-            rows[word] = if ONE_KEY {
-                V512::splat32(proof, self.words[word][0])
+        for (row, words) in rows.iter_mut().zip(&self.words) {
+            *row = if ONE_KEY {
+                V512::splat32(proof, words[0])
             } else {
-                V512::load32(proof, &self.words[word]).pick32(packet)
+                V512::load32(proof, words).pick32(packet)
             };
         }
         if let Some(block) = lanes.block[at..].first_chunk() {

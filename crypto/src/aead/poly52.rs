@@ -249,19 +249,19 @@ fn full_chunks<const G: usize>(
         *square = Factor::of(Number(factor.r).times(proof, &factor));
     }
     for chunk in chunk..schedule.full.end {
-        for set in 0..G {
+        for (set, ((sum, odd), square)) in sums.iter_mut().zip(&mut odd).zip(&squares).enumerate() {
             let words = full_chunk(proof, schedule, set, chunk);
             for pair in 0..2 {
                 let first = block(proof, &words, 2 * pair);
                 let second = block(proof, &words, 2 * pair + 1);
-                sums[set] = sums[set].add_block(first, pad).times(proof, &squares[set]);
-                odd[set] = odd[set].times(proof, &squares[set]).add_block(second, pad);
+                *sum = sum.add_block(first, pad).times(proof, square);
+                *odd = odd.times(proof, square).add_block(second, pad);
             }
         }
     }
-    for set in 0..G {
+    for (set, (sum, odd)) in sums.iter_mut().zip(odd).enumerate() {
         let (factor, _) = one_time_keys(proof, group, set);
-        sums[set] = sums[set].add(odd[set].times(proof, &factor));
+        *sum = sum.add(odd.times(proof, &factor));
     }
 }
 
@@ -292,7 +292,7 @@ fn part_chunk<const G: usize>(
     sums: &mut [Number; G],
 ) {
     let pad = V512::splat64(proof.wide(), PAD);
-    for set in 0..G {
+    for (set, sum) in sums.iter_mut().enumerate() {
         let mut rows = [V512::zero(proof.wide()); 8];
         let mut started = [0_u8; 4];
         for (lane, row) in rows.iter_mut().enumerate() {
@@ -310,8 +310,8 @@ fn part_chunk<const G: usize>(
         let (factor, _) = one_time_keys(proof, group, set);
         let words = transpose(proof, &rows);
         for (at, started) in started.into_iter().enumerate() {
-            let sum = sums[set].add_block(block(proof, &words, at), pad.only64(started));
-            sums[set] = sum.times(proof, &factor);
+            let added = sum.add_block(block(proof, &words, at), pad.only64(started));
+            *sum = added.times(proof, &factor);
         }
     }
 }
