@@ -35,6 +35,7 @@ pub(crate) enum Wrong {
     WritesTxData,
     MovesBeginBack,
     LinksTwice,
+    WritesRxBuffer,
     ForgetsFragments,
     LeaksReference,
     KeepsTxPackets,
@@ -548,6 +549,10 @@ fn echo(fragments: &Ring, first: u32, count: u16) {
 }
 
 extern "win64" fn rx_advance(_: u64) {
+    let outside = RETURNED.load(SeqCst);
+    if wrong(Wrong::WritesRxBuffer) && HEAD.load(SeqCst) > outside {
+        write(address(&MEMORY[outside % BUFFERS]), 0xEE_u8);
+    }
     let (packets, fragments) = (Ring::number(2), Ring::number(3));
     let (mut packet, mut fragment) = (packets.begin(), fragments.begin());
     while HEAD.load(SeqCst) != TAIL.load(SeqCst)

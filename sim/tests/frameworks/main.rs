@@ -286,6 +286,7 @@ fn each_mistake_is_stopped_by_name() {
         (Wrong::WritesTxData, "NBL_VIOLATION: L5"),
         (Wrong::MovesBeginBack, "InvalidRingBeginIndex"),
         (Wrong::LinksTwice, "RX BUFFER LINKED TWICE"),
+        (Wrong::WritesRxBuffer, "RX BUFFER WRITTEN"),
         (Wrong::KeepsTxPackets, "DRIVER_POWER_STATE_FAILURE"),
         (Wrong::NobodyMayOpen, "WDF_VIOLATION: WdfControlDeviceInitAllocate"),
         (Wrong::DeletesPnpDevice, "WDF_VIOLATION: WdfObjectDelete on a WDFDEVICE"),

@@ -59,6 +59,9 @@ behaviours! {
     /// A driver does not write what it is given to send: the pages may be others' too.
     [mark: Inferred, source: "DDI nbl: NDIS_NBL_FLAGS_SEND_READ_ONLY; clones share their pages"]
     SENT_DATA_IS_READ_ONLY;
+    /// A driver does not touch a receive buffer between returning its fragment and getting it back.
+    [mark: Inferred, source: "facts/netcx-os.md 10: stricter than Windows"]
+    RECEIVED_DATA_IS_THE_HOSTS;
     /// In fast mode packets have no lists behind them.
     [mark: Inferred, source: "simplified, for speed"]
     FAST_PACKETS_WITHOUT_LISTS;

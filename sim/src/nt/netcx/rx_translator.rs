@@ -7,9 +7,10 @@
 //!
 //! Source: `facts/netcx-os.md` §6 (`translator/nxrxxlat.cpp`, read in Microsoft's source). System
 //! managed buffers are not modelled. A buffer lost in an ignored packet or a skipped fragment, and a
-//! handle that is linked twice, stop here under the verifier; Windows loses or corrupts silently.
+//! handle that is linked twice, and a buffer that is written while the host has it, stop here under the
+//! verifier; Windows loses or corrupts silently.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 
@@ -203,7 +204,8 @@ struct Slots {
     batch: Vec<RxPacket>,
     returning: Vec<Piece>,
     dropping: Vec<Piece>,
-    known: HashSet<u64>,
+    /// Buffers that are outside, by handle: what the host was shown of them, and where.
+    known: HashMap<u64, (u64, Vec<u8>)>,
 }
 
 /// Moves packets between one queue and the host.
@@ -250,7 +252,7 @@ impl RxTranslator {
             batch: Vec::new(),
             returning: Vec::new(),
             dropping: Vec::new(),
-            known: HashSet::new(),
+            known: HashMap::new(),
         };
         Arc::new(Self {
             queue,
@@ -287,7 +289,16 @@ impl RxTranslator {
         slots.returning.append(&mut slots.dropping);
         let count = slots.returning.len();
         for piece in &slots.returning {
-            slots.known.remove(&piece.handle);
+            let known = slots.known.remove(&piece.handle);
+            let written = |(at, bytes): &(u64, Vec<u8>)| {
+                probe::bytes(*at as usize, bytes.len()).as_ref() != Ok(bytes)
+            };
+            if known.as_ref().is_some_and(written) {
+                let detail =
+                    format!("the buffer of return context {:#x} changed outside", piece.handle);
+                machine.die("RX BUFFER WRITTEN", detail);
+                return 0;
+            }
             let call = Call::new("EvtAdapterReturnRxBuffer", self.return_buffer as usize, level);
             if machine.call(call, &[self.adapter, piece.handle]).is_err() {
                 return 0;
@@ -373,6 +384,12 @@ impl RxTranslator {
             }
         }
         let count = usize::from(packet.fragment_count);
+        if self.verified {
+            for piece in &pieces[..count] {
+                let bytes = probe::bytes(piece.address as usize, piece.length as usize);
+                slots.known.insert(piece.handle, (piece.address, bytes.unwrap_or_default()));
+            }
+        }
         if !fits {
             self.inbox.dropped.fetch_add(1, Ordering::Relaxed);
             slots.dropping.extend_from_slice(&pieces[..count]);
@@ -424,7 +441,8 @@ impl RxTranslator {
             machine.die("INVALID RX BUFFER", format!("{base:#x} is paged pool"));
             return false;
         }
-        if self.verified && (handle == 0 || !slots.known.insert(handle)) {
+        let known = self.verified && slots.known.insert(handle, (0, Vec::new())).is_some();
+        if self.verified && (handle == 0 || known) {
             machine.die(
                 "RX BUFFER LINKED TWICE",
                 format!("return context {handle:#x} is 0 or still outside"),
