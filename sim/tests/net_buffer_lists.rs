@@ -1,5 +1,5 @@
 //! NDIS pools and NET_BUFFER_LISTs, called as a driver calls them; and one wrong caller for each rule.
-
+#![cfg(all(target_arch = "x86_64", target_os = "linux"))]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use sim::loader::probe;
