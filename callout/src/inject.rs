@@ -110,7 +110,10 @@ impl Endpoint {
     fn address(&self) -> Option<Address> {
         let endpoint = self.handle.load(Ordering::Acquire);
         let compartment = self.compartment.load(Ordering::Relaxed);
-        (endpoint != 0).then_some(Address { endpoint, compartment })
+        if endpoint == 0 {
+            return None;
+        }
+        Some(Address { endpoint, compartment })
     }
 }
 

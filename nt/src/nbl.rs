@@ -85,7 +85,10 @@ impl<'c> Indicated<'c> {
         // SAFETY: the caller promises a live list.
         let is_only = is_only && unsafe { list.as_ref() }.Next.is_null();
         // INVARIANT: the caller's promise; documented is one list at this layer.
-        is_only.then_some(Self { list, first, lent: PhantomData })
+        if !is_only {
+            return None;
+        }
+        Some(Self { list, first, lent: PhantomData })
     }
 
     /// Bytes from the data start on.
@@ -172,8 +175,10 @@ impl<'c> Indicated<'c> {
             // SAFETY: the slot holds this structure's bytes in a pointer's place, all of which are
             // initialised.
             unsafe { core::mem::transmute_copy(&info) };
-        (info.SegCount != 0 || info.SegSize != 0)
-            .then_some(Coalesced { count: info.SegCount, size: info.SegSize })
+        if info.SegCount == 0 && info.SegSize == 0 {
+            return None;
+        }
+        Some(Coalesced { count: info.SegCount, size: info.SegSize })
     }
 
     /// Keeps the list beyond the classify, which absorbs it.
