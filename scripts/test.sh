@@ -76,7 +76,14 @@ model_checks() {
             RUSTFLAGS='--cfg loom' CARGO_TARGET_DIR=target/loom cargo test --quiet --locked -p nt --release --lib loom)
 }
 scenarios() {
-    cargo test --quiet --locked --release -p sim --features driver --test '*'
+    local run=(cargo test --quiet --locked --release -p sim --features driver)
+    "${run[@]}" --test '*' || return
+    # The same by the other ways packets can take: injected, and by sockets alone.
+    local policy
+    for policy in SendEngine=1 FastPath=0; do
+        echo "scenarios with $policy"
+        PENSTOCK_POLICY=$policy "${run[@]}" --test scenarios || return
+    done
 }
 
 for part in "${parts[@]}"; do
