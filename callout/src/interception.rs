@@ -271,6 +271,16 @@ impl<R: Receiver> Intercepted<R> {
         self.0.port.absorb.store(absorb, Ordering::Relaxed);
     }
 
+    /// Whether runs are injected; otherwise none is to be sent by this way out.
+    ///
+    /// # IRQL
+    ///
+    /// Any.
+    #[must_use]
+    pub fn injects(&self) -> bool {
+        self.0.port.injector.is_some()
+    }
+
     /// Whether the filter engine has our filters, so that datagrams are judged.
     ///
     /// # IRQL

@@ -87,7 +87,7 @@ impl<R: Receiver> Outside<R> {
     ///
     /// `<= DISPATCH_LEVEL`. No lock may be held: the stack is called, down to the network adapter.
     pub fn send(&self, run: Run, route: &Route, tos: u8, level: &AtMostDispatch) {
-        match &self.intercepted {
+        match self.intercepted.as_ref().filter(|intercepted| intercepted.injects()) {
             Some(intercepted) => inject::send(run, route, tos, intercepted, &self.sockets, level),
             None => self.sockets.send(run, route, tos, level),
         }
