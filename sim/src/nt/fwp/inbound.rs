@@ -18,6 +18,7 @@ use super::received::{About, Received};
 use super::{Fwp, udp};
 use crate::host::Place;
 use crate::host::routes::Tables;
+use crate::nt::level::DISPATCH;
 use crate::nt::machine::{Dead, Machine};
 use crate::nt::ndis::lent::Packet;
 use crate::nt::thread::Level;
@@ -126,11 +127,32 @@ pub(crate) fn receive(
     to: Destination,
     filled: &mut Vec<Place>,
 ) -> Vec<usize> {
-    let mut free = Vec::new();
     let layer = Layer::transport(true, to.local.is_ipv6());
     if !fwp.is_busy(layer) && !fwp.neighbour.is_there() {
-        return free;
+        return Vec::new();
     }
+    if machine.options().verified {
+        return show(machine, fwp, to, layer, filled);
+    }
+    // As a network card's DPC does it, at DISPATCH_LEVEL from the first to the last: a DPC that a callout queues on this CPU
+    // runs when all of them have been shown. Under the verifier each comes from where it likes.
+    machine.with_thread(|thread| {
+        let Ok(before) = thread.raise(DISPATCH) else { return Vec::new() };
+        let free = show(machine, fwp, to, layer, filled);
+        thread.lower(before);
+        free
+    })
+}
+
+/// Shows each of `filled`.
+fn show(
+    machine: &Machine,
+    fwp: &Fwp,
+    to: Destination,
+    layer: Layer,
+    filled: &mut Vec<Place>,
+) -> Vec<usize> {
+    let mut free = Vec::new();
     let tables = wsk::wsk(machine).outer().map(|outer| outer.tables()).unwrap_or_default();
     let mut kept = Vec::with_capacity(filled.len());
     let mut waiting: std::collections::VecDeque<Place> = filled.drain(..).collect();
