@@ -262,7 +262,11 @@ fn ours(line: &Line) -> Contender {
         });
         let begun = Instant::now();
         for jobs in jobs.chunks_mut(batch) {
-            if opens { aead::open(Some(&state), jobs) } else { aead::seal(Some(&state), jobs) }
+            if opens {
+                aead::open(Some(&state), jobs)
+            } else {
+                aead::seal(Some(&state), jobs)
+            };
         }
         let taken = begun.elapsed();
         assert!(jobs.iter().all(|job| job.verdict == Verdict::Done), "ours");

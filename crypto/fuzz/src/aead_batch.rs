@@ -39,8 +39,9 @@ pub(crate) fn run(input: &[u8]) {
         assert_eq!(*verdict, Verdict::Done, "{tier:?}: seal");
         assert!(*bytes == packet.sealed, "{tier:?}: sealed {} bytes otherwise", packet.text.len());
     }
-    let opened =
-        run_batch(&keys, &packets, Packet::forged, 0, |jobs| aead::open(Some(&state), jobs));
+    let opened = run_batch(&keys, &packets, Packet::forged, 0, |jobs| {
+        aead::open(Some(&state), jobs);
+    });
     for (packet, (verdict, bytes)) in packets.iter().zip(&opened) {
         let text = &bytes[..packet.text.len()];
         if packet.flip.is_some() {

@@ -34,26 +34,32 @@ pub(super) trait Engine {
 }
 
 /// Seals all jobs whose lengths agree, and leaves nothing of their keys behind.
-pub(super) fn seal<E: Engine>(engine: &E, jobs: &mut [Job<'_>]) {
-    let depth = seal_all(engine, jobs);
+///
+/// Returns how many bytes of destinations were written.
+pub(super) fn seal<E: Engine>(engine: &E, jobs: &mut [Job<'_>]) -> usize {
+    let (depth, written) = seal_all(engine, jobs);
     engine.clear(depth);
+    written
 }
 
 /// Opens all jobs whose lengths agree, and leaves nothing of their keys behind.
-pub(super) fn open<E: Engine>(engine: &E, jobs: &mut [Job<'_>]) {
-    let depth = open_all(engine, jobs);
+///
+/// Returns how many bytes of destinations were written.
+pub(super) fn open<E: Engine>(engine: &E, jobs: &mut [Job<'_>]) -> usize {
+    let (depth, written) = open_all(engine, jobs);
     engine.clear(depth);
+    written
 }
 
-/// Seals all jobs; returns how much stack that took.
+/// Seals all jobs; returns how much stack that took, and how many bytes of destinations were written.
 #[inline(never)] // Its stack is wiped by the caller, so it must be a frame of its own.
-fn seal_all<E: Engine>(engine: &E, jobs: &mut [Job<'_>]) -> Depth {
-    let mut depth = Depth::Shallow;
+fn seal_all<E: Engine>(engine: &E, jobs: &mut [Job<'_>]) -> (Depth, usize) {
+    let (mut depth, mut written) = (Depth::Shallow, 0);
     for jobs in jobs.chunks_mut(BATCH) {
         if jobs.len() <= E::FEW_TO_SEAL {
             for job in jobs {
                 if to_seal(job).is_some() {
-                    seal_alone(engine, job);
+                    written += seal_alone(engine, job);
                 }
             }
             continue;
@@ -61,52 +67,54 @@ fn seal_all<E: Engine>(engine: &E, jobs: &mut [Job<'_>]) -> Depth {
         let sorted = Sorted::of(jobs, to_seal);
         for members in sorted.indices().chunks(GROUP) {
             if members.len() > E::FEW_TO_SEAL {
-                seal_group(engine, jobs, members);
+                written += seal_group(engine, jobs, members);
                 depth = Depth::Deep;
                 continue;
             }
             for &index in members {
                 let Some(job) = jobs.get_mut(usize::from(index)) else { break };
-                seal_alone(engine, job);
+                written += seal_alone(engine, job);
             }
         }
     }
-    depth
+    (depth, written)
 }
 
-/// Seals a job whose lengths agree.
+/// Seals a job whose lengths agree; returns how many bytes were written.
 #[inline(never)] // Its frame would add to that of a group.
-fn seal_alone<E: Engine>(engine: &E, job: &mut Job<'_>) {
+fn seal_alone<E: Engine>(engine: &E, job: &mut Job<'_>) -> usize {
     let mut packet = Packet::to_seal(job, 0);
     let tag = engine.seal_one(job.key.words(), job.counter, &mut packet);
     packet.write_tag(tag);
     job.verdict = Verdict::Done;
+    packet.written() + TAG_LEN
 }
 
-/// Seals the packets of one group side by side.
+/// Seals the packets of one group side by side; returns how many bytes were written.
 #[inline(never)]
-fn seal_group<E: Engine>(engine: &E, jobs: &mut [Job<'_>], members: &[u8]) {
-    {
+fn seal_group<E: Engine>(engine: &E, jobs: &mut [Job<'_>], members: &[u8]) -> usize {
+    let written = {
         let mut group = Group::new(jobs);
-        group.take_to_seal(members);
+        let written = group.take_to_seal(members);
         engine.seal(&mut group);
-        group.write_tags();
-    }
+        written + group.write_tags()
+    };
     for &index in members {
         let Some(job) = jobs.get_mut(usize::from(index)) else { break };
         job.verdict = Verdict::Done;
     }
+    written
 }
 
-/// Opens all jobs; returns how much stack that took.
+/// Opens all jobs; returns how much stack that took, and how many bytes of destinations were written.
 #[inline(never)] // Its stack is wiped by the caller, so it must be a frame of its own.
-fn open_all<E: Engine>(engine: &E, jobs: &mut [Job<'_>]) -> Depth {
-    let mut depth = Depth::Shallow;
+fn open_all<E: Engine>(engine: &E, jobs: &mut [Job<'_>]) -> (Depth, usize) {
+    let (mut depth, mut written) = (Depth::Shallow, 0);
     for jobs in jobs.chunks_mut(BATCH) {
         if jobs.len() <= E::FEW_TO_OPEN {
             for job in jobs {
                 if to_open(job).is_some() {
-                    open_alone(engine, job);
+                    written += open_alone(engine, job);
                 }
             }
             continue;
@@ -114,40 +122,42 @@ fn open_all<E: Engine>(engine: &E, jobs: &mut [Job<'_>]) -> Depth {
         let sorted = Sorted::of(jobs, to_open);
         for members in sorted.indices().chunks(GROUP) {
             if members.len() > E::FEW_TO_OPEN {
-                open_group(engine, jobs, members);
+                written += open_group(engine, jobs, members);
                 depth = Depth::Deep;
                 continue;
             }
             for &index in members {
                 let Some(job) = jobs.get_mut(usize::from(index)) else { break };
-                open_alone(engine, job);
+                written += open_alone(engine, job);
             }
         }
     }
-    depth
+    (depth, written)
 }
 
-/// Opens a job whose lengths agree.
+/// Opens a job whose lengths agree; returns how many bytes were written.
 #[inline(never)] // As above.
-fn open_alone<E: Engine>(engine: &E, job: &mut Job<'_>) {
+fn open_alone<E: Engine>(engine: &E, job: &mut Job<'_>) -> usize {
     let (packet, tag) = Packet::to_open(job, 0);
     let done = engine.open_one(job.key.words(), job.counter, &packet, tag);
     job.verdict = if done { Verdict::Done } else { Verdict::Forged };
+    packet.written()
 }
 
-/// Opens the packets of one group side by side.
+/// Opens the packets of one group side by side; returns how many bytes were written.
 #[inline(never)]
-fn open_group<E: Engine>(engine: &E, jobs: &mut [Job<'_>], members: &[u8]) {
-    let authentic = {
+fn open_group<E: Engine>(engine: &E, jobs: &mut [Job<'_>], members: &[u8]) -> usize {
+    let (authentic, written) = {
         let mut group = Group::new(jobs);
-        group.take_to_open(members);
-        engine.open(&mut group)
+        let written = group.take_to_open(members);
+        (engine.open(&mut group), written)
     };
     for (at, &index) in members.iter().enumerate() {
         let Some(job) = jobs.get_mut(usize::from(index)) else { break };
         let done = authentic >> at & 1 == 1;
         job.verdict = if done { Verdict::Done } else { Verdict::Forged };
     }
+    written
 }
 
 /// Whether a job can be sealed, else [`Verdict::Pending`]. `None` if its lengths do not agree.

@@ -27,6 +27,8 @@ pub(super) struct Packet {
     len: u32,
     /// Which job it is.
     job: u8,
+    /// Whether the text was brought together in the destination before the cipher came by.
+    gathered: bool,
 }
 
 /// The one-time Poly1305 key of a packet: `r`, then `s`, unclamped. [RFC 8439 §2.6]
@@ -68,25 +70,31 @@ impl<'g, 'j> Group<'g, 'j> {
     }
 
     /// Takes packets to seal. Each of `members` is the index of a job whose lengths agree.
+    ///
+    /// Returns how many bytes of text will have been written.
     #[inline(never)] // What it needs of the stack is then free again when the group is worked on.
-    pub(super) fn take_to_seal(&mut self, members: &[u8]) {
+    pub(super) fn take_to_seal(&mut self, members: &[u8]) -> usize {
         for (packet, &index) in self.packets.iter_mut().zip(members) {
             let Some(job) = self.jobs.get_mut(usize::from(index)) else { break };
             *packet = Packet::to_seal(job, index);
             self.count += 1;
         }
         self.compare_keys();
+        self.packets().iter().map(Packet::written).sum()
     }
 
     /// Takes packets to open. Each of `members` is the index of a job whose lengths agree.
+    ///
+    /// Returns how many bytes of text will have been written.
     #[inline(never)] // As above.
-    pub(super) fn take_to_open(&mut self, members: &[u8]) {
+    pub(super) fn take_to_open(&mut self, members: &[u8]) -> usize {
         for ((packet, tag), &index) in self.packets.iter_mut().zip(&mut self.tags).zip(members) {
             let Some(job) = self.jobs.get_mut(usize::from(index)) else { break };
             (*packet, *tag) = Packet::to_open(job, index);
             self.count += 1;
         }
         self.compare_keys();
+        self.packets().iter().map(Packet::written).sum()
     }
 
     /// The packets.
@@ -122,11 +130,12 @@ impl<'g, 'j> Group<'g, 'j> {
         }
     }
 
-    /// Writes each computed tag behind its text.
-    pub(super) fn write_tags(&mut self) {
+    /// Writes each computed tag behind its text; returns how many bytes those are.
+    pub(super) fn write_tags(&mut self) -> usize {
         for (packet, tag) in self.packets.iter().zip(&self.tags).take(self.count) {
             packet.write_tag(*tag);
         }
+        self.count * TAG_LEN
     }
 
     /// Takes the forged ones of these packets out: zeroes their places, and leaves them without
@@ -150,8 +159,13 @@ impl<'g, 'j> Group<'g, 'j> {
 
 impl Packet {
     /// No packet: no bytes. All zero, so that a group of them is made in its place.
-    const NONE: Self =
-        Self { source: core::ptr::null(), destination: core::ptr::null_mut(), len: 0, job: 0 };
+    const NONE: Self = Self {
+        source: core::ptr::null(),
+        destination: core::ptr::null_mut(),
+        len: 0,
+        job: 0,
+        gathered: false,
+    };
 
     /// The place of a job to seal, whose destination has room for text and tag.
     ///
@@ -162,14 +176,12 @@ impl Packet {
             Source::Pieces(pieces) => only_piece(pieces),
             Source::InPlace { .. } => None,
         };
-        if only.is_none() {
-            job.source.gather(job.destination);
-        }
+        let gathered = only.is_none() && job.source.gather(job.destination) > 0;
         let destination = job.destination.as_mut_ptr();
         // INVARIANT: the lengths agree; a borrowed piece cannot overlap the destination, a raw one
         // was promised not to.
         let source = only.map_or(destination.cast_const(), Piece::start);
-        Self { source, destination, len, job: index }
+        Self { source, destination, len, job: index, gathered }
     }
 
     /// The place of a job to open, whose source has a tag and whose destination has room; and the
@@ -181,17 +193,18 @@ impl Packet {
             Source::Pieces(pieces) => only_piece(pieces).filter(|piece| piece.is_steady()),
             Source::InPlace { .. } => None,
         };
-        match steady {
+        let gathered = match steady {
             Some(piece) => {
                 piece.split_at(len).1.copy_to(&mut tag);
+                false
             }
-            None => job.source.gather_split(job.destination, len, &mut tag),
-        }
+            None => job.source.gather_split(job.destination, len, &mut tag) > 0,
+        };
         let destination = job.destination.as_mut_ptr();
         // INVARIANT: the lengths agree; a borrowed piece cannot overlap the destination.
         let source = steady.map_or(destination.cast_const(), Piece::start);
         let tag = u128::from_le_bytes(tag);
-        let packet = Self { source, destination, len: len as u32, job: index };
+        let packet = Self { source, destination, len: len as u32, job: index, gathered };
         (packet, [tag as u64, (tag >> 64) as u64])
     }
 
@@ -199,6 +212,11 @@ impl Packet {
     #[inline(always)]
     pub(super) fn len(&self) -> usize {
         self.len as usize
+    }
+
+    /// Bytes of text written to the destination when all is done, each as often as it is written.
+    pub(super) fn written(&self) -> usize {
+        self.len() << u32::from(self.gathered)
     }
 
     /// From here on the output is the input.

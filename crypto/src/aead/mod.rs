@@ -111,12 +111,15 @@ impl Source<'_> {
     }
 
     /// Reads all source bytes once, into the front of `into`. Those in place are there already.
-    fn gather(&self, into: &mut [u8]) {
-        self.gather_split(into, usize::MAX, &mut []);
+    ///
+    /// Returns how many bytes of `into` were written.
+    fn gather(&self, into: &mut [u8]) -> usize {
+        self.gather_split(into, usize::MAX, &mut [])
     }
 
     /// As [`Source::gather`], but what lies past `split` goes into `tail`.
-    fn gather_split(&self, into: &mut [u8], split: usize, tail: &mut [u8]) {
+    fn gather_split(&self, into: &mut [u8], split: usize, tail: &mut [u8]) -> usize {
+        let mut written = 0;
         match self {
             Self::InPlace { .. } => {
                 if let Some(found) = into.get(split..) {
@@ -130,12 +133,14 @@ impl Source<'_> {
                 for piece in *pieces {
                     let (first, second) = piece.split_at(into.len());
                     let count = first.copy_to(into);
+                    written += count;
                     into = into.split_at_mut(count).1;
                     let count = second.copy_to(tail);
                     tail = tail.split_at_mut(count).1;
                 }
             }
         }
+        written
     }
 }
 
@@ -172,30 +177,34 @@ pub struct Job<'a> {
 ///
 /// A job is [`Verdict::Done`] afterwards, or [`Verdict::Pending`] if its lengths do not agree.
 ///
+/// Returns how many bytes were written to destinations: text and tag, and the text twice where it was
+/// brought together first, because it lay in several pieces.
+///
 /// Source: [WG §5.4.6], [RFC 8439 §2.8].
-pub fn seal(state: Option<&ExtendedState>, jobs: &mut [Job<'_>]) {
+pub fn seal(state: Option<&ExtendedState>, jobs: &mut [Job<'_>]) -> usize {
     #[cfg(target_arch = "x86_64")]
     if state.is_none_or(|state| state.tier() != Tier::Portable) {
-        match state {
+        return match state {
             Some(state) if let Some(proof) = Ifma::of(state) => {
-                batch::seal(&engines::IfmaTier(proof), jobs);
+                batch::seal(&engines::IfmaTier(proof), jobs)
             }
             Some(state) if let Some(proof) = Avx512::of(state) => {
-                batch::seal(&engines::Avx512Tier(proof), jobs);
+                batch::seal(&engines::Avx512Tier(proof), jobs)
             }
             Some(state) if let Some(proof) = Avx2::of(state) => {
-                batch::seal(&engines::Avx2Tier(proof), jobs);
+                batch::seal(&engines::Avx2Tier(proof), jobs)
             }
             _ => batch::seal(&engines::Sse2Tier, jobs),
-        }
-        return;
+        };
     }
     let _ = state;
+    let mut written = 0;
     for job in jobs {
         if batch::to_seal(job).is_some() {
-            portable::seal(job);
+            written += portable::seal(job);
         }
     }
+    written
 }
 
 /// Opens each job: the plaintext into its destination, if the tag is right.
@@ -204,30 +213,34 @@ pub fn seal(state: Option<&ExtendedState>, jobs: &mut [Job<'_>]) {
 /// to hold a tag), or [`Verdict::Pending`] if its lengths do not agree. The plaintext of a forged
 /// packet is never computed, and its place in the destination is zeroed.
 ///
+/// Returns how many bytes were written to destinations: the text, or the zeroes in its place, and the
+/// text twice where it was brought together first: it lay in several pieces, or may change.
+///
 /// Source: [WG §5.4.6], [RFC 8439 §2.8].
-pub fn open(state: Option<&ExtendedState>, jobs: &mut [Job<'_>]) {
+pub fn open(state: Option<&ExtendedState>, jobs: &mut [Job<'_>]) -> usize {
     #[cfg(target_arch = "x86_64")]
     if state.is_none_or(|state| state.tier() != Tier::Portable) {
-        match state {
+        return match state {
             Some(state) if let Some(proof) = Ifma::of(state) => {
-                batch::open(&engines::IfmaTier(proof), jobs);
+                batch::open(&engines::IfmaTier(proof), jobs)
             }
             Some(state) if let Some(proof) = Avx512::of(state) => {
-                batch::open(&engines::Avx512Tier(proof), jobs);
+                batch::open(&engines::Avx512Tier(proof), jobs)
             }
             Some(state) if let Some(proof) = Avx2::of(state) => {
-                batch::open(&engines::Avx2Tier(proof), jobs);
+                batch::open(&engines::Avx2Tier(proof), jobs)
             }
             _ => batch::open(&engines::Sse2Tier, jobs),
-        }
-        return;
+        };
     }
     let _ = state;
+    let mut written = 0;
     for job in jobs {
         if batch::to_open(job).is_some() {
-            portable::open(job);
+            written += portable::open(job);
         }
     }
+    written
 }
 
 /// Whether saving the extended state pays for a batch of so many bytes of text in all.

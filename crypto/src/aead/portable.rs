@@ -9,25 +9,27 @@ use zeroize::Zeroize;
 
 use super::{Job, TAG_LEN, Verdict};
 
-/// Seals one job whose lengths agree.
+/// Seals one job whose lengths agree; returns how many bytes of the destination were written.
 #[inline(never)] // Its frame would add to that of the other tiers.
-pub(super) fn seal(job: &mut Job<'_>) {
-    job.source.gather(job.destination);
-    let Some((text, tag)) = job.destination.split_last_chunk_mut::<TAG_LEN>() else { return };
+pub(super) fn seal(job: &mut Job<'_>) -> usize {
+    let gathered = job.source.gather(job.destination);
+    let Some((text, tag)) = job.destination.split_last_chunk_mut::<TAG_LEN>() else { return 0 };
     let cipher = cipher(job.key.words());
+    let written = gathered + text.len() + TAG_LEN;
     if let Ok(computed) = cipher.encrypt_inout_detached(&nonce(job.counter), &[], text.into()) {
         tag.copy_from_slice(&computed);
         job.verdict = Verdict::Done;
     }
+    written
 }
 
-/// Opens one job whose lengths agree.
+/// Opens one job whose lengths agree; returns how many bytes of the destination were written.
 #[inline(never)] // As above.
-pub(super) fn open(job: &mut Job<'_>) {
-    let Some(text_len) = job.source.len().checked_sub(TAG_LEN) else { return };
+pub(super) fn open(job: &mut Job<'_>) -> usize {
+    let Some(text_len) = job.source.len().checked_sub(TAG_LEN) else { return 0 };
     let mut tag = Tag::default();
-    job.source.gather_split(&mut job.destination[..], text_len, &mut tag);
-    let Some(text) = job.destination.get_mut(..text_len) else { return };
+    let gathered = job.source.gather_split(&mut job.destination[..], text_len, &mut tag);
+    let Some(text) = job.destination.get_mut(..text_len) else { return gathered };
     let cipher = cipher(job.key.words());
     let opened = cipher.decrypt_inout_detached(&nonce(job.counter), &[], text.into(), &tag);
     job.verdict = match opened {
@@ -39,6 +41,7 @@ pub(super) fn open(job: &mut Job<'_>) {
             Verdict::Forged
         }
     };
+    gathered + text_len
 }
 
 /// The crate's cipher for a key of ours. The crate wipes it on drop.

@@ -52,7 +52,7 @@ impl Batch {
     /// `room(i)` bytes. Returns verdicts and destinations, with a margin of 0xee around them.
     fn run(
         &self,
-        run: impl Fn(&mut [Job<'_>]),
+        run: impl Fn(&mut [Job<'_>]) -> usize,
         input: impl Fn(usize) -> Vec<u8>,
         room: impl Fn(usize) -> usize,
     ) -> Vec<(Verdict, Vec<u8>)> {

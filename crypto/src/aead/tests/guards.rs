@@ -108,7 +108,7 @@ fn check(
                 open(Some(state), &mut jobs)
             } else {
                 seal(Some(state), &mut jobs)
-            }
+            };
             for (job, wanted) in jobs.iter().zip(wanted) {
                 assert_eq!(job.verdict, Verdict::Done, "{what:?}");
                 assert!(job.destination[..wanted.len()] == wanted[..], "{what:?}");

@@ -10,6 +10,7 @@ mod interface;
 mod stack;
 mod trace;
 mod vectors;
+mod writes;
 
 use std::vec::Vec;
 

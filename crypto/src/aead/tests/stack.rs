@@ -157,7 +157,11 @@ fn check(state: &ExtendedState, opens: bool, count: usize, len: usize, forged: b
     let (stack, registers) = on_painted_stack(wide, &mut || {
         // SAFETY: reads the stack pointer.
         unsafe { core::arch::asm!("mov {}, rsp", out(reg) caller, options(nomem, nostack)) };
-        if opens { open(Some(state), &mut jobs) } else { seal(Some(state), &mut jobs) }
+        if opens {
+            open(Some(state), &mut jobs)
+        } else {
+            seal(Some(state), &mut jobs)
+        };
     });
     let what = std::format!("{:?}, opens {opens}, {count} of {len}, forged {forged}", state.tier());
     let want = if opens && forged { Verdict::Forged } else { Verdict::Done };

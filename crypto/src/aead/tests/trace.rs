@@ -83,6 +83,11 @@ fn trace(state: &ExtendedState, work: Work, place: &mut Place, seed: u64) -> (u6
         })
     });
     let jobs = &mut jobs[..work.count];
+    hash(child(|| if work.opens { open(Some(state), jobs) } else { seal(Some(state), jobs) }))
+}
+
+/// A child that stops, is to be followed, and then does the work, which allocates nothing.
+pub(super) fn child(work: impl FnOnce() -> usize) -> libc::pid_t {
     // SAFETY: the child only runs the code under test, which allocates nothing, and leaves.
     let child = unsafe { libc::fork() };
     assert!(child >= 0, "fork");
@@ -91,20 +96,38 @@ fn trace(state: &ExtendedState, work: Work, place: &mut Place, seed: u64) -> (u6
         unsafe { libc::ptrace(libc::PTRACE_TRACEME, 0, 0, 0) };
         // SAFETY: a signal to this process.
         unsafe { libc::raise(libc::SIGSTOP) };
-        if work.opens {
-            open(Some(state), jobs)
-        } else {
-            seal(Some(state), jobs)
-        }
+        work();
         // SAFETY: leaves without running anything of the parent's.
         unsafe { libc::_exit(0) };
     }
-    follow(child)
+    child
 }
 
-/// Single-steps the child to its end.
-fn follow(child: libc::pid_t) -> (u64, u64) {
-    let (mut hash, mut steps, mut status) = (0xcbf2_9ce4_8422_2325_u64, 0, 0);
+/// Single-steps the child to its end: the hash of all addresses, and how many steps that took.
+fn hash(child: libc::pid_t) -> (u64, u64) {
+    let (mut hash, mut steps) = (0xcbf2_9ce4_8422_2325_u64, 0);
+    follow(child, |step| {
+        let mut add = |word: u64| hash = (hash ^ word).wrapping_mul(0x0100_0000_01b3);
+        add(step.address);
+        for (_, place, _) in step.operands {
+            add(*place);
+        }
+        steps += 1;
+    });
+    (hash, steps)
+}
+
+/// One instruction, about to be executed.
+pub(super) struct Step<'s> {
+    address: u64,
+    /// Its operands in memory: access, address and size.
+    pub(super) operands: &'s [(OpAccess, u64, usize)],
+}
+
+/// Single-steps the child to its end, and shows each step.
+pub(super) fn follow(child: libc::pid_t, mut show: impl FnMut(Step<'_>)) {
+    let mut status = 0;
+    let mut operands = Vec::new();
     let mut decoded: HashMap<u64, Instruction> = HashMap::new();
     let mut info = InstructionInfoFactory::new();
     // SAFETY: waits for the stop that the child asked for.
@@ -116,15 +139,16 @@ fn follow(child: libc::pid_t) -> (u64, u64) {
         // SAFETY: the child is stopped and traced by this thread; the place lives through the call.
         let read = unsafe { libc::ptrace(libc::PTRACE_GETREGS, child, 0, &raw mut registers) };
         assert_eq!(read, 0, "registers");
-        let mut add = |word: u64| hash = (hash ^ word).wrapping_mul(0x0100_0000_01b3);
-        add(registers.rip);
         let instruction = decoded.entry(registers.rip).or_insert_with(|| decode(registers.rip));
+        operands.clear();
         for operand in info.info(instruction).used_memory() {
             if operand.access() != OpAccess::NoMemAccess {
-                add(operand.virtual_address(0, |name, _, _| value(&registers, name)).unwrap_or(0));
+                let place = operand.virtual_address(0, |name, _, _| value(&registers, name));
+                let size = operand.memory_size().size();
+                operands.push((operand.access(), place.unwrap_or(0), size));
             }
         }
-        steps += 1;
+        show(Step { address: registers.rip, operands: &operands });
         // SAFETY: as above.
         let stepped = unsafe { libc::ptrace(libc::PTRACE_SINGLESTEP, child, 0, 0) };
         assert_eq!(stepped, 0, "single step");
@@ -132,7 +156,7 @@ fn follow(child: libc::pid_t) -> (u64, u64) {
         unsafe { libc::waitpid(child, &mut status, 0) };
         if libc::WIFEXITED(status) {
             assert_eq!(libc::WEXITSTATUS(status), 0);
-            return (hash, steps);
+            return;
         }
     }
 }

@@ -73,7 +73,11 @@ fn every_vector_by_every_tier_alone_and_together() {
                     });
                 }
                 for jobs in jobs.chunks_mut(batch) {
-                    if opens { open(Some(&state), jobs) } else { seal(Some(&state), jobs) }
+                    if opens {
+                        open(Some(&state), jobs)
+                    } else {
+                        seal(Some(&state), jobs)
+                    };
                 }
                 for (vector, job) in vectors.iter().zip(&jobs) {
                     let what = (state.tier(), batch, opens, vector.why);
