@@ -105,6 +105,12 @@ counters! {
     /// Datagrams that were to be injected and went by the socket: so that the firewall sees their
     /// flow, or because injection refused them.
     InjectionPassed,
+    /// Bytes of packets and of their datagrams that the driver wrote on their way out, each as often as
+    /// it wrote it: a datagram once, and a packet once more for each time that it had to be copied.
+    PayloadWrittenOut,
+    /// Bytes of packets that the driver wrote on their way in: a packet once, and once more if its
+    /// datagram lay in pieces.
+    PayloadWrittenIn,
 }
 
 /// A statistics block that has been checked.

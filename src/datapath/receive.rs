@@ -231,11 +231,14 @@ impl Device {
         let packets = &mut work.packets;
         let mut sources = datagrams.iter();
         let bytes = packets.iter().map(|packet| packet.datagram_len).fold(0, usize::saturating_add);
+        let mut written = 0_usize;
         self.core.with_extended_state(bytes, |state| {
             for packets in packets.chunks_mut(OPEN_PACKETS) {
-                open_some(state, keypair, packets, &mut sources);
+                let opened = open_some(state, keypair, packets, &mut sources);
+                written = written.saturating_add(opened);
             }
         });
+        self.counters.add(Counter::PayloadWrittenIn, written);
     }
 
     /// Hands a chunk's packets to the adapter, in the order they came.
@@ -401,13 +404,15 @@ pub(crate) fn endpoint(datagram: &Datagram<'_>) -> Endpoint {
 
 /// Opens up to [`OPEN_PACKETS`] packets, whose datagrams are the next of `sources`; kept apart so
 /// that its jobs leave the stack when it returns.
+///
+/// Returns how many bytes it wrote.
 #[inline(never)]
 fn open_some<'d>(
     state: Option<&ExtendedState>,
     keypair: &Keypair,
     packets: &mut [Opening],
     sources: &mut impl Iterator<Item = Result<Datagram<'d>, Discard>>,
-) {
+) -> usize {
     let mut pieces: Batch<_, OPEN_PACKETS> = Batch::new();
     for (packet, source) in packets.iter_mut().zip(sources) {
         let (Some(buffer), Ok(source)) = (&mut packet.buffer, source) else { continue };
@@ -418,6 +423,8 @@ fn open_some<'d>(
             .push(sealed_pieces(&source).ok_or_else(|| gather(&source, buffer.as_mut_slice())));
     }
     let mut jobs: Batch<Job<'_>, OPEN_PACKETS> = Batch::new();
+    let gathered = pieces.iter().filter_map(|piece| piece.as_ref().err());
+    let gathered = gathered.fold(0_usize, |sum, len| sum.saturating_add(*len));
     let with_buffer = packets.iter_mut().filter_map(|packet| {
         packet.buffer.as_mut().map(|buffer| (packet.counter, buffer.as_mut_slice()))
     });
@@ -429,13 +436,14 @@ fn open_some<'d>(
         let (key, verdict) = (keypair.receiving(), Verdict::Pending);
         let _ = jobs.push(Job { key, counter, source, destination, verdict });
     }
-    aead::open(state, &mut jobs);
+    let written = aead::open(state, &mut jobs);
     let verdicts: Batch<Verdict, OPEN_PACKETS> = jobs.iter().map(|job| job.verdict).collect();
     drop(jobs);
     let opened = packets.iter_mut().filter(|packet| packet.buffer.is_some());
     for (packet, verdict) in opened.zip(verdicts) {
         packet.verdict = verdict;
     }
+    gathered.saturating_add(written)
 }
 
 /// The datagram's bytes after its header; `None` if they are in too many pieces.

@@ -30,6 +30,7 @@ use super::{
     turn::{Stage, Turn},
 };
 use crate::{
+    counters::Counters,
     device::Device,
     ground::At,
     peer::{Keypair, Peer},
@@ -58,7 +59,7 @@ enum Packet {
 
 impl Packet {
     /// Takes a packet along: by its slot if it can be, or else by a copy.
-    fn of(packet: TxPacket<'_>) -> Result<Self, Discard> {
+    fn of(packet: TxPacket<'_>, counters: &Counters) -> Result<Self, Discard> {
         let packet = if packet.pieces().count() < PACKET_PIECES {
             match packet.defer() {
                 Ok(slot) => return Ok(Self::Slot(slot)),
@@ -67,7 +68,7 @@ impl Packet {
         } else {
             packet
         };
-        copied(packet.byte_count(), |bytes| packet.copy_to(bytes)).map(Self::Copied)
+        copied(packet.byte_count(), |bytes| packet.copy_to(bytes), counters).map(Self::Copied)
     }
 
     fn len(&self) -> usize {
@@ -79,9 +80,11 @@ impl Packet {
     }
 
     /// The packet as something that may wait: keepalives do not.
-    fn into_copy(self) -> Result<Option<Vec<u8>>, Discard> {
+    fn into_copy(self, counters: &Counters) -> Result<Option<Vec<u8>>, Discard> {
         match self {
-            Self::Slot(slot) => copied(slot.byte_count(), |bytes| slot.copy_to(bytes)).map(Some),
+            Self::Slot(slot) => {
+                copied(slot.byte_count(), |bytes| slot.copy_to(bytes), counters).map(Some)
+            }
             Self::Copied(bytes) | Self::Waited(bytes) => Ok(Some(bytes)),
             Self::Keepalive => Ok(None),
         }
@@ -107,12 +110,16 @@ impl Packet {
     }
 }
 
-/// Copies a packet of `len` bytes by `copy`.
-fn copied(len: usize, copy: impl FnOnce(&mut [u8]) -> usize) -> Result<Vec<u8>, Discard> {
+/// Copies a packet of `len` bytes by `copy`, and counts them.
+fn copied(
+    len: usize,
+    copy: impl FnOnce(&mut [u8]) -> usize,
+    counters: &Counters,
+) -> Result<Vec<u8>, Discard> {
     let mut bytes = Vec::new();
     bytes.try_reserve_exact(len).map_err(|_| Discard::NoMemory)?;
     bytes.resize(len, 0);
-    let _all_of_it = copy(&mut bytes);
+    counters.add(Counter::PayloadWrittenOut, copy(&mut bytes));
     Ok(bytes)
 }
 
@@ -190,7 +197,7 @@ impl Device {
             return Err(Discard::AdapterDown);
         }
         let peer = this.tunnel.peer_for(&At(level), destination).ok_or(Discard::NoPeer)?;
-        let packet = Packet::of(packet)?;
+        let packet = Packet::of(packet, &this.counters)?;
         Self::add(this, packet, &peer, tos, open, now, level)
     }
 
@@ -330,13 +337,16 @@ impl Device {
     fn seal(&self, work: &mut SendWork) {
         let (Some(run), Some(keypair)) = (&mut work.run, &work.keypair) else { return };
         let (packets, mtu, mut counter) = (&work.packets, work.mtu, work.first_counter);
+        let mut written = 0_usize;
         self.core.with_extended_state(run.bytes(), |state| {
             let mut datagrams = run.datagrams_mut();
             for packets in packets.chunks(SEAL_PACKETS) {
-                seal_some(state, keypair, counter, packets, mtu, &mut datagrams);
+                let sealed = seal_some(state, keypair, counter, packets, mtu, &mut datagrams);
+                written = written.saturating_add(sealed);
                 counter = counter.wrapping_add(packets.len() as u64);
             }
         });
+        self.counters.add(Counter::PayloadWrittenOut, written);
         // The bytes are in the run: the ring may have its slots back.
         work.packets.clear();
     }
@@ -377,7 +387,7 @@ impl Device {
         for packet in &mut work.packets {
             let packet = core::mem::replace(packet, Packet::Keepalive);
             let first = usize::from(!matches!(packet, Packet::Waited(_)));
-            let staged = packet.into_copy().and_then(|copy| match copy {
+            let staged = packet.into_copy(&self.counters).and_then(|copy| match copy {
                 Some(copy) => peer.stage(&At(level), copy).map(|older| (first, older)),
                 None => Ok((0, 0)),
             });
@@ -477,6 +487,8 @@ fn packets_in(work: &Sending) -> usize {
 }
 
 /// Seals up to [`SEAL_PACKETS`] packets; kept apart so that its jobs leave the stack when it returns.
+///
+/// Returns how many bytes it wrote.
 #[inline(never)]
 fn seal_some<'r>(
     state: Option<&ExtendedState>,
@@ -485,7 +497,7 @@ fn seal_some<'r>(
     packets: &[Packet],
     mtu: usize,
     datagrams: &mut impl Iterator<Item = &'r mut [u8]>,
-) {
+) -> usize {
     let pieces: Batch<_, SEAL_PACKETS> = packets
         .iter()
         .map(|packet| packet.pieces(padded_len(packet.len(), mtu).saturating_sub(packet.len())))
@@ -499,6 +511,7 @@ fn seal_some<'r>(
         // As many jobs as packets, which are at most as many.
         let _ = jobs.push(Job { key, counter, source, destination: sealed, verdict });
     }
-    aead::seal(state, &mut jobs);
+    let sealed = aead::seal(state, &mut jobs);
     debug_assert!(jobs.iter().all(|job| job.verdict == Verdict::Done));
+    jobs.len().saturating_mul(TRANSPORT_HEADER_LEN).saturating_add(sealed)
 }

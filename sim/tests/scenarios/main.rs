@@ -14,6 +14,7 @@
 //! | [`port_change`], [`adapter_state`], [`peer_removal`], [`lost_sockets`] | changes under load |
 //! | [`two_adapters`], [`dead_peers`] | several tunnels, many peers |
 //! | [`simd_tiers`] | each tier of the AEAD, and that registers not saved are found out |
+//! | [`zero_copy`] | a byte of payload is written once, each way, by every path |
 //! | [`load_unload`] | a hundred times, and nothing left |
 //!
 //! Time is virtual, the machines are under the verifier, and each scenario ends with the sums of what was
@@ -37,6 +38,7 @@ mod sessions;
 mod simd_tiers;
 mod two_adapters;
 mod weather;
+mod zero_copy;
 
 #[path = "../machines/mod.rs"]
 mod machines;
