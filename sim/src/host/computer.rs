@@ -253,6 +253,18 @@ impl Tunnel {
             Err(Dead) => Err(BootError::Stopped(report(&machine))),
         }
     }
+
+    /// Closes the handle; then the device is gone without warning, whatever it was doing.
+    ///
+    /// # Errors
+    ///
+    /// [`BootError`]: the machine stopped.
+    pub fn pull_out(self) -> Result<(), BootError> {
+        let Self { machine, adapter, handle, node } = self;
+        handle.close();
+        drop(adapter);
+        node.surprise_remove().map_err(|Dead| BootError::Stopped(report(&machine)))
+    }
 }
 
 fn check(status: i32) -> Result<(), i32> {

@@ -259,6 +259,19 @@ impl Station {
         self.computer.unload()
     }
 
+    /// Pulls the adapter out while it works; what is left is the computer.
+    ///
+    /// # Errors
+    ///
+    /// [`BootError`].
+    pub fn pull_out(mut self) -> Result<Arc<Computer>, BootError> {
+        self.host.unplug(self.adapter);
+        if let Some(tunnel) = self.tunnel.take() {
+            tunnel.pull_out()?;
+        }
+        Ok(self.computer.clone())
+    }
+
     /// Takes the adapter away.
     fn remove(&mut self) -> Result<(), BootError> {
         self.host.unplug(self.adapter);
