@@ -16,13 +16,14 @@ use std::time::Duration;
 use abi::ioctl::writer::{InterfaceFields, PeerFields};
 use abi::ioctl::{Writer, interface_flag, peer_flag};
 use abi::policy::Policy;
-use sim::host::memory::Network;
 use sim::host::memory::pair::{Pair, Station};
+use sim::host::memory::{Carried, Network};
 use sim::nt::machine::Options;
 use sim::verifier::report::Leak;
 use sim::verifier::schedule::{JoinHandle, Mode, World};
 
 pub(crate) mod accounting;
+pub(crate) mod stranger;
 
 /// How long anything may take that is to happen at all.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -55,8 +56,15 @@ pub(crate) fn verified(name: &str) -> Options {
 /// The same, with one policy value more.
 #[must_use]
 pub(crate) fn with_policy(policy: Policy, value: u32) -> Options {
+    with_policies(&[(policy, value)])
+}
+
+/// The same, with several.
+#[must_use]
+pub(crate) fn with_policies(values: &[(Policy, u32)]) -> Options {
     let mut options = verified("machine");
-    options.parameters.insert(policy.name().to_owned(), value);
+    let values = values.iter().map(|(policy, value)| (policy.name().to_owned(), *value));
+    options.parameters.extend(values);
     options
 }
 
@@ -89,8 +97,13 @@ pub(crate) fn with_pair_of(seed: u64, options: &Options, scenario: impl FnOnce(&
 /// # Panics
 ///
 /// With the stop report, the sum that is wrong, or the list of what was left behind.
-pub(crate) fn finish(mut stations: Vec<Station>, network: &Network) {
-    accounting::check(&stations.iter().collect::<Vec<_>>(), network);
+pub(crate) fn finish(stations: Vec<Station>, network: &Network) {
+    finish_beside(stations, network, Carried::default());
+}
+
+/// The same, where somebody else sent `others`.
+pub(crate) fn finish_beside(mut stations: Vec<Station>, network: &Network, others: Carried) {
+    accounting::check(&stations.iter().collect::<Vec<_>>(), network, others);
     while let Some(station) = stations.pop() {
         nothing_left(&station.shut_down().unwrap_or_else(|error| panic!("{error}")));
     }

@@ -15,6 +15,8 @@
 //! | [`two_adapters`], [`dead_peers`] | several tunnels, many peers |
 //! | [`simd_tiers`] | each tier of the AEAD, and that registers not saved are found out |
 //! | [`zero_copy`] | a byte of payload is written once, each way, by every path |
+//! | [`callouts`] | taken or let pass: the same bytes, and every reason counted |
+//! | [`filter_engine`] | BFE stops, starts, refuses |
 //! | [`load_unload`] | a hundred times, and nothing left |
 //!
 //! Time is virtual, the machines are under the verifier, and each scenario ends with the sums of what was
@@ -22,8 +24,10 @@
 #![cfg(all(target_arch = "x86_64", target_os = "linux"))]
 
 mod adapter_state;
+mod callouts;
 mod data;
 mod dead_peers;
+mod filter_engine;
 mod first_packets;
 mod first_traffic;
 mod handshake;
