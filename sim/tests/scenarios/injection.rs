@@ -130,14 +130,20 @@ fn completions_may_be_withheld() {
             pair.world.sleep(Duration::from_millis(50));
             let beta = Ledger::of(&pair.beta);
             assert!(beta.counter(Counter::PacketsIn) > before + 20, "{why}\n{beta}");
-            // The port goes, and with it the endpoint: what waits for that must not wait for itself.
+            // The port goes, and waits for what was injected from it.
+            let (alpha, clock) = (pair.alpha.computer().machine().clone(), pair.world.clone());
+            let wait = Duration::from_millis(200);
+            let stack = pair.world.spawn("the stack goes on", move || {
+                clock.sleep(wait);
+                fwp::hold_injections(&alpha, false);
+            });
+            let began = pair.world.now();
             machines::set_port(&pair.alpha, 4501);
-            pair.world.sleep(Duration::from_millis(50));
-            pair.alpha.set_up(false).unwrap();
-            assert_eq!(fwp::pending_injections(machine(&pair.alpha)), 0, "{why}");
-            fwp::hold_injections(machine(&pair.alpha), false);
-            pair.alpha.set_up(true).unwrap();
+            assert!(pair.world.now() >= began + wait, "{why}: gone before its completions");
+            assert!(stack.join(Some(pair.world.now() + wait)), "{why}");
             drop(loads);
+            pair.world.sleep(Duration::from_millis(100));
+            assert_eq!(fwp::pending_injections(machine(&pair.alpha)), 0, "{why}");
             machines::ping(&pair.alpha, &pair.beta);
         });
     }
