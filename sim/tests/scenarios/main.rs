@@ -17,6 +17,11 @@
 //! | [`zero_copy`] | a byte of payload is written once, each way, by every path |
 //! | [`callouts`] | taken or let pass: the same bytes, and every reason counted |
 //! | [`filter_engine`] | BFE stops, starts, refuses |
+//! | [`both_paths`] | replayed, forged, cut, misrouted, and a peer that moves, by either path |
+//! | [`injection`] | either shape of list, failing, withheld |
+//! | [`neighbour`] | somebody else's callout before ours |
+//! | [`firewall`] | a flow that the firewall must not forget |
+//! | [`nic_buffers`] | the network card's buffers are few, withheld, or all out |
 //! | [`load_unload`] | a hundred times, and nothing left |
 //!
 //! Time is virtual, the machines are under the verifier, and each scenario ends with the sums of what was
@@ -24,15 +29,20 @@
 #![cfg(all(target_arch = "x86_64", target_os = "linux"))]
 
 mod adapter_state;
+mod both_paths;
 mod callouts;
 mod data;
 mod dead_peers;
 mod filter_engine;
+mod firewall;
 mod first_packets;
 mod first_traffic;
 mod handshake;
+mod injection;
 mod load_unload;
 mod lost_sockets;
+mod neighbour;
+mod nic_buffers;
 mod outer_routing;
 mod peer_removal;
 mod policy;
