@@ -28,7 +28,7 @@ fn a_card_of_four_buffers_does_not_starve() {
         machines::with_pair_of(seed, &options, |pair| {
             machines::ping(&pair.alpha, &pair.beta);
             fwp::limit_nic_buffers(machine(&pair.beta), 4);
-            let file: Vec<u8> = (0..200_000_u32).map(|at| (at * 13 >> 3) as u8).collect();
+            let file: Vec<u8> = (0..200_000_u32).map(|at| ((at * 13) >> 3) as u8).collect();
             let (from, to) = (pair.alpha.inner()[0], pair.beta.inner()[0]);
             let sent = pair.alpha.endpoint().send_file(to, &file, machines::PATIENCE);
             assert!(sent.is_some(), "seed {seed}");
