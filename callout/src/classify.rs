@@ -12,6 +12,8 @@ use abi::statistics::Counter;
 
 /// Bytes of a transport data message without data: its header and a tag.
 pub const TRANSPORT_MIN: usize = 32;
+/// Bytes of the longest one that is opened: a receive buffer, its header and a tag.
+pub const TRANSPORT_MAX: usize = 2048 + 32;
 /// Bytes of its header, which is what is looked at.
 pub const HEADER_LEN: usize = 16;
 /// The first four bytes of transport data: its type, and three zeros.
@@ -128,7 +130,10 @@ const TABLE: [Row; 13] = [
     (Reason::NoMetadata, |seen| !seen.whole),
     (Reason::TooShort, |seen| seen.length < TRANSPORT_MIN || seen.header.is_none()),
     (Reason::NotTransport, |seen| !is_transport(seen)),
-    (Reason::Coalesced, |seen| seen.coalesced.is_some_and(|how| !is_plausible(how, seen.length))),
+    (Reason::Coalesced, |seen| {
+        // Longer than any of ours, and nobody says of what it was made: the socket gets the parts.
+        seen.coalesced.map_or(seen.length > TRANSPORT_MAX, |how| !is_plausible(how, seen.length))
+    }),
     (Reason::CpuFull, |seen| seen.held_of_cpu.0 >= seen.held_of_cpu.1),
     (Reason::PeerFull, |seen| seen.held_of_peer.0 >= seen.held_of_peer.1),
     (Reason::Refresh, |seen| seen.refresh_due),
@@ -220,8 +225,11 @@ mod tests {
             let seen = Seen { header: header(first), ..GOOD };
             assert_eq!(judge(&seen), Some(Reason::NotTransport), "{first:?}");
         }
-        for length in [33, 47, 48, 1452, 65_507] {
+        for length in [33, 47, 48, 1452, TRANSPORT_MAX] {
             assert_eq!(judge(&Seen { length, ..GOOD }), None, "{length} bytes");
+        }
+        for length in [TRANSPORT_MAX + 1, 2904, 65_507] {
+            assert_eq!(judge(&Seen { length, ..GOOD }), Some(Reason::Coalesced), "{length} bytes");
         }
         assert_eq!(judge(&Seen { header: None, ..GOOD }), Some(Reason::TooShort));
         assert_eq!(judge(&Seen { held_of_cpu: (0, 0), ..GOOD }), Some(Reason::CpuFull), "none may");
