@@ -222,7 +222,14 @@ fn mix<W: Word>(v: &mut [W; 16], [a, b, c, d]: [usize; 4], x: W, y: W) {
 #[inline(never)] // Its stack is wiped by the caller, so it must be a frame of its own.
 fn eight(proof: Avx2<'_>, start: &[u32; 8], messages: &[&[u8]; LANES]) -> [[u8; MAC_LEN]; LANES] {
     let splat = |word: u32| <V256 as Register<8>>::splat(proof, word);
-    let (mut state, iv) = (start.map(splat), IV.map(splat));
+    // Not by `map`, which would be a function of its own without the feature.
+    let (mut state, mut iv) = ([splat(0); 8], [splat(0); 8]);
+    for (lanes, word) in state.iter_mut().zip(start) {
+        *lanes = splat(*word);
+    }
+    for (lanes, word) in iv.iter_mut().zip(IV) {
+        *lanes = splat(word);
+    }
     let len = messages[0].len();
     let count = len.div_ceil(BLOCK_LEN);
     for index in 0..count {

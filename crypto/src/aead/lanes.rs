@@ -131,7 +131,11 @@ fn start<R: Register<N>, const N: usize>(
         }
         *words = R::transpose(rows);
     }
-    state[12] = R::load(proof, &lanes.block.map(u32::from));
+    let mut blocks = [0; N];
+    for (word, block) in blocks.iter_mut().zip(lanes.block) {
+        *word = u32::from(block);
+    }
+    state[12] = R::load(proof, &blocks);
     state[14] = R::load(proof, &counter_low);
     state[15] = R::load(proof, &counter_high);
     state
