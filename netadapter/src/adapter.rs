@@ -11,6 +11,7 @@ use abi::discard::Discard;
 use nt::{
     irql::{AtMostDispatch, Passive},
     netcx::{self, AdapterEvents, DataPath, Kind, LinkSpeed, Notifier, QueueInit},
+    shared::Shared,
     status::NtError,
     wdf::Device,
 };
@@ -18,7 +19,6 @@ use nt::{
 use crate::{
     rx_pool::RxPool,
     rx_queue::{RxQueue, RxQueueContext},
-    shared::Shared,
     tx_packet::TxBatch,
     tx_queue::{TxQueue, TxQueueContext},
 };

@@ -32,7 +32,6 @@ mod adapter;
 mod ring;
 mod rx_pool;
 mod rx_queue;
-mod shared;
 mod tx_packet;
 mod tx_queue;
 

@@ -14,6 +14,7 @@ use abi::discard::Discard;
 use nt::{
     irql::{AtMostDispatch, Passive},
     netcx::{Entered, Kind, Notifier, PacketQueueEvents, Rings, Started},
+    shared::Shared,
     status::NtError,
 };
 
@@ -21,7 +22,6 @@ use crate::{
     adapter::Datapath,
     ring,
     rx_pool::{RxBuffer, RxPool, Waiting},
-    shared::Shared,
 };
 
 /// The adapter's receive side, from any thread.

@@ -14,13 +14,13 @@ use abi::discard::Discard;
 use nt::{
     irql::{AtMostDispatch, Passive},
     netcx::{Notifier, PacketQueueEvents, QueueParts, RingView, Rings, Started},
+    shared::Shared,
     status::NtError,
 };
 
 use crate::{
     adapter::Datapath,
     ring::{Slots, distance},
-    shared::Shared,
     tx_packet::TxBatch,
 };
 
