@@ -127,12 +127,6 @@ impl Engine {
         state.drop_wanted(Some(context));
         self.keeper.settle(&mut state, passive);
     }
-
-    /// Whether the filters of `context` are in the engine.
-    pub(crate) fn is_set(&self, passive: &Passive, context: u64) -> bool {
-        let state = self.keeper.state.lock(passive);
-        state.wanted.iter().any(|wanted| wanted.context == context && wanted.filters.is_some())
-    }
 }
 
 impl Drop for Engine {

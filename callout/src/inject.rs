@@ -27,54 +27,12 @@ use crate::{
     flows::{Flows, Way},
     route::Route,
     run::Run,
-    socket::{Receiver, Sockets},
+    socket::Receiver,
     udp,
 };
 
 /// Runs that may be with the stack at once.
 const RUNS: usize = 64;
-
-/// A way out for runs.
-pub trait Outlet {
-    /// Sends the run's datagrams to where `route` leads.
-    ///
-    /// The [`Receiver`] is told what became of them, maybe before this returns.
-    ///
-    /// # Errors
-    ///
-    /// The run as it was, for another way out; nothing of it was sent or counted.
-    ///
-    /// # IRQL
-    ///
-    /// `<= DISPATCH_LEVEL`. No lock may be held: the stack is called, down to the network adapter.
-    fn send(&self, run: Run, route: &Route, tos: u8, level: &AtMostDispatch) -> Result<(), Run>;
-}
-
-impl<R: Receiver> Outlet for Sockets<R> {
-    fn send(&self, run: Run, route: &Route, tos: u8, level: &AtMostDispatch) -> Result<(), Run> {
-        Self::send(self, run, route, tos, level);
-        Ok(())
-    }
-}
-
-/// Sends by `first`, and by `sockets` what it does not take.
-///
-/// # IRQL
-///
-/// `<= DISPATCH_LEVEL`, with no lock held.
-pub fn send<R: Receiver>(
-    run: Run,
-    route: &Route,
-    tos: u8,
-    first: &impl Outlet,
-    sockets: &Sockets<R>,
-    level: &AtMostDispatch,
-) {
-    if let Err(run) = first.send(run, route, tos, level) {
-        sockets.receiver().judged(Counter::InjectionPassed, run.len());
-        sockets.send(run, route, tos, level);
-    }
-}
 
 /// Sends for one port by injection.
 pub(crate) struct Injector<R: Receiver> {
@@ -145,7 +103,7 @@ impl<R: Receiver> Injector<R> {
         self.endpoint(is_v4).learn(metadata);
     }
 
-    /// Sends a run; see [`Outlet::send`].
+    /// Sends a run, or gives it back as it was: nothing of it was sent or counted then.
     pub(crate) fn send(
         &self,
         mut run: Run,

@@ -36,7 +36,7 @@ use crate::{
     endpoint::Local,
     engine::Engine,
     flows::{Key, Way},
-    inject::{Injector, Outlet},
+    inject::Injector,
     layers::CALLOUTS,
     route::Route,
     run::Run,
@@ -85,7 +85,7 @@ struct Book<R: Receiver> {
 struct Port<R: Receiver> {
     context: u64,
     receiver: R,
-    absorb: AtomicBool,
+    absorb: bool,
     draining: AtomicBool,
     injector: Option<Injector<R>>,
 }
@@ -175,7 +175,7 @@ impl<R: Receiver> Interception<R> {
         let port_state = Shared::try_new(Port {
             context,
             receiver,
-            absorb: AtomicBool::new(options.absorb),
+            absorb: options.absorb,
             draining: AtomicBool::new(false),
             injector: injector.transpose()?,
         })?;
@@ -262,15 +262,6 @@ struct Inner<R: Receiver> {
 }
 
 impl<R: Receiver> Intercepted<R> {
-    /// Takes datagrams from the stack from now on, or lets all of them pass.
-    ///
-    /// # IRQL
-    ///
-    /// Any.
-    pub fn set_absorb(&self, absorb: bool) {
-        self.0.port.absorb.store(absorb, Ordering::Relaxed);
-    }
-
     /// Whether runs are injected; otherwise none is to be sent by this way out.
     ///
     /// # IRQL
@@ -281,23 +272,24 @@ impl<R: Receiver> Intercepted<R> {
         self.0.port.injector.is_some()
     }
 
-    /// Whether the filter engine has our filters, so that datagrams are judged.
+    /// Injects the run's datagrams, to where `route` leads.
+    ///
+    /// The [`Receiver`] is told what became of them, maybe before this returns.
+    ///
+    /// # Errors
+    ///
+    /// The run as it was, for another way out; nothing of it was sent or counted.
     ///
     /// # IRQL
     ///
-    /// `PASSIVE_LEVEL`.
-    #[must_use]
-    pub fn is_set(&self, passive: &Passive) -> bool {
-        self.0
-            .core
-            .engine
-            .as_ref()
-            .is_some_and(|engine| engine.is_set(passive, self.0.port.context))
-    }
-}
-
-impl<R: Receiver> Outlet for Intercepted<R> {
-    fn send(&self, run: Run, route: &Route, tos: u8, level: &AtMostDispatch) -> Result<(), Run> {
+    /// `<= DISPATCH_LEVEL`. No lock may be held: the stack is called, down to the network adapter.
+    pub fn inject(
+        &self,
+        run: Run,
+        route: &Route,
+        tos: u8,
+        level: &AtMostDispatch,
+    ) -> Result<(), Run> {
         let Some(injector) = &self.0.port.injector else { return Err(run) };
         let flows = &self.0.core.state.holding.flows;
         injector.send(run, route, tos, (flows, monotonic()), level)
@@ -439,7 +431,7 @@ impl<R: Receiver> Judge<R> {
             injected,
             loopback,
             authorisation_required: metadata.authorisation_required,
-            fast: port.absorb.load(Ordering::Relaxed),
+            fast: port.absorb,
             draining: port.draining.load(Ordering::Acquire),
             whole: noted.is_some(),
             length: data.as_ref().map_or(0, |data| data.len()),

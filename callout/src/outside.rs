@@ -3,6 +3,7 @@
 //! The sockets are always there and always right; the callouts take what they may and inject what
 //! they can, and are gone before the sockets, whose endpoint they send from.
 
+use abi::statistics::Counter;
 use nt::{
     irql::{AtMostDispatch, Passive},
     process::Process,
@@ -12,7 +13,6 @@ use nt::{
 
 use crate::{
     endpoint::Family,
-    inject,
     interception::{Intercepted, Interception, Options},
     route::Route,
     run::Run,
@@ -71,26 +71,21 @@ impl<R: Receiver> Outside<R> {
         Ok(())
     }
 
-    /// The callouts before the sockets, if there are any.
-    ///
-    /// # IRQL
-    ///
-    /// Any.
-    #[must_use]
-    pub const fn intercepted(&self) -> Option<&Intercepted<R>> {
-        self.intercepted.as_ref()
-    }
-
     /// Sends the run's datagrams to where `route` leads; see [`Sockets::send`].
     ///
     /// # IRQL
     ///
     /// `<= DISPATCH_LEVEL`. No lock may be held: the stack is called, down to the network adapter.
     pub fn send(&self, run: Run, route: &Route, tos: u8, level: &AtMostDispatch) {
-        match self.intercepted.as_ref().filter(|intercepted| intercepted.injects()) {
-            Some(intercepted) => inject::send(run, route, tos, intercepted, &self.sockets, level),
-            None => self.sockets.send(run, route, tos, level),
-        }
+        let run = match &self.intercepted {
+            Some(callouts) if callouts.injects() => {
+                let Err(run) = callouts.inject(run, route, tos, level) else { return };
+                self.sockets.receiver().judged(Counter::InjectionPassed, run.len());
+                run
+            }
+            _ => run,
+        };
+        self.sockets.send(run, route, tos, level);
     }
 
     /// The port, of both families.
