@@ -240,6 +240,19 @@ struct Classified {
     endpoint: u64,
 }
 
+impl Classified {
+    /// How it is shown at `layer`.
+    fn indication<'r>(
+        &self,
+        layer: Layer,
+        metadata: Metadata,
+        received: &'r Received,
+    ) -> Indication<'r> {
+        let (facts, list) = (self.facts, received.at);
+        Indication { layer, facts, metadata, list, received: Some(received) }
+    }
+}
+
 /// Asks the transport layer, and if need be the one that authorises.
 fn classify_list(
     machine: &Machine,
@@ -258,16 +271,8 @@ fn classify_list(
     let so_far =
         neighbour::look(machine, fwp, packet.endpoint, &packet.facts, received, packet.required);
     let layer = Layer::transport(true, ipv6);
-    let indication = Indication {
-        layer,
-        facts: packet.facts,
-        metadata,
-        list: received.at,
-        received: Some(received),
-    };
-    let (cpu, level) = somewhere(machine);
-    let decided =
-        machine.on_cpu(cpu, || classify::run(machine, fwp, &indication, so_far, level))?;
+    let indication = packet.indication(layer, metadata, received);
+    let decided = classify_somewhere(machine, fwp, &indication, so_far)?;
     if !decided.permits() {
         if decided.absorbed {
             fwp.flows.refresh(machine, &packet.tuple, Traffic::Absorbed);
@@ -291,22 +296,25 @@ fn authorise(
     fwp.inbound.count(Count::Authorised, 1);
     let layer = Layer::auth_recv_accept(packet.facts.local.is_ipv6());
     let metadata = Metadata { endpoint: packet.endpoint, ..Metadata::default() };
-    let indication = Indication {
-        layer,
-        facts: packet.facts,
-        metadata,
-        list: received.at,
-        received: Some(received),
-    };
-    let (cpu, level) = somewhere(machine);
-    let decided =
-        machine.on_cpu(cpu, || classify::run(machine, fwp, &indication, Decision::OPEN, level))?;
+    let indication = packet.indication(layer, metadata, received);
+    let decided = classify_somewhere(machine, fwp, &indication, Decision::OPEN)?;
     if !decided.permits() || !fwp.flows.lets_in(&packet.tuple) {
         fwp.inbound.count(Count::Refused, 1);
         return Ok(Decision::hard(super::objects::BLOCK, false));
     }
     fwp.flows.authorise(machine.world().now(), packet.tuple);
     Ok(decided)
+}
+
+/// Asks the callouts of a layer, on some CPU and at some IRQL.
+fn classify_somewhere(
+    machine: &Machine,
+    fwp: &Fwp,
+    indication: &Indication<'_>,
+    so_far: Decision,
+) -> Result<Decision, Dead> {
+    let (cpu, level) = somewhere(machine);
+    machine.on_cpu(cpu, || classify::run(machine, fwp, indication, so_far, level))
 }
 
 /// On which CPU and at which IRQL a packet is classified.
