@@ -87,6 +87,12 @@ enum Shape {
     Raw,
 }
 
+/// The right to use the registers of `tier`, which this machine has.
+fn state(tier: Tier) -> ExtendedState {
+    // SAFETY: not above the tier that was detected, and the registers belong to this process.
+    unsafe { ExtendedState::assume(tier) }
+}
+
 fn lines(best: Tier) -> Vec<Line> {
     let mut lines = Vec::new();
     let sizes = [64, 256, 512, 1420, 8192].map(Sizes::All);
@@ -226,8 +232,7 @@ fn contenders(line: &Line) -> Vec<Contender> {
 
 /// This crate, in the line's configuration.
 fn ours(line: &Line) -> Contender {
-    // SAFETY: the tier was detected, and the registers belong to this process.
-    let state = unsafe { ExtendedState::assume(line.tier) };
+    let state = state(line.tier);
     let (opens, batch, shape, lens) = (line.opens, line.batch, line.shape, line.lens());
     let keys: Vec<Key> = match shape {
         Shape::Keys => line.keys_of_packets().map(Key::new).into(),
@@ -340,8 +345,7 @@ fn nonce(counter: u64) -> [u8; 12] {
 
 /// Seals everything in both buffers, untimed.
 fn contenders_seal(arena: &mut Arena, counter: u64, keys: &[[u8; 32]; PACKETS]) {
-    // SAFETY: the tier is the one detected, and the registers belong to this process.
-    let state = unsafe { ExtendedState::assume(best_tier()) };
+    let state = state(best_tier());
     let keys = keys.map(Key::new);
     let lens = arena.lens;
     let (sources, slots) = (&mut arena.sources, &mut arena.slots);

@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use blake2::Blake2sMac;
 use blake2::digest::{FixedOutput, Update, consts::U16};
-use crypto::aead::{ExtendedState, Tier};
+use crypto::aead::Tier;
 use crypto::mac1::{Claim, Mac1Key};
 
-use super::{Row, median};
+use super::{Row, median, state};
 
 /// Messages in a sample.
 const MESSAGES: usize = 64;
@@ -17,8 +17,7 @@ const COVERED: usize = 116;
 
 /// Interleaved rounds of both, then the medians.
 pub(super) fn measure(tier: Tier) -> Row {
-    // SAFETY: the tier was detected, and the registers belong to this process.
-    let state = unsafe { ExtendedState::assume(tier) };
+    let state = state(tier);
     let (raw, forged) = ([7; 32], [0; 16]);
     let key = Mac1Key::new(&raw);
     let messages: Vec<[u8; COVERED]> = (0..MESSAGES).map(|index| [index as u8; COVERED]).collect();

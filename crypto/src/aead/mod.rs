@@ -257,4 +257,4 @@ pub const fn is_worth_saving_state(text_len: usize) -> bool {
 const MAX_LEN: usize = 1 << 20;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -1,5 +1,4 @@
 //! Batches by every tier of this machine, against the `blake2` crate.
-#![allow(unsafe_code)] // A state is assumed.
 
 use std::vec::Vec;
 
@@ -7,7 +6,7 @@ use blake2::Blake2sMac;
 use blake2::digest::{FixedOutput, Update, consts::U16};
 
 use super::*;
-use crate::aead::{Tier, detect};
+use crate::aead::tests::tiers;
 
 fn by_the_crate(key: &[u8; 32], message: &[u8]) -> [u8; MAC_LEN] {
     let mut mac = Blake2sMac::<U16>::new_with_salt_and_personal(Some(key), &[], &[]).unwrap();
@@ -17,10 +16,7 @@ fn by_the_crate(key: &[u8; 32], message: &[u8]) -> [u8; MAC_LEN] {
 
 /// Every tier of this machine, and none.
 fn states() -> Vec<Option<ExtendedState>> {
-    let best = detect(u64::MAX);
-    let tiers = Tier::ALL.into_iter().filter(|tier| *tier <= best);
-    // SAFETY: not above what was detected; the registers are this thread's.
-    tiers.map(|tier| Some(unsafe { ExtendedState::assume(tier) })).chain([None]).collect()
+    tiers().map(Some).chain([None]).collect()
 }
 
 #[test]

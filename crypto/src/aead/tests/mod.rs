@@ -19,7 +19,7 @@ use chacha20poly1305::aead::{AeadInOut, KeyInit};
 use super::*;
 
 /// The tiers that this machine can run, slowest first. A test process owns its registers.
-fn tiers() -> impl Iterator<Item = ExtendedState> {
+pub(crate) fn tiers() -> impl Iterator<Item = ExtendedState> {
     let best = detect(u64::MAX);
     Tier::ALL.into_iter().filter(move |tier| *tier <= best).map(|tier| {
         // SAFETY: not above what was detected; the registers are this thread's.
