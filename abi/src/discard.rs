@@ -4,6 +4,8 @@
 //! handshake message or keepalive, or discarded for one of these reasons. The numbers are part of
 //! the statistics IOCTL, so a reason is only ever added at the end of the list, never renumbered.
 
+use crate::table::table;
+
 /// Which way the discarded packet was going.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
@@ -15,31 +17,12 @@ pub enum Direction {
 
 macro_rules! reasons {
     ($($(#[doc = $doc:literal])+ $direction:ident $name:ident,)*) => {
-        /// The reason a packet was discarded.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        #[repr(u16)]
-        pub enum Discard {
-            $($(#[doc = $doc])+ $name,)*
+        table! {
+            /// The reason a packet was discarded.
+            Discard { $($(#[doc = $doc])+ $name,)* }
         }
 
         impl Discard {
-            /// Every reason, in the order of its number.
-            pub const ALL: &[Self] = &[$(Self::$name,)*];
-            /// How many reasons there are.
-            pub const COUNT: usize = Self::ALL.len();
-
-            /// The reason's name, as it stands in this file.
-            #[must_use]
-            pub const fn name(self) -> &'static str {
-                match self { $(Self::$name => stringify!($name),)* }
-            }
-
-            /// One sentence for a person: what happened to the packet.
-            #[must_use]
-            pub const fn description(self) -> &'static str {
-                match self { $(Self::$name => concat!($($doc,)+).trim_ascii(),)* }
-            }
-
             /// Which way the packet was going.
             #[must_use]
             pub const fn direction(self) -> Direction {

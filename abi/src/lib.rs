@@ -13,3 +13,4 @@ pub mod discard;
 pub mod ioctl;
 pub mod policy;
 pub mod statistics;
+mod table;

@@ -7,33 +7,16 @@
 
 use core::ops::RangeInclusive;
 
+use crate::table::table;
+
 macro_rules! policies {
     ($($(#[doc = $doc:literal])+ $name:ident: $range:expr, $unit:literal, default $default:literal;)*) => {
-        /// A value of the driver's.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        #[repr(u16)]
-        pub enum Policy {
-            $($(#[doc = $doc])+ $name,)*
+        table! {
+            /// A value of the driver's; its name is that of the registry value.
+            Policy { $($(#[doc = $doc])+ $name,)* }
         }
 
         impl Policy {
-            /// Every value, in the order of this file.
-            pub const ALL: &[Self] = &[$(Self::$name,)*];
-            /// How many values there are.
-            pub const COUNT: usize = Self::ALL.len();
-
-            /// The name of the registry value.
-            #[must_use]
-            pub const fn name(self) -> &'static str {
-                match self { $(Self::$name => stringify!($name),)* }
-            }
-
-            /// What it means, for a person.
-            #[must_use]
-            pub const fn description(self) -> &'static str {
-                match self { $(Self::$name => concat!($($doc,)+).trim_ascii(),)* }
-            }
-
             /// What is counted, or what each number stands for.
             #[must_use]
             pub const fn unit(self) -> &'static str {

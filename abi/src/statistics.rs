@@ -4,7 +4,7 @@
 //! the order of [`Discard::ALL`]. Both lists only grow at their end, and both lengths are in the
 //! header, so an old tool reads a new driver and the other way round.
 
-use crate::discard::Discard;
+use crate::{discard::Discard, table::table};
 
 /// Version of the block's layout.
 pub const VERSION: u32 = 1;
@@ -13,104 +13,83 @@ pub const HEADER_LEN: usize = 16;
 /// Bytes of the whole block this version writes.
 pub const LEN: usize = HEADER_LEN + 8 * (Counter::COUNT + Discard::COUNT);
 
-macro_rules! counters {
-    ($($(#[doc = $doc:literal])+ $name:ident,)*) => {
-        /// What an adapter counts besides discards.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        #[repr(u16)]
-        pub enum Counter {
-            $($(#[doc = $doc])+ $name,)*
-        }
-
-        impl Counter {
-            /// Every counter, in the order of its number.
-            pub const ALL: &[Self] = &[$(Self::$name,)*];
-            /// How many counters there are.
-            pub const COUNT: usize = Self::ALL.len();
-
-            /// The counter's name, as it stands in this file.
-            #[must_use]
-            pub const fn name(self) -> &'static str {
-                match self { $(Self::$name => stringify!($name),)* }
-            }
-        }
-    };
-}
-
-counters! {
-    /// Inner packets the adapter was given to send.
-    PacketsOut,
-    /// Bytes of those packets.
-    BytesOut,
-    /// Datagrams the network took, of any type.
-    DatagramsOut,
-    /// Their payload bytes.
-    DatagramBytesOut,
-    /// Datagrams received from the network, of any type.
-    DatagramsIn,
-    /// Their payload bytes.
-    DatagramBytesIn,
-    /// Inner packets given to the network stack.
-    PacketsIn,
-    /// Bytes of those packets.
-    BytesIn,
-    /// Keepalives to send. One that then does not leave is a discard.
-    KeepalivesOut,
-    /// Authentic keepalives received.
-    KeepalivesIn,
-    /// Handshake messages and cookie replies to send. One that then does not leave is a discard.
-    HandshakesOut,
-    /// Handshake messages and cookie replies received and accepted.
-    HandshakesIn,
-    /// Packets copied to wait for a session or a route, each once.
-    PacketsStaged,
-    /// Chunks sealed or opened.
-    Chunks,
-    /// Longest time one of our callbacks stayed at DISPATCH_LEVEL, in 100 ns.
-    LongestAtDispatch100ns,
-    /// Times one CPU had delivered enough of a peer's chunks, and the next went on.
-    Handovers,
-    /// Datagrams that the callout took out of the network stack, past the socket.
-    Absorbed,
-    /// Datagrams that the callout let pass to the socket: another callout had decided already.
-    PermittedNoRight,
-    /// ... this driver had injected them itself.
-    PermittedInjected,
-    /// ... they never left this machine.
-    PermittedLoopback,
-    /// ... the firewall was to authorise their flow (anew).
-    PermittedAuthorisation,
-    /// ... the fast path is switched off.
-    PermittedOff,
-    /// ... the adapter is going down.
-    PermittedDraining,
-    /// ... the stack did not say all that is needed of them.
-    PermittedNoMetadata,
-    /// ... they are shorter than transport data, or their headers could not be read.
-    PermittedTooShort,
-    /// ... they are not transport data.
-    PermittedNotTransport,
-    /// ... the network adapter put several into one, and where each ends is not known.
-    PermittedCoalesced,
-    /// ... as many are held of this CPU as may be.
-    PermittedCpuFull,
-    /// ... as many are held of this peer as may be.
-    PermittedPeerFull,
-    /// ... the firewall has to see their flow now and then, or it forgets it.
-    PermittedRefresh,
-    /// ... the ring of this CPU is full, or there was no memory for it.
-    PermittedRingFull,
-    /// Datagrams sent by injection.
-    InjectedOut,
-    /// Datagrams that were to be injected and went by the socket: so that the firewall sees their
-    /// flow, or because injection refused them.
-    InjectionPassed,
-    /// Bytes of packets and of their datagrams that the driver wrote on their way out, each as often as
-    /// it wrote it: a datagram once, and a packet once more for each time that it had to be copied.
-    PayloadWrittenOut,
-    /// Bytes of packets that the driver wrote on their way in: a packet once, and once more if its
-    /// datagram lay in pieces.
-    PayloadWrittenIn,
+table! {
+    /// What an adapter counts besides discards.
+    Counter {
+        /// Inner packets the adapter was given to send.
+        PacketsOut,
+        /// Bytes of those packets.
+        BytesOut,
+        /// Datagrams the network took, of any type.
+        DatagramsOut,
+        /// Their payload bytes.
+        DatagramBytesOut,
+        /// Datagrams received from the network, of any type.
+        DatagramsIn,
+        /// Their payload bytes.
+        DatagramBytesIn,
+        /// Inner packets given to the network stack.
+        PacketsIn,
+        /// Bytes of those packets.
+        BytesIn,
+        /// Keepalives to send. One that then does not leave is a discard.
+        KeepalivesOut,
+        /// Authentic keepalives received.
+        KeepalivesIn,
+        /// Handshake messages and cookie replies to send. One that then does not leave is a discard.
+        HandshakesOut,
+        /// Handshake messages and cookie replies received and accepted.
+        HandshakesIn,
+        /// Packets copied to wait for a session or a route, each once.
+        PacketsStaged,
+        /// Chunks sealed or opened.
+        Chunks,
+        /// Longest time one of our callbacks stayed at DISPATCH_LEVEL, in 100 ns.
+        LongestAtDispatch100ns,
+        /// Times one CPU had delivered enough of a peer's chunks, and the next went on.
+        Handovers,
+        /// Datagrams that the callout took out of the network stack, past the socket.
+        Absorbed,
+        /// Datagrams that the callout let pass to the socket: another callout had decided already.
+        PermittedNoRight,
+        /// ... this driver had injected them itself.
+        PermittedInjected,
+        /// ... they never left this machine.
+        PermittedLoopback,
+        /// ... the firewall was to authorise their flow (anew).
+        PermittedAuthorisation,
+        /// ... the fast path is switched off.
+        PermittedOff,
+        /// ... the adapter is going down.
+        PermittedDraining,
+        /// ... the stack did not say all that is needed of them.
+        PermittedNoMetadata,
+        /// ... they are shorter than transport data, or their headers could not be read.
+        PermittedTooShort,
+        /// ... they are not transport data.
+        PermittedNotTransport,
+        /// ... the network adapter put several into one, and where each ends is not known.
+        PermittedCoalesced,
+        /// ... as many are held of this CPU as may be.
+        PermittedCpuFull,
+        /// ... as many are held of this peer as may be.
+        PermittedPeerFull,
+        /// ... the firewall has to see their flow now and then, or it forgets it.
+        PermittedRefresh,
+        /// ... the ring of this CPU is full, or there was no memory for it.
+        PermittedRingFull,
+        /// Datagrams sent by injection.
+        InjectedOut,
+        /// Datagrams that were to be injected and went by the socket: so that the firewall sees their
+        /// flow, or because injection refused them.
+        InjectionPassed,
+        /// Bytes of packets and of their datagrams that the driver wrote on their way out, each as often as
+        /// it wrote it: a datagram once, and a packet once more for each time that it had to be copied.
+        PayloadWrittenOut,
+        /// Bytes of packets that the driver wrote on their way in: a packet once, and once more if its
+        /// datagram lay in pieces.
+        PayloadWrittenIn,
+    }
 }
 
 /// A statistics block that has been checked.
