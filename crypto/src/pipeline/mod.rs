@@ -17,15 +17,21 @@
 //! peer is a lane of finished chunks, so that calling the network stack, which is slow, keeps nobody
 //! from delivering.
 //!
+//! Which CPU runs a chunk is its maker's choice: it runs it, or puts a reference into another CPU's
+//! [`Queue`]. That CPU may come too late, after an owner who did not wait; the reference then leads
+//! to a chunk that was run, and nothing happens.
+//!
 //! Everything runs at `<= DISPATCH_LEVEL`. Per chunk and lane this costs two list locks, one state
 //! exchange, one state store, the word's three, and the chunk's references; per packet nothing.
 
 mod chunk;
 mod lane;
 mod ownership;
+mod queue;
 
 pub use chunk::Chunk;
 pub use lane::{Baton, Lane, Owner, Refused};
+pub use queue::{Queue, Server};
 
 /// The most packets in one chunk.
 pub const CHUNK_PACKETS: usize = 32;

@@ -314,7 +314,7 @@ mod loom_tests {
     use std::{sync::Arc, vec::Vec};
 
     use super::{
-        super::{Baton, Chunk, Lane, Owner},
+        super::{Baton, Chunk, Lane, Owner, Queue, Server},
         Notes, reserve, resume_all,
     };
     use crate::sync::{Shared, SpinLock, Unpinned};
@@ -439,5 +439,47 @@ mod loom_tests {
                 assert_eq!(delivered.with(&Unpinned, |all| all.clone()), [100, 101]);
             },
         );
+    }
+
+    /// A lane, the queue of another CPU, and what was delivered.
+    type Dealt = (Lane<u32>, Queue<Shared<Chunk<u32>>, 4>, SpinLock<Vec<u32>>);
+
+    /// The other CPU: runs what it was given, as far as nobody did.
+    fn serve((lane, queue, delivered): &Dealt) {
+        while let Some(chunk) = queue.pop(&Unpinned) {
+            if chunk.run(&Unpinned, |work| *work += 100) {
+                lane.drain(&Unpinned, &mut Notes::patient(delivered));
+            }
+        }
+    }
+
+    /// Chunks dealt to another CPU, which is woken when it has to be, and one run here: all are delivered
+    /// in order, each run once, also when the maker does not wait for the other CPU; and nothing
+    /// stays in the queue.
+    #[test]
+    fn loom_what_is_dealt_is_served() {
+        let mut model = loom::model::Builder::new();
+        model.preemption_bound = Some(3);
+        model.check(|| {
+            let shared: Arc<Dealt> =
+                Arc::new((Lane::default(), Queue::default(), SpinLock::new(Vec::new())));
+            let (lane, queue, delivered) = &*shared;
+            let mut servers = Vec::new();
+            for work in 0..2 {
+                let chunk = reserve(lane, work);
+                if matches!(queue.push(&Unpinned, chunk, 4), Ok(Server::ToWake)) {
+                    let shared = Arc::clone(&shared);
+                    servers.push(loom::thread::spawn(move || serve(&shared)));
+                }
+            }
+            reserve(lane, 2).run(&Unpinned, |work| *work += 100);
+            lane.drain(&Unpinned, &mut Notes::patient(delivered));
+            for server in servers {
+                server.join().unwrap();
+            }
+            assert!(lane.is_empty(&Unpinned));
+            assert!(queue.pop(&Unpinned).is_none());
+            assert_eq!(delivered.with(&Unpinned, |all| all.clone()), [100, 101, 102]);
+        });
     }
 }
