@@ -148,15 +148,20 @@ impl Slots {
         self.set(index, DONE, Ordering::Relaxed);
     }
 
-    /// The packet goes in flight, unless half of the ring is already: then the answer is no, for
-    /// the stack must not be left without room to send.
+    /// Whether another packet may go in flight. Not when half of the ring is: the stack must not be
+    /// left without room to send.
+    #[must_use]
+    pub(crate) fn has_room(&self) -> bool {
+        (self.deferred.load(Ordering::Relaxed) as usize) < self.states.len().div_ceil(2)
+    }
+
+    /// The packet goes in flight, if there is room.
     #[must_use]
     pub(crate) fn defer(&self, index: u32) -> bool {
-        let deferred = self.deferred.load(Ordering::Relaxed);
-        if deferred as usize >= self.states.len().div_ceil(2) {
+        if !self.has_room() {
             return false;
         }
-        self.deferred.store(deferred + 1, Ordering::Relaxed);
+        self.deferred.store(self.deferred.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
         self.set(index, DEFERRED, Ordering::Relaxed);
         true
     }

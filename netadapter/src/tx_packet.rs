@@ -13,8 +13,10 @@ use crate::{ring::step, tx_queue::TxState};
 
 /// The packets that NetAdapterCx has given us and that nobody has looked at yet.
 ///
-/// Packets are given in the order in which they were sent. What is not taken stays in the ring, and
-/// comes again with the next advance: see [`crate::TxQueue::resume`].
+/// Packets are given in the order in which they were sent, as long as fewer than half of the ring are
+/// in flight. What is not taken stays in the ring, and comes again with the next advance, which comes
+/// at once if this one returns packets, and else when a packet in flight is done; or see
+/// [`crate::TxQueue::resume`].
 pub struct TxBatch<'advance> {
     state: &'advance TxState,
     next: u32,
@@ -49,7 +51,7 @@ impl<'advance> Iterator for TxBatch<'advance> {
     type Item = TxPacket<'advance>;
 
     fn next(&mut self) -> Option<TxPacket<'advance>> {
-        while self.next != self.end {
+        while self.next != self.end && self.state.slots.has_room() {
             let index = self.next;
             self.next = step(index, 1, self.mask);
             self.state.slots.hold(index);
@@ -137,8 +139,8 @@ impl<'advance> TxPacket<'advance> {
     ///
     /// # Errors
     ///
-    /// The packet itself, when as many packets are in flight as may be (half of the ring): it must
-    /// then be done here.
+    /// The packet itself, when the queue is stopping or as many packets are in flight as may be: it
+    /// must then be done here.
     pub fn defer(self) -> Result<TxSlot, Self> {
         let Some(inside) = self.state.notifier.enter() else { return Err(self) };
         if !self.state.slots.defer(self.body.index) {
