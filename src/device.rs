@@ -19,7 +19,6 @@ use crypto::{
 };
 use netadapter::Adapter;
 use nt::{
-    dpc,
     event::{Event, Kind},
     irql::{AtMostDispatch, Passive},
     mutex::Mutex,
@@ -36,7 +35,7 @@ use crate::{
     handshakes::{HandshakeQueue, Message},
     log::{Level, Log},
     peer::{Paths, Peer, ServiceQueue},
-    processors::Handover,
+    processors::{Errand, Processors, Task},
 };
 
 /// How often it is looked whether the last send by sockets that are going has returned.
@@ -55,8 +54,8 @@ pub(crate) struct Device {
     sockets_lost: AtomicBool,
     /// Counts failed sends: a route resolved before the last one may be stale.
     failures: AtomicU64,
-    /// Lanes that another CPU is to go on with.
-    handovers: AtomicUsize,
+    /// What other CPUs are to do.
+    errands: AtomicUsize,
     /// The interface's LUID while it is kept out of routes; 0 otherwise.
     luid: AtomicU64,
     control: Mutex<Control>,
@@ -107,7 +106,7 @@ impl Device {
             sockets: RwSpinLock::new(None),
             sockets_lost: AtomicBool::new(false),
             failures: AtomicU64::new(0),
-            handovers: AtomicUsize::new(0),
+            errands: AtomicUsize::new(0),
             luid: AtomicU64::new(0),
             control: Mutex::try_new(Control { port: 0, owner: None, pause })?,
         };
@@ -135,8 +134,9 @@ impl Device {
         crate::now()
     }
 
-    /// Notes how long a callback took that began at `began`.
-    pub(crate) fn note_time_at_dispatch(&self, began: Now) {
+    /// Notes how long a callback took that began at `began`, and how many packets it was for.
+    pub(crate) fn note_time_at_dispatch(&self, began: Now, packets: usize, level: &AtMostDispatch) {
+        self.core.processors.note(began.monotonic.0, packets, level);
         let took = self.now().monotonic.0.saturating_sub(began.monotonic.0);
         let took_100ns = u64::try_from(took.as_nanos() / 100).unwrap_or(u64::MAX);
         self.counters.raise(Counter::LongestAtDispatch100ns, took_100ns);
@@ -286,43 +286,71 @@ impl Device {
     ///
     /// # Errors
     ///
-    /// What was to be handed over, if that CPU cannot have it now.
-    pub(crate) fn hand_to_next(handover: Handover, level: &AtMostDispatch) -> Result<(), Handover> {
-        let device = handover.device.clone();
-        // Relaxed: the queue's lock publishes it with the handover.
-        device.handovers.fetch_add(1, Ordering::Relaxed);
-        let handed = device.core.processors.hand_to_next(handover, level);
-        if handed.is_ok() {
-            device.counters.add(Counter::Handovers, 1);
-        } else {
-            device.handovers.fetch_sub(1, Ordering::Relaxed);
-        }
-        handed
+    /// What was to be done, if that CPU cannot have it now.
+    pub(crate) fn hand_to_next(errand: Errand, level: &AtMostDispatch) -> Result<(), Errand> {
+        Self::send_on(errand, Counter::Handovers, |processors, errand| {
+            processors.hand_to_next(errand, level)
+        })
     }
 
-    /// Goes on with a lane that another CPU handed over.
-    pub(crate) fn go_on(handover: Handover, level: &AtMostDispatch) {
-        let Handover { stage, baton, peer, device } = handover;
-        let began = device.now();
-        match stage {
-            Stage::Seal => Self::go_on_sealing(&device, &peer, baton, level),
-            Stage::Send => Self::go_on_sending(&device, &peer, baton, level),
-            Stage::Open => Self::go_on_opening(&device, &peer, baton, level),
+    /// Has another CPU seal or open a chunk; `turn` counts those of one batch.
+    ///
+    /// # Errors
+    ///
+    /// What was to be done: it is this CPU's turn, or the other one has enough to do.
+    pub(crate) fn deal(
+        errand: Errand,
+        turn: &mut usize,
+        level: &AtMostDispatch,
+    ) -> Result<(), Errand> {
+        Self::send_on(errand, Counter::ChunksDealt, |processors, errand| {
+            processors.deal(errand, turn, level)
+        })
+    }
+
+    /// Sends another CPU on an errand, and counts it.
+    fn send_on(
+        errand: Errand,
+        counter: Counter,
+        give: impl FnOnce(&Processors, Errand) -> Result<(), Errand>,
+    ) -> Result<(), Errand> {
+        let device = errand.device.clone();
+        // Relaxed: the queue's lock publishes it with the errand.
+        device.errands.fetch_add(1, Ordering::Relaxed);
+        let given = give(&device.core.processors, errand);
+        if given.is_ok() {
+            device.counters.add(counter, 1);
+        } else {
+            device.errands.fetch_sub(1, Ordering::Relaxed);
         }
-        device.note_time_at_dispatch(began);
+        given
+    }
+
+    /// Does what another CPU sent this one to do.
+    pub(crate) fn run_errand(errand: Errand, level: &AtMostDispatch) {
+        let Errand { task, peer, device } = errand;
+        let began = device.now();
+        let packets = match task {
+            Task::GoOn(Stage::Seal, baton) => Self::go_on_sealing(&device, &peer, baton, level),
+            Task::GoOn(Stage::Send, baton) => Self::go_on_sending(&device, &peer, baton, level),
+            Task::GoOn(Stage::Open, baton) => Self::go_on_opening(&device, &peer, baton, level),
+            Task::Seal(chunk) => Self::seal_chunk(&device, &peer, &chunk, began, level),
+            Task::Open(chunk) => Self::open_chunk(&device, &peer, &chunk, began, level),
+        };
+        device.note_time_at_dispatch(began, packets, level);
         drop(peer);
         // Release pairs with the Acquire of `recall`.
-        device.handovers.fetch_sub(1, Ordering::Release);
+        device.errands.fetch_sub(1, Ordering::Release);
     }
 
-    /// Waits until no CPU has a lane of this device's to go on with, nor a reference to it.
+    /// Waits until no CPU has anything to do for this device, nor a reference to it.
     fn recall(&self, passive: &Passive) {
-        // Acquire pairs with the Release of `go_on`.
-        while self.handovers.load(Ordering::Acquire) != 0 {
-            dpc::flush(passive);
+        // Acquire pairs with the Release of `run_errand`.
+        while self.errands.load(Ordering::Acquire) != 0 {
+            self.core.processors.settle(passive);
         }
-        // The last one to go on may not have returned.
-        dpc::flush(passive);
+        // The last one may not have returned.
+        self.core.processors.settle(passive);
     }
 
     /// Has a worker serve the peer.

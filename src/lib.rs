@@ -14,7 +14,7 @@
 //! | `peer` | what is kept with each peer |
 //! | `interceptions` | the callouts, there while there is an adapter |
 //! | `policy` | what an administrator has set |
-//! | `processors` | what one CPU leaves to the next |
+//! | `processors` | the CPUs that share the work |
 //! | `handshakes` | handshake messages waiting for a worker |
 //! | `counters`, `log` | what is counted, and said |
 //! | `ground`, `random` | what the protocol core stands on |
@@ -120,7 +120,11 @@ impl Core {
         let runs = RunPool::new(passive, RunCaps::default())?;
         let buffers = RxPool::try_new(RX_BUFFER_BYTES, RX_POOL_BYTES)?;
         let routes = Routes::start(passive)?;
-        let processors = Processors::try_new()?;
+        let processors = Processors::start(
+            policies.get(Policy::ScalingBase),
+            policies.get(Policy::ScalingMax),
+            passive,
+        )?;
         let interceptions = Interceptions::try_new(passive)?;
         let workers = Workers::start(passive)?;
         let numbers = AtomicU64::new(1);

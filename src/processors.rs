@@ -1,91 +1,316 @@
-//! What one CPU leaves to the next: lanes whose owner has delivered enough.
+//! The CPUs that share the work: chunks to be sealed and opened, and lanes whose owner has had enough.
 //!
-//! Each CPU has a short queue and a DPC of its own. The queue may be full; then the owner goes on
-//! itself. A handover keeps its device alive, and the last reference to a device must not go at
-//! `DISPATCH_LEVEL`: a device that closes waits until none is left of its own.
+//! Each CPU of the *scaling set* has a short queue, a DPC and a thread. The DPC is soon there and does
+//! what fits into its share of a clock tick; what is more the thread does, at `PASSIVE_LEVEL`,
+//! raising for one errand at a time, so that nothing else on that CPU waits for long. Whoever has
+//! something for a CPU wakes the one or the other, and only if neither is at it.
 //!
-//! Queueing: any CPU, `<= DISPATCH_LEVEL`. The lanes are gone on with at `DISPATCH_LEVEL`.
+//! An errand keeps its device alive, and the last reference to a device must not go here: a device
+//! that closes waits until none of its errands is left ([`Processors::settle`]).
+//!
+//! Queueing: any CPU, `<= DISPATCH_LEVEL`. Errands are done at `DISPATCH_LEVEL`.
 
 use alloc::vec::Vec;
+use core::{
+    sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+    time::Duration,
+};
 
 use crypto::{
-    pipeline::Baton,
-    sync::{Shared, SpinLock},
+    pipeline::{Baton, Chunk, Queue, Server},
+    sync::Shared,
 };
-use heapless::Deque;
 use nt::{
-    dpc::{Dpc, Importance},
-    irql::{AtMostDispatch, Dispatch},
+    dpc::{self, Dpc, Importance},
+    event::{Event, Kind},
+    irql::{AtMostDispatch, Dispatch, Passive},
     processor::{self, Processor},
     status::NtError,
+    thread::{self, Thread},
 };
 
-use crate::{datapath::Stage, device::Device, ground::At, peer::Peer};
+use crate::{
+    datapath::{Receiving, Sending, Stage},
+    device::Device,
+    ground::At,
+    now,
+    peer::Peer,
+};
 
-/// Lanes that may wait for one CPU.
+/// Errands that may wait for one CPU.
 const MOST_WAITING: usize = 32;
+/// Chunks are dealt to a CPU that has fewer errands than this: one at work, one to come.
+const MOST_BEFORE_DEALT: usize = 2;
+/// Below those of the workers, above ordinary threads.
+const PRIORITY: i32 = 12;
+/// What a DPC may do in a clock tick: so many packets, and so long.
+const PACKETS_PER_TICK: u32 = 64;
+/// See [`PACKETS_PER_TICK`].
+const TIME_PER_TICK_100NS: u32 = 1_000;
+/// The longest that NT lets pass between two ticks.
+const TICK_100NS: u64 = 156_250;
+/// How often it is looked whether the errands of a device are over.
+const SETTLE_POLL: Duration = Duration::from_millis(1);
 
-/// A lane to go on with.
-pub(crate) struct Handover {
-    pub(crate) stage: Stage,
-    pub(crate) baton: Baton,
+/// Something for another CPU to do.
+pub(crate) struct Errand {
+    pub(crate) task: Task,
     pub(crate) peer: Shared<Peer>,
     /// Last: it is what the rest is a part of.
     pub(crate) device: Shared<Device>,
 }
 
-/// The CPUs. Dropped at `PASSIVE_LEVEL`, after the last adapter.
-pub(crate) struct Processors(Vec<Dpc<Queue>>);
+/// What there is to do for a peer.
+pub(crate) enum Task {
+    /// Go on as the owner of a lane.
+    GoOn(Stage, Baton),
+    /// Seal a chunk, unless somebody has.
+    Seal(Shared<Chunk<Sending>>),
+    /// Open a chunk, unless somebody has.
+    Open(Shared<Chunk<Receiving>>),
+}
 
-/// The lanes that wait for one CPU.
-#[derive(Default)]
-struct Queue(SpinLock<Deque<Handover, MOST_WAITING>>);
+/// The scaling set. Dropped at `PASSIVE_LEVEL`, after the last adapter: waits for its threads.
+pub(crate) struct Processors {
+    set: Vec<Cpu>,
+    /// Never set: who settles waits on it.
+    pause: Event,
+}
+
+/// A CPU of the set.
+struct Cpu {
+    index: u32,
+    post: Shared<Post>,
+    dpc: Dpc<Shared<Post>>,
+    /// There unless starting it failed half-way.
+    _thread: Thread,
+}
+
+/// What waits for one CPU, and how it is kept from taking too much of it.
+struct Post {
+    queue: Queue<Errand, MOST_WAITING>,
+    account: Account,
+    /// Wakes the thread.
+    more: Event,
+    stop: AtomicBool,
+    /// Odd while the thread is about an errand.
+    errands: AtomicU64,
+}
 
 impl Processors {
-    /// Makes a queue and a DPC for each CPU.
+    /// Starts the set: `most` CPUs at most from index `base` on, or all of them from 0 if there are none.
     ///
     /// # Errors
     ///
-    /// [`NtError::INSUFFICIENT_RESOURCES`], or what NT says of a CPU.
-    pub(crate) fn try_new() -> Result<Self, NtError> {
+    /// [`NtError::INSUFFICIENT_RESOURCES`], or what NT says of a CPU or a thread; what was started by
+    /// then is ended.
+    pub(crate) fn start(base: u32, most: u32, passive: &Passive) -> Result<Self, NtError> {
         let count = processor::count();
-        let mut all = Vec::new();
-        all.try_reserve_exact(count as usize).map_err(|_| NtError::INSUFFICIENT_RESOURCES)?;
-        for index in 0..count {
-            let mut dpc = Dpc::try_new(Queue::default(), serve)?;
-            dpc.set_target(Processor::of_index(index)?)?;
-            // Of medium importance it would wait for the other CPU's next clock tick.
-            dpc.set_importance(Importance::MediumHigh);
-            all.push(dpc);
+        let base = if base < count { base } else { 0 };
+        let indices = base..count.min(base.saturating_add(most.max(1)));
+        let mut set = Vec::new();
+        set.try_reserve_exact(indices.len()).map_err(|_| NtError::INSUFFICIENT_RESOURCES)?;
+        // From here on dropping `processors` ends those that run.
+        let mut processors = Self { set, pause: Event::try_new(Kind::Notification)? };
+        for index in indices {
+            processors.set.push(Cpu::start(index, passive)?);
         }
-        Ok(Self(all))
+        Ok(processors)
     }
 
-    /// Has the CPU after this one go on with a lane.
+    /// Gives a chunk to another CPU, if it is not the turn of this one and that one has little to do.
+    ///
+    /// `turn` counts the chunks of one batch, so that they go around the set.
     ///
     /// # Errors
     ///
-    /// What was to be handed over, when there is no other CPU or that one has as many as it may.
+    /// The errand: this CPU does it.
+    pub(crate) fn deal(
+        &self,
+        errand: Errand,
+        turn: &mut usize,
+        level: &AtMostDispatch,
+    ) -> Result<(), Errand> {
+        let here = level.pinned(processor::current);
+        let Some(next) = self.after(here, *turn) else { return Err(errand) };
+        *turn = turn.wrapping_add(1);
+        if next.index == here {
+            return Err(errand);
+        }
+        next.give(errand, MOST_BEFORE_DEALT, level)
+    }
+
+    /// Has the next CPU do an errand.
+    ///
+    /// # Errors
+    ///
+    /// The errand, when there is no other CPU or that one has as many as it may.
     pub(crate) fn hand_to_next(
         &self,
-        handover: Handover,
+        errand: Errand,
         level: &AtMostDispatch,
-    ) -> Result<(), Handover> {
-        let here = level.pinned(processor::current) as usize;
-        let next = here.checked_add(1).filter(|next| *next < self.0.len()).unwrap_or(0);
-        let Some(dpc) = self.0.get(next).filter(|_| next != here) else { return Err(handover) };
-        dpc.context().0.with(&At(level), |queue| queue.push_back(handover))?;
-        dpc.queue();
+    ) -> Result<(), Errand> {
+        let here = level.pinned(processor::current);
+        match self.after(here, 0).filter(|next| next.index != here) {
+            Some(next) => next.give(errand, MOST_WAITING, level),
+            None => Err(errand),
+        }
+    }
+
+    /// The CPU of the set that is `turn` places after the one behind `here`; none if it is a set of one,
+    /// which shares nothing.
+    fn after(&self, here: u32, turn: usize) -> Option<&Cpu> {
+        if self.set.len() < 2 {
+            return None;
+        }
+        let position = self.set.iter().position(|cpu| cpu.index == here);
+        let first = position.map_or(here as usize, |position| position.saturating_add(1));
+        let at = first.wrapping_add(turn).checked_rem(self.set.len())?;
+        self.set.get(at)
+    }
+
+    /// Notes that this CPU was kept at `DISPATCH_LEVEL` since `began`, for so many packets.
+    pub(crate) fn note(&self, began: Duration, packets: usize, level: &AtMostDispatch) {
+        let here = level.pinned(processor::current);
+        if let Some(cpu) = self.set.iter().find(|cpu| cpu.index == here) {
+            cpu.post.account.note(began, now().monotonic.0, packets);
+        }
+    }
+
+    /// Waits until every errand that a CPU was about is over, and what it referred to was dropped.
+    pub(crate) fn settle(&self, passive: &Passive) {
+        dpc::flush(passive);
+        for Cpu { post, .. } in &self.set {
+            // Acquire pairs with the Release in `Post::work`.
+            let errand = post.errands.load(Ordering::Acquire);
+            while errand % 2 == 1 && post.errands.load(Ordering::Acquire) == errand {
+                let _never_set = self.pause.wait_for(passive, SETTLE_POLL);
+            }
+        }
+    }
+}
+
+impl Drop for Processors {
+    fn drop(&mut self) {
+        // All are told before the first is waited for.
+        self.set.iter().for_each(|cpu| cpu.post.end());
+    }
+}
+
+impl Cpu {
+    fn start(index: u32, passive: &Passive) -> Result<Self, NtError> {
+        let processor = Processor::of_index(index)?;
+        let post = Post {
+            queue: Queue::default(),
+            account: Account::default(),
+            more: Event::try_new(Kind::Synchronization)?,
+            stop: AtomicBool::new(false),
+            errands: AtomicU64::new(0),
+        };
+        let post = Shared::try_new(post).map_err(|_| NtError::INSUFFICIENT_RESOURCES)?;
+        let mut dpc = Dpc::try_new(post.clone(), serve)?;
+        dpc.set_target(processor)?;
+        // Of medium importance it would wait for the other CPU's next clock tick.
+        dpc.set_importance(Importance::MediumHigh);
+        let own = post.clone();
+        let thread = Thread::spawn(passive, move |passive| {
+            thread::stay_on(&passive, processor);
+            own.work(&passive);
+        })?;
+        thread.set_priority(passive, PRIORITY);
+        Ok(Self { index, post, dpc, _thread: thread })
+    }
+
+    /// Puts an errand behind fewer than `most`, and wakes who is to do it.
+    fn give(&self, errand: Errand, most: usize, level: &AtMostDispatch) -> Result<(), Errand> {
+        match self.post.queue.push(&At(level), errand, most)? {
+            Server::Awake => {}
+            Server::ToWake if self.post.account.is_spent(now().monotonic.0) => self.post.more.set(),
+            Server::ToWake => {
+                self.dpc.queue();
+            }
+        }
         Ok(())
     }
 }
 
-/// The DPC's routine: goes on with the lanes there are. Those that come meanwhile queue it again.
-fn serve(queue: &Queue, level: &Dispatch<'_>) {
-    let level = level.at_most();
-    let ground = At(level);
-    for _ in 0..queue.0.with(&ground, |queue| queue.len()) {
-        let Some(handover) = queue.0.with(&ground, Deque::pop_front) else { return };
-        Device::go_on(handover, level);
+impl Post {
+    /// The thread's body.
+    fn work(&self, passive: &Passive) {
+        loop {
+            self.more.wait(passive);
+            if self.stop.load(Ordering::Acquire) {
+                return;
+            }
+            while passive.pinned(|level| self.do_one(level.at_most())) {}
+        }
     }
+
+    /// Does the first errand, in the thread; returns whether there was one.
+    fn do_one(&self, level: &AtMostDispatch) -> bool {
+        // Before the errand is taken: who finds an even number finds the queue as it is, too.
+        self.errands.fetch_add(1, Ordering::Relaxed);
+        let errand = self.queue.pop(&At(level));
+        let found = errand.is_some();
+        if let Some(errand) = errand {
+            Device::run_errand(errand, level);
+        }
+        // Release pairs with the Acquire in `settle`: all that the errand referred to is dropped.
+        self.errands.fetch_add(1, Ordering::Release);
+        found
+    }
+
+    /// Has the thread end.
+    fn end(&self) {
+        self.stop.store(true, Ordering::Release);
+        self.more.set();
+    }
+}
+
+/// The DPC's routine: does what there is, as far as it may, and leaves the rest to the thread.
+fn serve(post: &Shared<Post>, level: &Dispatch<'_>) {
+    let level = level.at_most();
+    while !post.account.is_spent(now().monotonic.0) {
+        let Some(errand) = post.queue.pop(&At(level)) else { return };
+        Device::run_errand(errand, level);
+    }
+    post.more.set();
+}
+
+/// How much of a clock tick a CPU has spent on packets at `DISPATCH_LEVEL`.
+///
+/// Written by that CPU only, so that plain loads and stores do; others look to see whom to wake.
+#[derive(Default)]
+struct Account {
+    /// Number of the tick.
+    tick: AtomicU64,
+    packets: AtomicU32,
+    time_100ns: AtomicU32,
+}
+
+impl Account {
+    /// Adds what was done from `began` to `ended`.
+    fn note(&self, began: Duration, ended: Duration, packets: usize) {
+        let tick = units(ended) / TICK_100NS;
+        let same = self.tick.load(Ordering::Relaxed) == tick;
+        let carried = |word: &AtomicU32| if same { word.load(Ordering::Relaxed) } else { 0 };
+        let took = u32::try_from(units(ended.saturating_sub(began))).unwrap_or(u32::MAX);
+        let time = carried(&self.time_100ns).saturating_add(took);
+        let packets = carried(&self.packets).saturating_add(packets as u32);
+        self.time_100ns.store(time, Ordering::Relaxed);
+        self.packets.store(packets, Ordering::Relaxed);
+        self.tick.store(tick, Ordering::Relaxed);
+    }
+
+    /// Whether nothing is left of the tick that `now` lies in.
+    fn is_spent(&self, now: Duration) -> bool {
+        self.tick.load(Ordering::Relaxed) == units(now) / TICK_100NS
+            && (self.packets.load(Ordering::Relaxed) >= PACKETS_PER_TICK
+                || self.time_100ns.load(Ordering::Relaxed) >= TIME_PER_TICK_100NS)
+    }
+}
+
+/// A duration in NT's unit, 100 nanoseconds.
+fn units(duration: Duration) -> u64 {
+    duration.as_secs() * 10_000_000 + u64::from(duration.subsec_nanos()) / 100
 }

@@ -48,6 +48,8 @@ table! {
         LongestAtDispatch100ns,
         /// Times one CPU had delivered enough of a peer's chunks, and the next went on.
         Handovers,
+        /// Chunks that were given to another CPU to be sealed or opened.
+        ChunksDealt,
         /// Datagrams that the callout took out of the network stack, past the socket.
         Absorbed,
         /// Datagrams that the callout let pass to the socket: another callout had decided already.

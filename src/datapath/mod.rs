@@ -9,9 +9,12 @@ mod receive;
 mod send;
 mod turn;
 
-pub(crate) use receive::{ReceiveWork, endpoint};
-pub(crate) use send::SendWork;
+pub(crate) use receive::{ReceiveWork, Receiving, endpoint};
+pub(crate) use send::{SendWork, Sending};
 pub(crate) use turn::Stage;
 
 /// The most chunks of one peer and direction that may be under way.
 const MOST_CHUNKS: usize = 64;
+/// Bytes from which on a chunk is worth another CPU's attention: below, fetching it from here costs as
+/// much as the cipher.
+const WORTH_DEALING_BYTES: usize = 4096;

@@ -26,13 +26,14 @@ use netadapter::{Indication, RxBuffer};
 use nt::{irql::AtMostDispatch, pool::try_box};
 
 use super::{
-    MOST_CHUNKS,
+    MOST_CHUNKS, WORTH_DEALING_BYTES,
     turn::{Stage, Turn},
 };
 use crate::{
     device::Device,
     ground::At,
     peer::{Keypair, Peer},
+    processors::{Errand, Task},
 };
 
 /// Packets opened in one call: their jobs and pieces lie on the stack.
@@ -78,6 +79,11 @@ impl ReceiveWork {
             .map_err(|_| Discard::OutOfMemory)
     }
 
+    /// Bytes of its datagrams.
+    fn bytes(&self) -> usize {
+        self.packets.iter().map(|packet| packet.datagram_len).fold(0, usize::saturating_add)
+    }
+
     /// Packets that were not counted as discarded yet.
     fn packets_left(&self) -> usize {
         self.packets.iter().filter(|packet| packet.buffer.is_some()).count()
@@ -85,7 +91,7 @@ impl ReceiveWork {
 }
 
 /// What travels through the lane of the way in.
-type Receiving = Option<Box<ReceiveWork>>;
+pub(crate) type Receiving = Option<Box<ReceiveWork>>;
 
 /// What a datagram's first bytes say it is.
 enum Kind {
@@ -116,11 +122,11 @@ impl Device {
         let Some(mut seen) = datagrams.split() else {
             return this.counters.discard(Discard::NotUp, count);
         };
-        let mut open = None;
+        let (mut open, mut dealt) = (None, 0);
         while let Some(entry) = datagrams.first() {
             let sorted = entry.and_then(|datagram| {
                 bytes = bytes.saturating_add(datagram.payload.len());
-                Self::sort(this, &datagrams, &datagram, &mut open, now, level)
+                Self::sort(this, &datagrams, &datagram, &mut open, &mut dealt, now, level)
             });
             if let Err(reason) = sorted {
                 this.counters.discard(reason, 1);
@@ -131,9 +137,10 @@ impl Device {
                 break;
             }
         }
-        Self::receive_chunk(this, open, now, level);
+        // The last one here, since there is nothing else for this CPU to do.
+        Self::receive_chunk(this, open, None, now, level);
         this.counters.add(Counter::DatagramBytesIn, bytes);
-        this.note_time_at_dispatch(now);
+        this.note_time_at_dispatch(now, count, level);
     }
 
     /// Adds the first of `list` to the chunk being collected, or begins another, or queues it for a
@@ -143,6 +150,7 @@ impl Device {
         list: &Datagrams,
         datagram: &Datagram<'_>,
         open: &mut Option<Box<ReceiveWork>>,
+        dealt: &mut usize,
         now: Now,
         level: &AtMostDispatch,
     ) -> Result<Sorted, Discard> {
@@ -155,7 +163,7 @@ impl Device {
             work.receiver == receiver && work.from == Some(from) && !work.packets.is_full()
         });
         if !fits {
-            Self::receive_chunk(this, open.take(), now, level);
+            Self::receive_chunk(this, open.take(), Some(dealt), now, level);
             let keypair =
                 this.core.indices.session(&At(level), receiver).ok_or(Discard::UnknownReceiver)?;
             // The index table is the driver's: the session may be another adapter's.
@@ -189,22 +197,25 @@ impl Device {
     }
 
     /// Orders, opens and delivers a chunk, if there is one.
-    fn receive_chunk(this: &Shared<Self>, work: Receiving, now: Now, level: &AtMostDispatch) {
+    ///
+    /// With `dealt`, the number of chunks of this batch that were, another CPU may open it.
+    fn receive_chunk(
+        this: &Shared<Self>,
+        work: Receiving,
+        dealt: Option<&mut usize>,
+        now: Now,
+        level: &AtMostDispatch,
+    ) {
         let Some(work) = work else { return };
         let Some(peer) = work.keypair.as_ref().map(|keypair| keypair.peer().clone()) else {
             return;
         };
-        let count = work.packets_left();
+        let (count, bytes) = (work.packets_left(), work.bytes());
         let ground = At(level);
-        let lane = &peer.attached().open;
-        match lane.reserve(&ground, Some(work), MOST_CHUNKS, |_| Ok::<(), ()>(())) {
+        match peer.attached().open.reserve(&ground, Some(work), MOST_CHUNKS, |_| Ok::<(), ()>(())) {
             Ok(chunk) => {
-                chunk.run(&ground, |work| this.open_packets(work));
-                // WSK has its memory back before the chunk's turn comes, and is called with nothing
-                // locked.
-                drop(chunk.with_work(&ground, |work| work.as_mut()?.datagrams.take()));
-                let turn = Turn::begin(Stage::Open, this, &peer, now, level);
-                lane.drain(&ground, &mut Opener(turn));
+                let dealt = dealt.filter(|_| bytes >= WORTH_DEALING_BYTES);
+                Self::open_or_deal(this, peer, chunk, dealt, now, level);
             }
             Err(Refused::Full | Refused::Unnumbered(())) => {
                 this.counters.discard(Discard::HeldFull, count);
@@ -213,24 +224,64 @@ impl Device {
         }
     }
 
-    /// Goes on as the owner of the peer's lane.
+    /// Has another CPU open a chunk, or does it here.
+    fn open_or_deal(
+        this: &Shared<Self>,
+        peer: Shared<Peer>,
+        chunk: Shared<Chunk<Receiving>>,
+        dealt: Option<&mut usize>,
+        now: Now,
+        level: &AtMostDispatch,
+    ) {
+        let Some(dealt) = dealt else {
+            Self::open_chunk(this, &peer, &chunk, now, level);
+            return;
+        };
+        let errand = Errand { task: Task::Open(chunk), peer, device: this.clone() };
+        if let Err(Errand { task: Task::Open(chunk), peer, .. }) = Self::deal(errand, dealt, level)
+        {
+            Self::open_chunk(this, &peer, &chunk, now, level);
+        }
+    }
+
+    /// Opens a chunk unless somebody has, and delivers what has its turn; returns how many packets.
+    pub(crate) fn open_chunk(
+        this: &Shared<Self>,
+        peer: &Shared<Peer>,
+        chunk: &Chunk<Receiving>,
+        now: Now,
+        level: &AtMostDispatch,
+    ) -> usize {
+        let ground = At(level);
+        if !chunk.run(&ground, |work| this.open_packets(work)) {
+            return 0;
+        }
+        // WSK has its memory back before the chunk's turn comes, and is called with nothing locked.
+        drop(chunk.with_work(&ground, |work| work.as_mut()?.datagrams.take()));
+        let mut opener = Opener(Turn::begin(Stage::Open, this, peer, now, level));
+        peer.attached().open.drain(&ground, &mut opener);
+        opener.0.packets()
+    }
+
+    /// Goes on as the owner of the peer's lane; returns for how many packets.
     pub(crate) fn go_on_opening(
         this: &Shared<Self>,
         peer: &Shared<Peer>,
         baton: Baton,
         level: &AtMostDispatch,
-    ) {
-        let turn = Turn::begin(Stage::Open, this, peer, this.now(), level);
-        peer.attached().open.resume(&At(level), baton, &mut Opener(turn));
+    ) -> usize {
+        let mut opener = Opener(Turn::begin(Stage::Open, this, peer, this.now(), level));
+        peer.attached().open.resume(&At(level), baton, &mut opener);
+        opener.0.packets()
     }
 
     /// Opens each packet of a chunk into its buffer.
     fn open_packets(&self, work: &mut Receiving) {
         let Some(work) = work else { return };
+        let bytes = work.bytes();
         let (Some(keypair), Some(datagrams)) = (&work.keypair, &work.datagrams) else { return };
         let packets = &mut work.packets;
         let mut sources = datagrams.iter();
-        let bytes = packets.iter().map(|packet| packet.datagram_len).fold(0, usize::saturating_add);
         let mut written = 0_usize;
         self.core.with_extended_state(bytes, |state| {
             for packets in packets.chunks_mut(OPEN_PACKETS) {

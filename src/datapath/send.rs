@@ -26,7 +26,7 @@ use netadapter::{TxBatch, TxPacket, TxSlot};
 use nt::{irql::AtMostDispatch, pool::try_box};
 
 use super::{
-    MOST_CHUNKS,
+    MOST_CHUNKS, WORTH_DEALING_BYTES,
     turn::{Stage, Turn},
 };
 use crate::{
@@ -34,6 +34,7 @@ use crate::{
     device::Device,
     ground::At,
     peer::{Keypair, Peer},
+    processors::{Errand, Task},
 };
 
 /// Bytes of a packet's front that are looked at: an IPv6 header.
@@ -160,75 +161,91 @@ struct Collected {
     work: Box<SendWork>,
 }
 
-impl Device {
-    /// Takes a batch of packets from the adapter's ring.
-    pub(crate) fn send_batch(this: &Shared<Self>, batch: &mut TxBatch<'_>, level: &AtMostDispatch) {
-        let now = this.now();
-        let mut open: Option<Collected> = None;
-        let (mut packets, mut bytes) = (0_usize, 0_usize);
-        for packet in batch {
-            packets = packets.saturating_add(1);
-            bytes = bytes.saturating_add(packet.byte_count());
-            if let Err(reason) = Self::collect(this, packet, &mut open, now, level) {
-                this.counters.discard(reason, 1);
-            }
-        }
-        if let Some(last) = open {
-            Self::send_chunk(this, last, now, level);
-        }
-        this.counters.add(Counter::PacketsOut, packets);
-        this.counters.add(Counter::BytesOut, bytes);
-        this.note_time_at_dispatch(now);
+/// Collects packets into chunks, and sends those that are full.
+struct Collector<'d> {
+    device: &'d Shared<Device>,
+    now: Now,
+    level: &'d AtMostDispatch,
+    open: Option<Collected>,
+    /// How many chunks were dealt, or would have been; `None` if all are to be sealed here.
+    dealt: Option<usize>,
+}
+
+impl<'d> Collector<'d> {
+    fn new(device: &'d Shared<Device>, now: Now, level: &'d AtMostDispatch) -> Self {
+        Self { device, now, level, open: None, dealt: None }
     }
 
     /// Adds a packet of the ring's to the chunk of its peer.
-    fn collect(
-        this: &Shared<Self>,
-        packet: TxPacket<'_>,
-        open: &mut Option<Collected>,
-        now: Now,
-        level: &AtMostDispatch,
-    ) -> Result<(), Discard> {
+    fn collect(&mut self, packet: TxPacket<'_>) -> Result<(), Discard> {
+        let device = self.device;
         let mut head = [0; HEAD_LEN];
         let seen = packet.copy_to(&mut head);
         let Outgoing { destination, outer_tos: tos } =
             outgoing(head.get(..seen).unwrap_or_default(), packet.byte_count())?;
-        if !this.tunnel.is_up() {
+        if !device.tunnel.is_up() {
             return Err(Discard::AdapterDown);
         }
-        let peer = this.tunnel.peer_for(&At(level), destination).ok_or(Discard::NoPeer)?;
-        let packet = Packet::of(packet, &this.counters)?;
-        Self::add(this, packet, &peer, tos, open, now, level)
+        let peer = device.tunnel.peer_for(&At(self.level), destination).ok_or(Discard::NoPeer)?;
+        let packet = Packet::of(packet, &device.counters)?;
+        self.add(packet, &peer, tos)
     }
 
     /// Adds a packet of `peer` to the chunk being collected, or sends that and begins another.
-    fn add(
-        this: &Shared<Self>,
-        packet: Packet,
-        peer: &Shared<Peer>,
-        tos: u8,
-        open: &mut Option<Collected>,
-        now: Now,
-        level: &AtMostDispatch,
-    ) -> Result<(), Discard> {
-        let fits = open.as_ref().is_some_and(|Collected { peer: of, work }| {
+    fn add(&mut self, packet: Packet, peer: &Shared<Peer>, tos: u8) -> Result<(), Discard> {
+        let fits = self.open.as_ref().is_some_and(|Collected { peer: of, work }| {
             Shared::ptr_eq(of, peer) && work.tos == tos && !work.packets.is_full()
         });
         if !fits {
-            if let Some(full) = open.take() {
-                Self::send_chunk(this, full, now, level);
+            if let Some(full) = self.open.take() {
+                Device::send_chunk(self.device, full, self.dealt.as_mut(), self.now, self.level);
             }
-            *open = Some(Collected { peer: peer.clone(), work: SendWork::boxed(tos)? });
+            self.open = Some(Collected { peer: peer.clone(), work: SendWork::boxed(tos)? });
         }
-        if let Some(open) = open {
+        if let Some(open) = &mut self.open {
             // There is room: a full chunk was sent above.
             let _ = open.work.packets.push(packet);
         }
         Ok(())
     }
 
+    /// Sends what is left: here, since there is nothing else for this CPU to do.
+    fn finish(self) {
+        if let Some(last) = self.open {
+            Device::send_chunk(self.device, last, None, self.now, self.level);
+        }
+    }
+}
+
+impl Device {
+    /// Takes a batch of packets from the adapter's ring.
+    pub(crate) fn send_batch(this: &Shared<Self>, batch: &mut TxBatch<'_>, level: &AtMostDispatch) {
+        let now = this.now();
+        let mut collector = Collector { dealt: Some(0), ..Collector::new(this, now, level) };
+        let (mut packets, mut bytes) = (0_usize, 0_usize);
+        for packet in batch {
+            packets = packets.saturating_add(1);
+            bytes = bytes.saturating_add(packet.byte_count());
+            if let Err(reason) = collector.collect(packet) {
+                this.counters.discard(reason, 1);
+            }
+        }
+        collector.finish();
+        this.counters.add(Counter::PacketsOut, packets);
+        this.counters.add(Counter::BytesOut, bytes);
+        this.note_time_at_dispatch(now, packets, level);
+    }
+
     /// Numbers, seals and sends a chunk, or has its packets wait for a session or a route.
-    fn send_chunk(this: &Shared<Self>, chunk: Collected, now: Now, level: &AtMostDispatch) {
+    ///
+    /// With `dealt`, the number of chunks of this batch that were, another CPU may seal it.
+    fn send_chunk(
+        this: &Shared<Self>,
+        chunk: Collected,
+        dealt: Option<&mut usize>,
+        now: Now,
+        level: &AtMostDispatch,
+    ) {
         let Collected { peer, mut work } = chunk;
         if peer.has_staged() && work.is_from_adapter() && peer.has_session(&At(level), now) {
             // What waited leaves first, save what another CPU is about to send.
@@ -249,10 +266,10 @@ impl Device {
             }
             Err(reason) => return this.counters.discard(reason, data),
         }
+        let bytes = work.run.as_ref().map_or(0, Run::bytes);
         let mut waiting = None;
         let ground = At(level);
-        let lane = &peer.attached().seal;
-        let reserved = lane.reserve(&ground, Some(work), MOST_CHUNKS, |work| {
+        let reserved = peer.attached().seal.reserve(&ground, Some(work), MOST_CHUNKS, |work| {
             match peer.reserve(&ground, count as u32, now) {
                 Ok(reserved) => {
                     if let Some(work) = work {
@@ -271,10 +288,8 @@ impl Device {
         match reserved {
             Ok(chunk) => {
                 this.counters.add(Counter::KeepalivesOut, count.saturating_sub(data));
-                chunk.run(&ground, |work| work.iter_mut().for_each(|work| this.seal(work)));
-                let turn = Turn::begin(Stage::Seal, this, &peer, now, level);
-                lane.drain(&ground, &mut Sealer(turn));
-                Self::send_sealed(this, &peer, now, level);
+                let dealt = dealt.filter(|_| bytes >= WORTH_DEALING_BYTES);
+                Self::seal_or_deal(this, peer, chunk, dealt, now, level);
             }
             Err(Refused::Unnumbered(no_session)) => {
                 waiting.iter_mut().for_each(|work| this.stage(&peer, work, level));
@@ -285,34 +300,78 @@ impl Device {
         }
     }
 
-    /// Has the peer's sender send what it has, unless it is about it.
-    fn send_sealed(this: &Shared<Self>, peer: &Shared<Peer>, now: Now, level: &AtMostDispatch) {
-        let turn = Turn::begin(Stage::Send, this, peer, now, level);
-        peer.attached().send.drain(&At(level), &mut Sender(turn));
+    /// Has another CPU seal a chunk, or does it here.
+    fn seal_or_deal(
+        this: &Shared<Self>,
+        peer: Shared<Peer>,
+        chunk: Shared<Chunk<Sending>>,
+        dealt: Option<&mut usize>,
+        now: Now,
+        level: &AtMostDispatch,
+    ) {
+        let Some(dealt) = dealt else {
+            Self::seal_chunk(this, &peer, &chunk, now, level);
+            return;
+        };
+        let errand = Errand { task: Task::Seal(chunk), peer, device: this.clone() };
+        if let Err(Errand { task: Task::Seal(chunk), peer, .. }) = Self::deal(errand, dealt, level)
+        {
+            Self::seal_chunk(this, &peer, &chunk, now, level);
+        }
     }
 
-    /// Goes on as the owner of the peer's order.
+    /// Seals a chunk unless somebody has, and sends what has its turn; returns how many packets.
+    pub(crate) fn seal_chunk(
+        this: &Shared<Self>,
+        peer: &Shared<Peer>,
+        chunk: &Chunk<Sending>,
+        now: Now,
+        level: &AtMostDispatch,
+    ) -> usize {
+        let ground = At(level);
+        if !chunk.run(&ground, |work| work.iter_mut().for_each(|work| this.seal(work))) {
+            return 0;
+        }
+        let mut sealer = Sealer(Turn::begin(Stage::Seal, this, peer, now, level));
+        peer.attached().seal.drain(&ground, &mut sealer);
+        sealer.0.packets().saturating_add(Self::send_sealed(this, peer, now, level))
+    }
+
+    /// Has the peer's sender send what it has, unless it is about it; returns how many packets.
+    fn send_sealed(
+        this: &Shared<Self>,
+        peer: &Shared<Peer>,
+        now: Now,
+        level: &AtMostDispatch,
+    ) -> usize {
+        let mut sender = Sender(Turn::begin(Stage::Send, this, peer, now, level));
+        peer.attached().send.drain(&At(level), &mut sender);
+        sender.0.packets()
+    }
+
+    /// Goes on as the owner of the peer's order; returns for how many packets.
     pub(crate) fn go_on_sealing(
         this: &Shared<Self>,
         peer: &Shared<Peer>,
         baton: Baton,
         level: &AtMostDispatch,
-    ) {
+    ) -> usize {
         let now = this.now();
-        let turn = Turn::begin(Stage::Seal, this, peer, now, level);
-        peer.attached().seal.resume(&At(level), baton, &mut Sealer(turn));
-        Self::send_sealed(this, peer, now, level);
+        let mut sealer = Sealer(Turn::begin(Stage::Seal, this, peer, now, level));
+        peer.attached().seal.resume(&At(level), baton, &mut sealer);
+        sealer.0.packets().saturating_add(Self::send_sealed(this, peer, now, level))
     }
 
-    /// Goes on as the peer's sender.
+    /// Goes on as the peer's sender; returns for how many packets.
     pub(crate) fn go_on_sending(
         this: &Shared<Self>,
         peer: &Shared<Peer>,
         baton: Baton,
         level: &AtMostDispatch,
-    ) {
-        let turn = Turn::begin(Stage::Send, this, peer, this.now(), level);
-        peer.attached().send.resume(&At(level), baton, &mut Sender(turn));
+    ) -> usize {
+        let mut sender = Sender(Turn::begin(Stage::Send, this, peer, this.now(), level));
+        peer.attached().send.resume(&At(level), baton, &mut sender);
+        sender.0.packets()
     }
 
     /// Finds a place in a run buffer for each packet's datagram.
@@ -410,30 +469,27 @@ impl Device {
         level: &AtMostDispatch,
     ) {
         let ground = At(level);
-        let mut open = None;
+        let mut collector = Collector::new(this, now, level);
         // Not more than are there now: without a session they come back to where they were.
         let waiting = peer.staged_packets(&ground);
         for _ in 0..waiting {
             let Some(packet) = peer.take_staged(&ground) else { break };
             let head = packet.get(..HEAD_LEN.min(packet.len())).unwrap_or_default();
             let tos = outgoing(head, packet.len()).map_or(0, |outgoing| outgoing.outer_tos);
-            let packet = Packet::Waited(packet);
-            if let Err(reason) = Self::add(this, packet, peer, tos, &mut open, now, level) {
+            if let Err(reason) = collector.add(Packet::Waited(packet), peer, tos) {
                 this.counters.discard(reason, 1);
             }
         }
         if waiting == 0 && keepalive {
             // Without memory for it there is none this time.
-            let _ = Self::add(this, Packet::Keepalive, peer, 0, &mut open, now, level);
+            let _ = collector.add(Packet::Keepalive, peer, 0);
         }
-        if let Some(last) = open {
-            Self::send_chunk(this, last, now, level);
-        }
+        collector.finish();
     }
 }
 
 /// What travels through the lanes of the way out.
-type Sending = Option<Box<SendWork>>;
+pub(crate) type Sending = Option<Box<SendWork>>;
 
 /// The owner of a peer's order: what is sealed goes to the peer's sender.
 struct Sealer<'d>(Turn<'d>);

@@ -8,7 +8,11 @@ use core::time::Duration;
 use crypto::{pipeline::Baton, protocol::Now, sync::Shared};
 use nt::irql::AtMostDispatch;
 
-use crate::{device::Device, peer::Peer, processors::Handover};
+use crate::{
+    device::Device,
+    peer::Peer,
+    processors::{Errand, Task},
+};
 
 /// The most packets delivered in one turn, give or take a chunk.
 const MOST_PACKETS: usize = 64;
@@ -53,6 +57,11 @@ impl<'d> Turn<'d> {
         self.packets = self.packets.saturating_add(packets);
     }
 
+    /// How many packets were delivered.
+    pub(super) fn packets(&self) -> usize {
+        self.packets
+    }
+
     /// Whether another CPU is to go on.
     pub(super) fn is_over(&self) -> bool {
         self.packets >= MOST_PACKETS
@@ -62,7 +71,10 @@ impl<'d> Turn<'d> {
     /// Has the next CPU go on.
     pub(super) fn hand_over(&self, baton: Baton) -> Result<(), Baton> {
         let (device, peer) = (self.device.clone(), self.peer.clone());
-        let handover = Handover { stage: self.stage, baton, peer, device };
-        Device::hand_to_next(handover, self.level).map_err(|handover| handover.baton)
+        let errand = Errand { task: Task::GoOn(self.stage, baton), peer, device };
+        Device::hand_to_next(errand, self.level).map_err(|errand| match errand.task {
+            Task::GoOn(_, baton) => baton,
+            Task::Seal(_) | Task::Open(_) => unreachable!("it is the errand given"),
+        })
     }
 }

@@ -14,6 +14,7 @@
 //! | [`port_change`], [`adapter_state`], [`peer_removal`], [`lost_sockets`] | changes under load |
 //! | [`two_adapters`], [`dead_peers`] | several tunnels, many peers |
 //! | [`simd_tiers`] | each tier of the AEAD, and that registers not saved are found out |
+//! | [`spreading`] | one flow on several CPUs, in order |
 //! | [`zero_copy`] | a byte of payload is written once, each way, by every path |
 //! | [`callouts`] | taken or let pass: the same bytes, and every reason counted |
 //! | [`filter_engine`] | BFE stops, starts, refuses |
@@ -50,6 +51,7 @@ mod port_change;
 mod roaming;
 mod sessions;
 mod simd_tiers;
+mod spreading;
 mod two_adapters;
 mod weather;
 mod zero_copy;

@@ -1,0 +1,131 @@
+//! One flow on several CPUs: its chunks are sealed and opened by all of the scaling set, and nobody can tell.
+//!
+//! ```text
+//!             ┌─ CPU 0 ─┐                               ┌─ CPU 0 ─┐
+//!   a burst ──┼─ CPU 1 ─┼── counters in order on the ───┼─ CPU 1 ─┼── the burst, in order
+//!             └─ CPU 2 ─┘   wire                        └─ CPU 2 ─┘
+//! ```
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use abi::policy::Policy;
+use abi::statistics::Counter;
+use sim::host::memory::pair::Pair;
+use sim::nt::machine::Options;
+
+use crate::machines::accounting::Ledger;
+use crate::machines::{self, with_pair_of};
+
+const BURST: u16 = 400;
+
+/// Sockets only: between callouts and sockets order is as either hands over.
+fn four(policies: &[(Policy, u32)]) -> Options {
+    let policies = [policies, &[(Policy::FastPath, 0), (Policy::SendEngine, 0)]].concat();
+    Options { cpus: 4, ..machines::with_policies(&policies) }
+}
+
+/// Transport data on the wire whose counter does not follow the last one of its session.
+fn watch(pair: &Pair) -> Arc<Mutex<(HashMap<u32, u64>, usize)>> {
+    let seen = Arc::new(Mutex::new((HashMap::new(), 0)));
+    let wire = seen.clone();
+    pair.network.tap(move |_, _, datagram| {
+        let [4, 0, 0, 0, r0, r1, r2, r3, ..] = *datagram else { return };
+        let receiver = u32::from_le_bytes([r0, r1, r2, r3]);
+        let counter = u64::from_le_bytes(*datagram[8..].first_chunk().unwrap());
+        let (next, disorder) = &mut *wire.lock().unwrap();
+        let expected = next.insert(receiver, counter + 1).unwrap_or(counter);
+        *disorder += usize::from(expected != counter);
+    });
+    seen
+}
+
+/// Sends numbered datagrams as fast as the ring takes them; those that arrive, by number.
+fn burst(pair: &Pair, size: usize) -> Vec<u16> {
+    let (from, to) = (pair.alpha.endpoint(), pair.beta.endpoint());
+    for number in 0..BURST {
+        let mut data = vec![0x3C; size];
+        data[..2].copy_from_slice(&number.to_be_bytes());
+        assert!(from.send_datagram(pair.beta.inner()[0], data), "{number}");
+    }
+    let next = || to.take_datagram(Duration::from_millis(200));
+    let numbers = std::iter::from_fn(next)
+        .map(|(_, data)| {
+            assert_eq!(data.len(), size);
+            u16::from_be_bytes(*data.first_chunk().unwrap())
+        })
+        .collect();
+    pair.world.sleep(Duration::from_millis(100));
+    numbers
+}
+
+#[test]
+fn a_burst_goes_by_several_cpus_and_arrives_in_order() {
+    let mut dealt = [0; 2];
+    for seed in 1..=6 {
+        with_pair_of(seed, &four(&[]), |pair| {
+            machines::ping(&pair.alpha, &pair.beta);
+            let wire = watch(pair);
+            let numbers = burst(pair, 1000);
+            assert!(numbers.iter().copied().eq(0..BURST), "seed {seed}: {numbers:?}");
+            assert_eq!(wire.lock().unwrap().1, 0, "seed {seed}: counters out of order on the wire");
+            let ends = [&pair.alpha, &pair.beta];
+            for (dealt, end) in dealt.iter_mut().zip(ends) {
+                *dealt += Ledger::of(end).counter(Counter::ChunksDealt);
+            }
+        });
+    }
+    assert!(
+        dealt.iter().all(|chunks| *chunks > 0),
+        "dealt by the sender and the receiver: {dealt:?}"
+    );
+}
+
+#[test]
+fn so_does_one_that_callouts_take() {
+    let mut dealt = 0;
+    for seed in 1..=4 {
+        let options = Options { cpus: 4, ..machines::with_policy(Policy::FastPath, 1) };
+        with_pair_of(seed, &options, |pair| {
+            machines::ping(&pair.alpha, &pair.beta);
+            let mut numbers = burst(pair, 1000);
+            numbers.sort_unstable();
+            assert!(numbers.iter().copied().eq(0..BURST), "seed {seed}: {numbers:?}");
+            let ledger = Ledger::of(&pair.beta);
+            assert!(ledger.counter(Counter::Absorbed) > 100, "seed {seed}: {ledger}");
+            dealt += ledger.counter(Counter::ChunksDealt);
+        });
+    }
+    assert!(dealt > 0, "dealt by the receiver");
+}
+
+#[test]
+fn a_set_of_one_and_small_packets_stay_where_they_are() {
+    for (most, size) in [(1, 1000), (8, 40)] {
+        with_pair_of(3, &four(&[(Policy::ScalingMax, most)]), |pair| {
+            machines::ping(&pair.alpha, &pair.beta);
+            let numbers = burst(pair, size);
+            assert!(numbers.iter().copied().eq(0..BURST), "{numbers:?}");
+            for end in [&pair.alpha, &pair.beta] {
+                assert_eq!(Ledger::of(end).counter(Counter::ChunksDealt), 0, "{most}, {size}");
+            }
+        });
+    }
+}
+
+#[test]
+fn a_set_begins_where_policy_says() {
+    for (base, most) in [(1, 2), (3, 8), (2_000, 2)] {
+        with_pair_of(
+            4,
+            &four(&[(Policy::ScalingBase, base), (Policy::ScalingMax, most)]),
+            |pair| {
+                machines::ping(&pair.alpha, &pair.beta);
+                let numbers = burst(pair, 1000);
+                assert!(numbers.iter().copied().eq(0..BURST), "{numbers:?}");
+            },
+        );
+    }
+}
