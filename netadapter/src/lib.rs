@@ -2,7 +2,7 @@
 //!
 //! [`Adapter`] is what the driver makes on a device. Packets the machine sends come to its
 //! [`Datapath::transmit`] as a [`TxBatch`]; each is either done at once, or taken along as a
-//! [`TxSlot`] and done when that is dropped, on any CPU. Packets for the machine are written into an
+//! [`TxFlight`] and done when that is dropped, on any CPU. Packets for the machine are written into an
 //! [`RxBuffer`] of the driver's [`RxPool`] and given to the adapter's [`RxQueue`], on any CPU.
 //!
 //! | file | subject |
@@ -11,12 +11,12 @@
 //! | `ring` | indices that wrap; which packets can be returned (pure) |
 //! | `tx_queue` | advance and cancel of the transmit queue, slots |
 //! | `tx_packet` | a packet to send: its bytes, and its end |
+//! | `tx_flight` | packets that are taken along together |
 //! | `rx_pool` | receive buffers, from taking one to its return by the stack |
 //! | `rx_queue` | buffers waiting for the ring; advance and cancel of the receive queue |
-//! | `shared` | shared ownership whose allocation may fail |
 //!
-//! `unsafe` is allowed in `tx_packet` (reads ring elements that are the driver's, outside of
-//! callbacks), `rx_pool` (owns the buffers' memory) and `shared`; the trampolines are in `nt`.
+//! `unsafe` is allowed in `tx_packet` and `tx_flight` (read ring elements that are the driver's, also
+//! outside of callbacks) and `rx_pool` (owns the buffers' memory); the trampolines are in `nt`.
 //!
 //! ```text
 //! . scripts/wdk/env.sh && cargo test -p netadapter
@@ -32,6 +32,7 @@ mod adapter;
 mod ring;
 mod rx_pool;
 mod rx_queue;
+mod tx_flight;
 mod tx_packet;
 mod tx_queue;
 
@@ -39,5 +40,6 @@ pub use adapter::{Adapter, Config, Datapath};
 pub use nt::netcx::Piece;
 pub use rx_pool::{RxBuffer, RxPool};
 pub use rx_queue::{Indication, RxQueue};
-pub use tx_packet::{Pieces, TxBatch, TxPacket, TxSlot};
+pub use tx_flight::TxFlight;
+pub use tx_packet::{Pieces, TxBatch, TxPacket};
 pub use tx_queue::TxQueue;

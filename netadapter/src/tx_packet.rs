@@ -5,7 +5,7 @@
 //! they are given out as addresses and lengths, to be read once, and never as slices.
 #![allow(unsafe_code)] // Reads ring elements that are the driver's, outside of callbacks.
 
-use core::{fmt, marker::PhantomData, ptr::NonNull, slice, sync::atomic::AtomicU8};
+use core::{fmt, marker::PhantomData};
 
 use nt::netcx::{Indices, Packet, Piece};
 
@@ -81,9 +81,9 @@ impl fmt::Debug for TxBatch<'_> {
 
 /// A packet in the ring.
 #[derive(Clone, Copy)]
-struct Body {
+pub(crate) struct Body {
     packet: Packet,
-    index: u32,
+    pub(crate) index: u32,
 }
 
 impl Body {
@@ -109,9 +109,9 @@ impl Body {
 /// A packet in the advance that gave it. Dropping it is being done with it.
 #[must_use = "dropping a packet returns it to the stack"]
 pub struct TxPacket<'advance> {
-    state: &'advance TxState,
-    body: Body,
-    len: usize,
+    pub(crate) state: &'advance TxState,
+    pub(crate) body: Body,
+    pub(crate) len: usize,
     /// Of the thread the advance runs on.
     _thread: PhantomData<*const ()>,
 }
@@ -134,23 +134,6 @@ impl<'advance> TxPacket<'advance> {
     pub fn copy_to(&self, to: &mut [u8]) -> usize {
         copy(self.pieces(), to)
     }
-
-    /// Takes the packet along, beyond the advance.
-    ///
-    /// # Errors
-    ///
-    /// The packet itself, when the queue is stopping or as many packets are in flight as may be: it
-    /// must then be done here.
-    pub fn defer(self) -> Result<TxSlot, Self> {
-        let Some(inside) = self.state.notifier.enter() else { return Err(self) };
-        if !self.state.slots.defer(self.body.index) {
-            return Err(self);
-        }
-        inside.into_raw();
-        let packet = core::mem::ManuallyDrop::new(self);
-        // INVARIANT: marked as in flight, inside the notifier, and no `TxPacket` is left.
-        Ok(TxSlot { state: NonNull::from(packet.state), body: packet.body, len: packet.len })
-    }
 }
 
 impl Drop for TxPacket<'_> {
@@ -165,81 +148,23 @@ impl fmt::Debug for TxPacket<'_> {
     }
 }
 
-/// A packet in flight, on any thread at or below DISPATCH_LEVEL. Dropping it is being done with it.
-///
-/// The queue stops only when all its slots have been dropped, so one must not be kept for longer
-/// than its bytes are needed; what has to wait for something is copied.
-///
-/// # Invariants
-///
-/// The packet at `body.index` is marked as in flight, by this value alone; somebody is inside the
-/// queue's notifier for it, so that the queue, and with it `state`, exists.
-#[must_use = "dropping a slot returns the packet to the stack"]
-pub struct TxSlot {
-    state: NonNull<TxState>,
-    body: Body,
-    len: usize,
-}
-
-// SAFETY: what a slot refers to is shared by atomics, and the packet in the ring is not written.
-unsafe impl Send for TxSlot {}
-// SAFETY: as above; a shared slot only reads.
-unsafe impl Sync for TxSlot {}
-
-impl TxSlot {
-    /// The packet's bytes, all together; never 0.
-    #[must_use]
-    pub fn byte_count(&self) -> usize {
-        self.len
-    }
-
-    /// Where the bytes are, in order.
-    fn pieces(&self) -> Pieces<'_> {
-        // SAFETY: exists by the type invariant, for as long as this value is borrowed.
-        let state = unsafe { self.state.as_ref() };
-        Pieces { state, body: self.body, at: 0 }
-    }
-
-    /// The bytes, in order, as memory that its sender may still write.
-    pub fn shared_bytes(&self) -> impl Iterator<Item = &[AtomicU8]> {
-        self.pieces().map(|piece| {
-            // SAFETY: mapped as long as the packet is the driver's, which it is while this value
-            // lives, and the borrow of it is what the slice is borrowed from. An atomic is as large
-            // as its byte, and shares it with whoever else writes.
-            unsafe { slice::from_raw_parts(piece.address.as_ptr().cast(), piece.len) }
-        })
-    }
-
-    /// Copies the packet's first bytes, as many as there are and `to` has room for; returns how many.
-    #[must_use]
-    pub fn copy_to(&self, to: &mut [u8]) -> usize {
-        copy(self.pieces(), to)
-    }
-}
-
-impl Drop for TxSlot {
-    fn drop(&mut self) {
-        // SAFETY: exists by the type invariant, until `inside` is dropped below.
-        let state = unsafe { self.state.as_ref() };
-        // SAFETY: entered by `TxPacket::defer`, once for this slot.
-        let inside = unsafe { state.notifier.from_raw() };
-        state.slots.land(self.body.index);
-        inside.notify();
-    }
-}
-
-impl fmt::Debug for TxSlot {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TxSlot").field("len", &self.len).finish_non_exhaustive()
-    }
-}
-
 /// The pieces of a packet.
 #[derive(Clone)]
 pub struct Pieces<'packet> {
     state: &'packet TxState,
     body: Body,
     at: u32,
+}
+
+impl<'packet> Pieces<'packet> {
+    /// Those of a packet.
+    ///
+    /// # Safety
+    ///
+    /// The packet is the driver's, and the queue exists, for as long as `'packet`.
+    pub(crate) unsafe fn of(state: &'packet TxState, body: Body) -> Self {
+        Self { state, body, at: 0 }
+    }
 }
 
 impl Iterator for Pieces<'_> {
@@ -268,7 +193,7 @@ impl fmt::Debug for Pieces<'_> {
 }
 
 /// Copies the beginning of `pieces` to `to`.
-fn copy(pieces: Pieces<'_>, to: &mut [u8]) -> usize {
+pub(crate) fn copy(pieces: Pieces<'_>, to: &mut [u8]) -> usize {
     let mut copied = 0;
     for piece in pieces {
         let rest = &mut to[copied..];

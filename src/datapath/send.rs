@@ -22,7 +22,7 @@ use crypto::{
     sync::Shared,
 };
 use heapless::Vec as Batch;
-use netadapter::{TxBatch, TxPacket, TxSlot};
+use netadapter::{TxBatch, TxFlight, TxPacket};
 use nt::{irql::AtMostDispatch, pool::try_box};
 
 use super::{
@@ -46,10 +46,13 @@ const PACKET_PIECES: usize = 4;
 /// What padding is made of.
 const ZEROES: [u8; 16] = [0; 16];
 
+/// Packets of the adapter's ring that a chunk has taken along.
+type Flight = TxFlight<CHUNK_PACKETS>;
+
 /// An inner packet on its way.
 enum Packet {
-    /// In the adapter's ring; the slot is given back when this is dropped.
-    Slot(TxSlot),
+    /// In the adapter's ring, at a position of the chunk's flight.
+    Flying { position: usize, len: usize },
     /// A copy: it was in too many pieces.
     Copied(Vec<u8>),
     /// A copy that has waited for a session or a route.
@@ -59,32 +62,33 @@ enum Packet {
 }
 
 impl Packet {
-    /// Takes a packet along: by its slot if it can be, or else by a copy.
-    fn of(packet: TxPacket<'_>, counters: &Counters) -> Result<Self, Discard> {
+    /// Takes a packet along: in its place if that can be, or else by a copy.
+    fn of(packet: TxPacket<'_>, flight: &mut Flight, counters: &Counters) -> Result<Self, Discard> {
+        let len = packet.byte_count();
         let packet = if packet.pieces().count() < PACKET_PIECES {
-            match packet.defer() {
-                Ok(slot) => return Ok(Self::Slot(slot)),
+            match flight.add(packet) {
+                Ok(position) => return Ok(Self::Flying { position, len }),
                 Err(packet) => packet,
             }
         } else {
             packet
         };
-        copied(packet.byte_count(), |bytes| packet.copy_to(bytes), counters).map(Self::Copied)
+        copied(len, |bytes| packet.copy_to(bytes), counters).map(Self::Copied)
     }
 
     fn len(&self) -> usize {
         match self {
-            Self::Slot(slot) => slot.byte_count(),
+            Self::Flying { len, .. } => *len,
             Self::Copied(bytes) | Self::Waited(bytes) => bytes.len(),
             Self::Keepalive => 0,
         }
     }
 
     /// The packet as something that may wait: keepalives do not.
-    fn into_copy(self, counters: &Counters) -> Result<Option<Vec<u8>>, Discard> {
+    fn into_copy(self, flight: &Flight, counters: &Counters) -> Result<Option<Vec<u8>>, Discard> {
         match self {
-            Self::Slot(slot) => {
-                copied(slot.byte_count(), |bytes| slot.copy_to(bytes), counters).map(Some)
+            Self::Flying { position, len } => {
+                copied(len, |bytes| flight.copy_to(position, bytes), counters).map(Some)
             }
             Self::Copied(bytes) | Self::Waited(bytes) => Ok(Some(bytes)),
             Self::Keepalive => Ok(None),
@@ -92,11 +96,11 @@ impl Packet {
     }
 
     /// The packet's bytes and then `padding` zeroes.
-    fn pieces(&self, padding: usize) -> Batch<Piece<'_>, PACKET_PIECES> {
+    fn pieces<'p>(&'p self, flight: &'p Flight, padding: usize) -> Batch<Piece<'p>, PACKET_PIECES> {
         let mut pieces = Batch::new();
         match self {
             // A packet in more pieces than there is room for was copied together in `of`.
-            Self::Slot(slot) => slot.shared_bytes().for_each(|bytes| {
+            Self::Flying { position, .. } => flight.shared_bytes(*position).for_each(|bytes| {
                 let _ = pieces.push(bytes.into());
             }),
             Self::Copied(bytes) | Self::Waited(bytes) => {
@@ -130,6 +134,8 @@ fn copied(
 #[derive(Default)]
 pub(crate) struct SendWork {
     packets: Batch<Packet, CHUNK_PACKETS>,
+    /// Those of them that lie in the adapter's ring.
+    flight: Flight,
     run: Option<Run>,
     /// Where to, unless that is known better when it leaves.
     route: Option<Route>,
@@ -151,7 +157,7 @@ impl SendWork {
 
     /// Whether its packets have not waited yet.
     fn is_from_adapter(&self) -> bool {
-        matches!(self.packets.first(), Some(Packet::Slot(_) | Packet::Copied(_)))
+        matches!(self.packets.first(), Some(Packet::Flying { .. } | Packet::Copied(_)))
     }
 }
 
@@ -187,12 +193,15 @@ impl<'d> Collector<'d> {
             return Err(Discard::AdapterDown);
         }
         let peer = device.tunnel.peer_for(&At(self.level), destination).ok_or(Discard::NoPeer)?;
-        let packet = Packet::of(packet, &device.counters)?;
-        self.add(packet, &peer, tos)
+        let work = self.chunk_for(&peer, tos)?;
+        let packet = Packet::of(packet, &mut work.flight, &device.counters)?;
+        let _ = work.packets.push(packet);
+        Ok(())
     }
 
-    /// Adds a packet of `peer` to the chunk being collected, or sends that and begins another.
-    fn add(&mut self, packet: Packet, peer: &Shared<Peer>, tos: u8) -> Result<(), Discard> {
+    /// The chunk being collected if it is of this peer and type-of-service and has room for a packet;
+    /// otherwise that is sent, and another begun.
+    fn chunk_for(&mut self, peer: &Shared<Peer>, tos: u8) -> Result<&mut SendWork, Discard> {
         let fits = self.open.as_ref().is_some_and(|Collected { peer: of, work }| {
             Shared::ptr_eq(of, peer) && work.tos == tos && !work.packets.is_full()
         });
@@ -202,10 +211,12 @@ impl<'d> Collector<'d> {
             }
             self.open = Some(Collected { peer: peer.clone(), work: SendWork::boxed(tos)? });
         }
-        if let Some(open) = &mut self.open {
-            // There is room: a full chunk was sent above.
-            let _ = open.work.packets.push(packet);
-        }
+        self.open.as_mut().map(|open| &mut *open.work).ok_or(Discard::NoMemory)
+    }
+
+    /// Adds a packet of `peer` that is not in the ring.
+    fn add(&mut self, packet: Packet, peer: &Shared<Peer>, tos: u8) -> Result<(), Discard> {
+        let _ = self.chunk_for(peer, tos)?.packets.push(packet);
         Ok(())
     }
 
@@ -247,6 +258,9 @@ impl Device {
         level: &AtMostDispatch,
     ) {
         let Collected { peer, mut work } = chunk;
+        if work.packets.is_empty() {
+            return; // there was no memory for its first
+        }
         if peer.has_staged() && work.is_from_adapter() && peer.has_session(&At(level), now) {
             // What waited leaves first, save what another CPU is about to send.
             Self::flush(this, &peer, false, now, level);
@@ -395,12 +409,17 @@ impl Device {
     /// Writes each packet's datagram into the run: header, ciphertext and tag.
     fn seal(&self, work: &mut SendWork) {
         let (Some(run), Some(keypair)) = (&mut work.run, &work.keypair) else { return };
-        let (packets, mtu, mut counter) = (&work.packets, work.mtu, work.first_counter);
+        let (packets, flight) = (&work.packets, &work.flight);
+        let (mtu, mut counter) = (work.mtu, work.first_counter);
         let mut written = 0_usize;
         self.core.with_extended_state(run.bytes(), |state| {
             let mut datagrams = run.datagrams_mut();
             for packets in packets.chunks(SEAL_PACKETS) {
-                let sealed = seal_some(state, keypair, counter, packets, mtu, &mut datagrams);
+                let pieces = packets.iter().map(|packet| {
+                    let padding = padded_len(packet.len(), mtu).saturating_sub(packet.len());
+                    packet.pieces(flight, padding)
+                });
+                let sealed = seal_some(state, keypair, counter, pieces, &mut datagrams);
                 written = written.saturating_add(sealed);
                 counter = counter.wrapping_add(packets.len() as u64);
             }
@@ -408,6 +427,7 @@ impl Device {
         self.counters.add(Counter::PayloadWrittenOut, written);
         // The bytes are in the run: the ring may have its slots back.
         work.packets.clear();
+        work.flight = Flight::default();
     }
 
     /// Hands a chunk to the network.
@@ -446,10 +466,11 @@ impl Device {
         for packet in &mut work.packets {
             let packet = core::mem::replace(packet, Packet::Keepalive);
             let first = usize::from(!matches!(packet, Packet::Waited(_)));
-            let staged = packet.into_copy(&self.counters).and_then(|copy| match copy {
-                Some(copy) => peer.stage(&At(level), copy).map(|older| (first, older)),
-                None => Ok((0, 0)),
-            });
+            let staged =
+                packet.into_copy(&work.flight, &self.counters).and_then(|copy| match copy {
+                    Some(copy) => peer.stage(&At(level), copy).map(|older| (first, older)),
+                    None => Ok((0, 0)),
+                });
             match staged {
                 Ok((staged, older)) => {
                     self.counters.add(Counter::PacketsStaged, staged);
@@ -458,6 +479,7 @@ impl Device {
                 Err(reason) => self.counters.discard(reason, 1),
             }
         }
+        work.flight = Flight::default();
     }
 
     /// Sends what the peer has staged, or a keepalive if it has nothing and `keepalive`.
@@ -546,18 +568,14 @@ fn packets_in(work: &Sending) -> usize {
 ///
 /// Returns how many bytes it wrote.
 #[inline(never)]
-fn seal_some<'r>(
+fn seal_some<'p, 'r>(
     state: Option<&ExtendedState>,
     keypair: &Keypair,
     first_counter: u64,
-    packets: &[Packet],
-    mtu: usize,
+    packets: impl Iterator<Item = Batch<Piece<'p>, PACKET_PIECES>>,
     datagrams: &mut impl Iterator<Item = &'r mut [u8]>,
 ) -> usize {
-    let pieces: Batch<_, SEAL_PACKETS> = packets
-        .iter()
-        .map(|packet| packet.pieces(padded_len(packet.len(), mtu).saturating_sub(packet.len())))
-        .collect();
+    let pieces: Batch<_, SEAL_PACKETS> = packets.collect();
     let mut jobs: Batch<Job<'_>, SEAL_PACKETS> = Batch::new();
     for ((pieces, counter), datagram) in pieces.iter().zip(first_counter..).zip(datagrams) {
         let Some((header, sealed)) = datagram.split_first_chunk_mut() else { break };
