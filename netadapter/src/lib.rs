@@ -13,7 +13,7 @@
 //! | `tx_packet` | a packet to send: its bytes, and its end |
 //! | `tx_flight` | packets that are taken along together |
 //! | `rx_pool` | receive buffers, from taking one to its return by the stack |
-//! | `rx_queue` | buffers waiting for the ring; advance and cancel of the receive queue |
+//! | `rx_queue` | handing buffers to the ring, where they wait; advance and cancel of the receive queue |
 //!
 //! `unsafe` is allowed in `tx_packet` and `tx_flight` (read ring elements that are the driver's, also
 //! outside of callbacks) and `rx_pool` (owns the buffers' memory); the trampolines are in `nt`.
@@ -38,7 +38,7 @@ mod tx_queue;
 
 pub use adapter::{Adapter, Config, Datapath};
 pub use nt::netcx::Piece;
-pub use rx_pool::{RxBuffer, RxPool};
+pub use rx_pool::{RxBuffer, RxPool, RxStash};
 pub use rx_queue::{Indication, RxQueue};
 pub use tx_flight::TxFlight;
 pub use tx_packet::{Pieces, TxBatch, TxPacket};

@@ -24,10 +24,14 @@ use core::{
 };
 
 use nt::{
-    netcx::{Layer3, RxFragment},
+    netcx::RxFragment,
     pool::{Buffer, Tag, try_box},
     status::NtError,
 };
+
+mod waiting;
+
+pub(crate) use waiting::{Places, Waiting};
 
 /// Bytes that are asked for at once.
 const BLOCK_BYTES: usize = 256 << 10;
@@ -153,6 +157,17 @@ impl RxPool {
         Some(RxBuffer { memory: self.0, index, len: 0 })
     }
 
+    /// Up to `count` free buffers, taken together.
+    ///
+    /// # IRQL
+    ///
+    /// `<= DISPATCH_LEVEL`.
+    #[must_use]
+    pub fn stash(&self, count: usize) -> RxStash<'_> {
+        // INVARIANT: just taken off the free list.
+        RxStash { pool: self, chain: self.memory().pop_chain(count) }
+    }
+
     /// The buffer that was lent under `handle`; `None` if none is.
     pub(crate) fn reclaim(&self, handle: NonZeroUsize) -> Option<RxBuffer> {
         let index = u32::try_from(handle.get() - 1).ok()?;
@@ -207,10 +222,7 @@ impl Memory {
         let mut head = self.free.load(Ordering::Acquire);
         loop {
             let index = link_index(head)?;
-            // A buffer that somebody else takes meanwhile has another word than a link; the head has
-            // then changed too.
-            let next = self.slots.get(index as usize)?.word.load(Ordering::Relaxed);
-            let new = changed(head, if next > LINK_MAX { END } else { next });
+            let new = changed(head, self.link_of(index));
             match self.free.compare_exchange_weak(head, new, Ordering::Acquire, Ordering::Acquire) {
                 Ok(_) => {
                     self.slots[index as usize].word.store(HELD, Ordering::Relaxed);
@@ -219,6 +231,36 @@ impl Memory {
                 Err(now) => head = now,
             }
         }
+    }
+
+    /// Takes up to `count` buffers off the free list at once, linked to each other.
+    fn pop_chain(&self, count: usize) -> Option<Chain> {
+        let mut head = self.free.load(Ordering::Acquire);
+        loop {
+            let first = link_index(head)?;
+            let mut last = first;
+            let mut rest = self.link_of(first);
+            for _ in 1..count {
+                let Some(next) = rest.checked_sub(1) else { break };
+                last = next;
+                rest = self.link_of(next);
+            }
+            let new = changed(head, rest);
+            match self.free.compare_exchange_weak(head, new, Ordering::Acquire, Ordering::Acquire) {
+                Ok(_) => {
+                    self.slots[last as usize].word.store(END, Ordering::Relaxed);
+                    return Some(Chain { first, last });
+                }
+                Err(now) => head = now,
+            }
+        }
+    }
+
+    /// What the buffer at `index` is linked to, if it is in a list. If somebody takes it meanwhile its
+    /// word says something else, and the head of the list has changed.
+    fn link_of(&self, index: u32) -> u32 {
+        let link = self.slots.get(index as usize).map(|slot| slot.word.load(Ordering::Relaxed));
+        link.filter(|link| *link <= LINK_MAX).unwrap_or(END)
     }
 
     /// Puts the chain of buffers from `first` to `last` on the free list; says no if the pool closed.
@@ -323,6 +365,58 @@ fn changed(head: u64, link: u32) -> u64 {
     (head & CLOSED) | number << 32 | u64::from(link)
 }
 
+/// Buffers that are linked to each other, the last to none.
+#[derive(Clone, Copy)]
+struct Chain {
+    first: u32,
+    last: u32,
+}
+
+/// Free buffers of a pool for a batch of packets, taken together; those left over go back together.
+///
+/// # Invariants
+///
+/// The buffers of `chain` are in no other list, and nobody else has them.
+#[must_use = "dropping a stash puts its buffers back"]
+pub struct RxStash<'pool> {
+    pool: &'pool RxPool,
+    chain: Option<Chain>,
+}
+
+impl RxStash<'_> {
+    /// The next buffer: of the stash, or of the pool when that is empty; `None` at the cap, or when there
+    /// is no memory.
+    ///
+    /// # IRQL
+    ///
+    /// `<= DISPATCH_LEVEL`.
+    #[must_use]
+    pub fn take(&mut self) -> Option<RxBuffer> {
+        let Some(Chain { first, last }) = self.chain else { return self.pool.take() };
+        let word = &self.pool.memory().slots[first as usize].word;
+        let next = link_index(u64::from(word.load(Ordering::Relaxed)));
+        self.chain = next.map(|first| Chain { first, last });
+        word.store(HELD, Ordering::Relaxed);
+        // INVARIANT: out of the chain: nobody else has it.
+        Some(RxBuffer { memory: self.pool.0, index: first, len: 0 })
+    }
+}
+
+impl Drop for RxStash<'_> {
+    fn drop(&mut self) {
+        if let Some(Chain { first, last }) = self.chain {
+            // There is a handle, so the pool has not closed.
+            let _ = self.pool.memory().push(first, last);
+        }
+    }
+}
+
+impl fmt::Debug for RxStash<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("RxStash")
+    }
+}
+
 /// A receive buffer, to be filled. Dropping it puts it back.
 ///
 /// # Invariants
@@ -412,121 +506,6 @@ impl Drop for RxBuffer {
 impl fmt::Debug for RxBuffer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RxBuffer").field("len", &self.len).finish_non_exhaustive()
-    }
-}
-
-/// Buffers that wait to be linked, in the order in which they came.
-///
-/// Any CPU pushes onto a stack; the one consumer takes it whole and turns it round, so that buffers
-/// come out in the order in which any one CPU pushed them. What the consumer could not use it keeps.
-pub(crate) struct Waiting {
-    pool: RxPool,
-    /// Link of the newest.
-    newest: AtomicU32,
-    /// Link of the oldest that the consumer has taken; the consumer's alone.
-    oldest: AtomicU32,
-    /// Buffers in both, or on their way in.
-    count: AtomicU32,
-    limit: u32,
-}
-
-impl Waiting {
-    /// An empty list for at most `limit` buffers of `pool`.
-    pub(crate) fn new(pool: RxPool, limit: u32) -> Self {
-        let (newest, oldest) = (AtomicU32::new(END), AtomicU32::new(END));
-        Self { pool, newest, oldest, count: AtomicU32::new(0), limit }
-    }
-
-    /// Appends a buffer.
-    ///
-    /// # Errors
-    ///
-    /// The buffer, if the list is full or it is of another pool.
-    pub(crate) fn push(&self, buffer: RxBuffer) -> Result<(), RxBuffer> {
-        if !buffer.is_of(&self.pool) {
-            return Err(buffer);
-        }
-        if self.count.fetch_add(1, Ordering::Relaxed) >= self.limit {
-            self.count.fetch_sub(1, Ordering::Relaxed);
-            return Err(buffer);
-        }
-        let packet = buffer.len | kind_bits(buffer.as_slice().first());
-        let index = buffer.wait(END, packet);
-        let slot = &self.pool.memory().slots[index as usize];
-        let mut newest = self.newest.load(Ordering::Relaxed);
-        loop {
-            slot.word.store(newest, Ordering::Relaxed);
-            // Release: the buffer's bytes, length and link come before the consumer's look. Nothing
-            // is taken out of the middle, so that a link seen twice is no danger.
-            match self.newest.compare_exchange_weak(
-                newest,
-                index + 1,
-                Ordering::Release,
-                Ordering::Relaxed,
-            ) {
-                Ok(_) => return Ok(()),
-                Err(now) => newest = now,
-            }
-        }
-    }
-
-    /// Takes the oldest buffer out. Only one consumer at a time.
-    pub(crate) fn pop(&self) -> Option<(RxBuffer, Layer3)> {
-        let slots = &self.pool.memory().slots;
-        let oldest = match self.oldest.load(Ordering::Relaxed) {
-            END => self.turn_round(),
-            link => link,
-        };
-        let index = oldest.checked_sub(1)?;
-        let slot = slots.get(index as usize)?;
-        self.oldest.store(slot.word.load(Ordering::Relaxed), Ordering::Relaxed);
-        slot.word.store(HELD, Ordering::Relaxed);
-        self.count.fetch_sub(1, Ordering::Relaxed);
-        let packet = slot.packet.load(Ordering::Relaxed);
-        // INVARIANT: it was in this list alone, and is out of it.
-        let buffer = RxBuffer { memory: self.pool.0, index, len: packet & LEN_MASK };
-        Some((buffer, kind_of(packet)))
-    }
-
-    /// Takes all that was pushed, and gives the link of the oldest.
-    fn turn_round(&self) -> u32 {
-        let slots = &self.pool.memory().slots;
-        // Acquire pairs with the release in `push`.
-        let (mut link, mut turned) = (self.newest.swap(END, Ordering::Acquire), END);
-        while let Some(slot) = link.checked_sub(1).and_then(|index| slots.get(index as usize)) {
-            let next = slot.word.load(Ordering::Relaxed);
-            slot.word.store(turned, Ordering::Relaxed);
-            turned = link;
-            link = next;
-        }
-        turned
-    }
-}
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        while self.pop().is_some() {}
-    }
-}
-
-/// The length in [`Slot::packet`].
-const LEN_MASK: u32 = (1 << 30) - 1;
-
-/// The kind of packet that begins with `first`, as bits of [`Slot::packet`].
-fn kind_bits(first: Option<&u8>) -> u32 {
-    match first.map(|byte| byte >> 4) {
-        Some(4) => 1 << 30,
-        Some(6) => 2 << 30,
-        _ => 0,
-    }
-}
-
-/// The kind in [`Slot::packet`].
-fn kind_of(packet: u32) -> Layer3 {
-    match packet >> 30 {
-        1 => Layer3::Ipv4,
-        2 => Layer3::Ipv6,
-        _ => Layer3::Unknown,
     }
 }
 

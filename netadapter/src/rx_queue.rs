@@ -21,7 +21,7 @@ use nt::{
 use crate::{
     adapter::Datapath,
     ring,
-    rx_pool::{RxBuffer, RxPool, Waiting},
+    rx_pool::{Places, RxBuffer, RxPool, Waiting},
 };
 
 /// The adapter's receive side, from any thread.
@@ -40,40 +40,16 @@ impl RxQueue {
         Shared::try_new(RxState { waiting: Waiting::new(pool, limit), notifier }).map(Self)
     }
 
-    /// Starts handing buffers over; `None` if there is no ring or it is being stopped. Dropping the
-    /// indication wakes the queue, once for all buffers.
+    /// Starts handing up to `count` buffers over; `None` if there is no ring or it is being stopped.
+    /// Dropping the indication puts them in line and wakes the queue, once for all buffers.
     ///
     /// # IRQL
     ///
     /// `<= DISPATCH_LEVEL`, and the queue waits for the indication when it stops.
     #[must_use]
-    pub fn open(&self) -> Option<Indication<'_>> {
+    pub fn open(&self, count: usize) -> Option<Indication<'_>> {
         let inside = self.0.notifier.enter()?;
-        Some(Indication { waiting: &self.0.waiting, inside })
-    }
-
-    /// Hands one buffer over; [`RxQueue::notify`] must follow sometime.
-    ///
-    /// # Errors
-    ///
-    /// The buffer, if there is no ring, as many wait as may, or it is of another pool.
-    ///
-    /// # IRQL
-    ///
-    /// `<= DISPATCH_LEVEL`.
-    pub fn indicate(&self, buffer: RxBuffer) -> Result<(), RxBuffer> {
-        // The queue does not stop between the question and the push, so what is pushed is found.
-        let Some(_inside) = self.0.notifier.enter() else { return Err(buffer) };
-        self.0.waiting.push(buffer)
-    }
-
-    /// Wakes the queue, if it sleeps.
-    ///
-    /// # IRQL
-    ///
-    /// `<= DISPATCH_LEVEL`.
-    pub fn notify(&self) {
-        self.0.notifier.notify();
+        Some(Indication { places: self.0.waiting.places(count), wake: Wake(inside) })
     }
 }
 
@@ -84,10 +60,12 @@ impl core::fmt::Debug for RxQueue {
 }
 
 /// Buffers being handed over.
-#[must_use = "dropping it wakes the queue"]
+#[must_use = "dropping it hands them over and wakes the queue"]
 pub struct Indication<'queue> {
-    waiting: &'queue Waiting,
-    inside: Entered<'queue>,
+    /// First: what is handed over is in line before the queue is woken.
+    places: Places<'queue>,
+    #[expect(dead_code, reason = "for what its end does")]
+    wake: Wake<'queue>,
 }
 
 impl Indication<'_> {
@@ -95,19 +73,22 @@ impl Indication<'_> {
     ///
     /// # Errors
     ///
-    /// The buffer, if as many wait as may, or it is of another pool.
+    /// The buffer, if as many wait as may, or were announced, or it is of another pool.
     ///
     /// # IRQL
     ///
     /// `<= DISPATCH_LEVEL`.
     pub fn push(&mut self, buffer: RxBuffer) -> Result<(), RxBuffer> {
-        self.waiting.push(buffer)
+        self.places.push(buffer)
     }
 }
 
-impl Drop for Indication<'_> {
+/// Wakes the queue on drop.
+struct Wake<'queue>(Entered<'queue>);
+
+impl Drop for Wake<'_> {
     fn drop(&mut self) {
-        self.inside.notify();
+        self.0.notify();
     }
 }
 
@@ -139,7 +120,7 @@ impl<D: Datapath> RxQueueContext<D> {
     /// Puts the waiting buffers back into the pool, and counts them.
     fn discard_waiting(&self) {
         let (mut discarded, mut bytes) = (0, 0);
-        while let Some((buffer, _layer3)) = self.queue.0.waiting.pop() {
+        for (buffer, _layer3) in self.queue.0.waiting.consume() {
             discarded += 1;
             bytes += buffer.as_slice().len() as u64;
         }
@@ -165,8 +146,8 @@ impl<D: Datapath> PacketQueueEvents for RxQueueContext<D> {
         if self.cancelled.load(Ordering::Relaxed) {
             return self.empty(rings);
         }
-        let waiting = &self.queue.0.waiting;
-        ring::fill(rings, || waiting.pop().map(|(buffer, layer3)| (buffer.lend(), layer3)));
+        let mut waiting = self.queue.0.waiting.consume();
+        ring::fill(rings, || waiting.next().map(|(buffer, layer3)| (buffer.lend(), layer3)));
     }
 
     fn cancel(&self, rings: &mut Rings<'_>, _level: &AtMostDispatch) {

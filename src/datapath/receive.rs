@@ -22,7 +22,7 @@ use crypto::{
     sync::Shared,
 };
 use heapless::Vec as Batch;
-use netadapter::{Indication, RxBuffer};
+use netadapter::{Indication, RxBuffer, RxStash};
 use nt::{irql::AtMostDispatch, pool::try_box};
 
 use super::{
@@ -108,6 +108,77 @@ enum Sorted {
     Seen,
 }
 
+/// Sorts the datagrams of one indication: into chunks, which are received when they are full, and to
+/// the workers.
+struct Sorter<'d> {
+    device: &'d Shared<Device>,
+    now: Now,
+    level: &'d AtMostDispatch,
+    buffers: RxStash<'d>,
+    /// The chunk being collected.
+    open: Receiving,
+    /// How many chunks were dealt, or would have been.
+    dealt: usize,
+}
+
+impl Sorter<'_> {
+    /// Adds the first of `list` to the chunk being collected, or begins another, or queues it for a
+    /// worker.
+    fn sort(&mut self, list: &Datagrams, datagram: &Datagram<'_>) -> Result<Sorted, Discard> {
+        let device = self.device;
+        let (receiver, counter) = match kind(datagram)? {
+            Kind::Transport { receiver, counter } => (receiver, counter),
+            Kind::Handshake => {
+                return device.queue_handshake(datagram, self.level).map(|()| Sorted::Seen);
+            }
+        };
+        let from = endpoint(datagram);
+        let fits = self.open.as_ref().is_some_and(|work| {
+            work.receiver == receiver && work.from == Some(from) && !work.packets.is_full()
+        });
+        if !fits {
+            self.receive(true);
+            let ground = At(self.level);
+            let keypair =
+                device.core.indices.session(&ground, receiver).ok_or(Discard::UnknownReceiver)?;
+            // The index table is the driver's: the session may be another adapter's.
+            if keypair.peer().tunnel() != device.tunnel.number() {
+                return Err(Discard::UnknownReceiver);
+            }
+            if !keypair.usable_for_receiving(self.now.monotonic) {
+                return Err(Discard::SessionExpired);
+            }
+            let datagrams = list.split().ok_or(Discard::NotUp)?;
+            self.open = Some(ReceiveWork::boxed(datagrams, receiver, keypair, from)?);
+        }
+        let opening = self.opening(datagram, counter);
+        if let Some(work) = &mut self.open {
+            // There is room: a full chunk was received above.
+            let _ = work.packets.push(opening);
+        }
+        Ok(Sorted::Chunk)
+    }
+
+    /// A place to open the datagram into, if there is a buffer that holds it.
+    fn opening(&mut self, datagram: &Datagram<'_>, counter: u64) -> Opening {
+        let datagram_len = datagram.payload.len();
+        // The tag has to fit as well: a datagram in many pieces is put together in the buffer.
+        let fits = datagram_len.saturating_sub(TRANSPORT_HEADER_LEN)
+            <= self.device.core.buffers.buffer_bytes().get() as usize;
+        let buffer = if fits { self.buffers.take() } else { None };
+        if buffer.is_none() {
+            self.device.counters.discard(Discard::NoBuffer, 1);
+        }
+        Opening { buffer, counter, datagram_len, ecn: datagram.ecn, verdict: Verdict::Pending }
+    }
+
+    /// Receives the chunk there is, if there is one; one that others follow may be dealt.
+    fn receive(&mut self, others_follow: bool) {
+        let dealt = Some(&mut self.dealt).filter(|_| others_follow);
+        Device::receive_chunk(self.device, self.open.take(), dealt, self.now, self.level);
+    }
+}
+
 impl Device {
     /// Takes the datagrams of one indication.
     pub(crate) fn receive_batch(
@@ -122,78 +193,26 @@ impl Device {
         let Some(mut seen) = datagrams.split() else {
             return this.counters.discard(Discard::NotUp, count);
         };
-        let (mut open, mut dealt) = (None, 0);
+        let buffers = this.core.buffers.stash(count);
+        let mut sorter = Sorter { device: this, now, level, buffers, open: None, dealt: 0 };
         while let Some(entry) = datagrams.first() {
             let sorted = entry.and_then(|datagram| {
                 bytes = bytes.saturating_add(datagram.payload.len());
-                Self::sort(this, &datagrams, &datagram, &mut open, &mut dealt, now, level)
+                sorter.sort(&datagrams, &datagram)
             });
             if let Err(reason) = sorted {
                 this.counters.discard(reason, 1);
             }
-            let chunk = open.as_mut().filter(|_| sorted == Ok(Sorted::Chunk));
-            let to = chunk.and_then(|work: &mut Box<ReceiveWork>| work.datagrams.as_mut());
+            let chunk = sorter.open.as_mut().filter(|_| sorted == Ok(Sorted::Chunk));
+            let to = chunk.and_then(|work| work.datagrams.as_mut());
             if !datagrams.move_first(to.unwrap_or(&mut seen)) {
                 break;
             }
         }
         // The last one here, since there is nothing else for this CPU to do.
-        Self::receive_chunk(this, open, None, now, level);
+        sorter.receive(false);
         this.counters.add(Counter::DatagramBytesIn, bytes);
         this.note_time_at_dispatch(now, count, level);
-    }
-
-    /// Adds the first of `list` to the chunk being collected, or begins another, or queues it for a
-    /// worker.
-    fn sort(
-        this: &Shared<Self>,
-        list: &Datagrams,
-        datagram: &Datagram<'_>,
-        open: &mut Option<Box<ReceiveWork>>,
-        dealt: &mut usize,
-        now: Now,
-        level: &AtMostDispatch,
-    ) -> Result<Sorted, Discard> {
-        let (receiver, counter) = match kind(datagram)? {
-            Kind::Transport { receiver, counter } => (receiver, counter),
-            Kind::Handshake => return this.queue_handshake(datagram, level).map(|()| Sorted::Seen),
-        };
-        let from = endpoint(datagram);
-        let fits = open.as_ref().is_some_and(|work| {
-            work.receiver == receiver && work.from == Some(from) && !work.packets.is_full()
-        });
-        if !fits {
-            Self::receive_chunk(this, open.take(), Some(dealt), now, level);
-            let keypair =
-                this.core.indices.session(&At(level), receiver).ok_or(Discard::UnknownReceiver)?;
-            // The index table is the driver's: the session may be another adapter's.
-            if keypair.peer().tunnel() != this.tunnel.number() {
-                return Err(Discard::UnknownReceiver);
-            }
-            if !keypair.usable_for_receiving(now.monotonic) {
-                return Err(Discard::SessionExpired);
-            }
-            let datagrams = list.split().ok_or(Discard::NotUp)?;
-            *open = Some(ReceiveWork::boxed(datagrams, receiver, keypair, from)?);
-        }
-        if let Some(work) = open {
-            // There is room: a full chunk was received above.
-            let _ = work.packets.push(this.opening(datagram, counter));
-        }
-        Ok(Sorted::Chunk)
-    }
-
-    /// A place to open the datagram into, if there is a buffer that holds it.
-    fn opening(&self, datagram: &Datagram<'_>, counter: u64) -> Opening {
-        let datagram_len = datagram.payload.len();
-        // The tag has to fit as well: a datagram in many pieces is put together in the buffer.
-        let fits = datagram_len.saturating_sub(TRANSPORT_HEADER_LEN)
-            <= self.core.buffers.buffer_bytes().get() as usize;
-        let buffer = if fits { self.core.buffers.take() } else { None };
-        if buffer.is_none() {
-            self.counters.discard(Discard::NoBuffer, 1);
-        }
-        Opening { buffer, counter, datagram_len, ecn: datagram.ecn, verdict: Verdict::Pending }
     }
 
     /// Orders, opens and delivers a chunk, if there is one.
@@ -371,7 +390,7 @@ impl Device {
 
     /// Gives packets to the adapter, which is woken once for all of them.
     fn indicate(&self, work: &mut ReceiveWork) {
-        let mut queue = self.adapter.rx().open();
+        let mut queue = self.adapter.rx().open(work.packets_left());
         let (mut packets, mut bytes) = (0_usize, 0_usize);
         for buffer in work.packets.iter_mut().filter_map(|packet| packet.buffer.take()) {
             let len = buffer.as_slice().len();

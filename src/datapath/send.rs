@@ -8,6 +8,7 @@
 //! that must wait for a session is copied and gives its slot back at once.
 
 use alloc::{boxed::Box, vec::Vec};
+use core::net::IpAddr;
 
 use abi::{discard::Discard, statistics::Counter};
 use callout::{Route, Run};
@@ -161,25 +162,25 @@ impl SendWork {
     }
 }
 
-/// Packets of one peer and type-of-service, being collected.
-struct Collected {
-    peer: Shared<Peer>,
-    work: Box<SendWork>,
-}
-
-/// Collects packets into chunks, and sends those that are full.
+/// Collects packets of one peer and type-of-service into chunks, and sends those that are full.
 struct Collector<'d> {
     device: &'d Shared<Device>,
     now: Now,
     level: &'d AtMostDispatch,
-    open: Option<Collected>,
+    /// The destination that was last looked up: packets to it are for `peer`.
+    destination: Option<IpAddr>,
+    peer: Option<Shared<Peer>>,
+    /// The chunk being collected, of `peer`'s packets.
+    work: Option<Box<SendWork>>,
     /// How many chunks were dealt, or would have been; `None` if all are to be sealed here.
     dealt: Option<usize>,
 }
 
 impl<'d> Collector<'d> {
-    fn new(device: &'d Shared<Device>, now: Now, level: &'d AtMostDispatch) -> Self {
-        Self { device, now, level, open: None, dealt: None }
+    /// One whose chunks are sealed here, or by several CPUs if `deals`.
+    fn new(device: &'d Shared<Device>, now: Now, level: &'d AtMostDispatch, deals: bool) -> Self {
+        let (destination, peer, work) = (None, None, None);
+        Self { device, now, level, destination, peer, work, dealt: deals.then_some(0) }
     }
 
     /// Adds a packet of the ring's to the chunk of its peer.
@@ -192,39 +193,53 @@ impl<'d> Collector<'d> {
         if !device.tunnel.is_up() {
             return Err(Discard::AdapterDown);
         }
-        let peer = device.tunnel.peer_for(&At(self.level), destination).ok_or(Discard::NoPeer)?;
-        let work = self.chunk_for(&peer, tos)?;
+        if self.destination != Some(destination) {
+            let peer = device.tunnel.peer_for(&At(self.level), destination);
+            self.turn_to(peer.ok_or(Discard::NoPeer)?);
+            self.destination = Some(destination);
+        }
+        let work = self.chunk(tos)?;
         let packet = Packet::of(packet, &mut work.flight, &device.counters)?;
         let _ = work.packets.push(packet);
         Ok(())
     }
 
-    /// The chunk being collected if it is of this peer and type-of-service and has room for a packet;
-    /// otherwise that is sent, and another begun.
-    fn chunk_for(&mut self, peer: &Shared<Peer>, tos: u8) -> Result<&mut SendWork, Discard> {
-        let fits = self.open.as_ref().is_some_and(|Collected { peer: of, work }| {
-            Shared::ptr_eq(of, peer) && work.tos == tos && !work.packets.is_full()
-        });
-        if !fits {
-            if let Some(full) = self.open.take() {
-                Device::send_chunk(self.device, full, self.dealt.as_mut(), self.now, self.level);
-            }
-            self.open = Some(Collected { peer: peer.clone(), work: SendWork::boxed(tos)? });
+    /// Collects for `peer` from here on.
+    fn turn_to(&mut self, peer: Shared<Peer>) {
+        self.destination = None;
+        if self.peer.as_ref().is_none_or(|current| !Shared::ptr_eq(current, &peer)) {
+            self.send(true);
+            self.peer = Some(peer);
         }
-        self.open.as_mut().map(|open| &mut *open.work).ok_or(Discard::NoMemory)
     }
 
-    /// Adds a packet of `peer` that is not in the ring.
-    fn add(&mut self, packet: Packet, peer: &Shared<Peer>, tos: u8) -> Result<(), Discard> {
-        let _ = self.chunk_for(peer, tos)?.packets.push(packet);
+    /// A chunk of this type-of-service that has room for a packet.
+    fn chunk(&mut self, tos: u8) -> Result<&mut SendWork, Discard> {
+        if self.work.as_ref().is_some_and(|work| work.tos != tos || work.packets.is_full()) {
+            self.send(true);
+        }
+        if self.work.is_none() {
+            self.work = Some(SendWork::boxed(tos)?);
+        }
+        self.work.as_deref_mut().ok_or(Discard::NoMemory)
+    }
+
+    /// Adds a packet that is not in the ring.
+    fn add(&mut self, packet: Packet, tos: u8) -> Result<(), Discard> {
+        let _ = self.chunk(tos)?.packets.push(packet);
         Ok(())
     }
 
+    /// Sends the chunk there is, if there is one; one that others follow may be dealt.
+    fn send(&mut self, others_follow: bool) {
+        let (Some(peer), Some(work)) = (&self.peer, self.work.take()) else { return };
+        let dealt = self.dealt.as_mut().filter(|_| others_follow);
+        Device::send_chunk(self.device, peer, work, dealt, self.now, self.level);
+    }
+
     /// Sends what is left: here, since there is nothing else for this CPU to do.
-    fn finish(self) {
-        if let Some(last) = self.open {
-            Device::send_chunk(self.device, last, None, self.now, self.level);
-        }
+    fn finish(mut self) {
+        self.send(false);
     }
 }
 
@@ -232,7 +247,7 @@ impl Device {
     /// Takes a batch of packets from the adapter's ring.
     pub(crate) fn send_batch(this: &Shared<Self>, batch: &mut TxBatch<'_>, level: &AtMostDispatch) {
         let now = this.now();
-        let mut collector = Collector { dealt: Some(0), ..Collector::new(this, now, level) };
+        let mut collector = Collector::new(this, now, level, true);
         let (mut packets, mut bytes) = (0_usize, 0_usize);
         for packet in batch {
             packets = packets.saturating_add(1);
@@ -252,31 +267,31 @@ impl Device {
     /// With `dealt`, the number of chunks of this batch that were, another CPU may seal it.
     fn send_chunk(
         this: &Shared<Self>,
-        chunk: Collected,
+        peer: &Shared<Peer>,
+        mut work: Box<SendWork>,
         dealt: Option<&mut usize>,
         now: Now,
         level: &AtMostDispatch,
     ) {
-        let Collected { peer, mut work } = chunk;
         if work.packets.is_empty() {
             return; // there was no memory for its first
         }
         if peer.has_staged() && work.is_from_adapter() && peer.has_session(&At(level), now) {
             // What waited leaves first, save what another CPU is about to send.
-            Self::flush(this, &peer, false, now, level);
+            Self::flush(this, peer, false, now, level);
         }
         let count = work.packets.len();
         // A keepalive that is not numbered was none: it is no discard either.
         let data = work.packets.iter().filter(|packet| packet.len() > 0).count();
-        let ready = this.route_to(&peer, level).and_then(|route| {
+        let ready = this.route_to(peer, level).and_then(|route| {
             work.route = route;
             if route.is_some() { this.lay_out(&mut work).map(|()| true) } else { Ok(false) }
         });
         match ready {
             Ok(true) => {}
             Ok(false) => {
-                this.stage(&peer, &mut work, level);
-                return this.ask_for_service(&peer, level);
+                this.stage(peer, &mut work, level);
+                return this.ask_for_service(peer, level);
             }
             Err(reason) => return this.counters.discard(reason, data),
         }
@@ -306,8 +321,8 @@ impl Device {
                 Self::seal_or_deal(this, peer, chunk, dealt, now, level);
             }
             Err(Refused::Unnumbered(no_session)) => {
-                waiting.iter_mut().for_each(|work| this.stage(&peer, work, level));
-                Self::attend(this, &peer, no_session.wants, now, level);
+                waiting.iter_mut().for_each(|work| this.stage(peer, work, level));
+                Self::attend(this, peer, no_session.wants, now, level);
             }
             Err(Refused::Full) => this.counters.discard(Discard::QueueFull, data),
             Err(Refused::OutOfMemory) => this.counters.discard(Discard::NoMemory, data),
@@ -317,20 +332,20 @@ impl Device {
     /// Has another CPU seal a chunk, or does it here.
     fn seal_or_deal(
         this: &Shared<Self>,
-        peer: Shared<Peer>,
+        peer: &Shared<Peer>,
         chunk: Shared<Chunk<Sending>>,
         dealt: Option<&mut usize>,
         now: Now,
         level: &AtMostDispatch,
     ) {
         let Some(dealt) = dealt else {
-            Self::seal_chunk(this, &peer, &chunk, now, level);
+            Self::seal_chunk(this, peer, &chunk, now, level);
             return;
         };
-        let errand = Errand { task: Task::Seal(chunk), peer, device: this.clone() };
-        if let Err(Errand { task: Task::Seal(chunk), peer, .. }) = Self::deal(errand, dealt, level)
-        {
-            Self::seal_chunk(this, &peer, &chunk, now, level);
+        let task = Task::Seal(chunk);
+        let errand = Errand { task, peer: peer.clone(), device: this.clone() };
+        if let Err(Errand { task: Task::Seal(chunk), .. }) = Self::deal(errand, dealt, level) {
+            Self::seal_chunk(this, peer, &chunk, now, level);
         }
     }
 
@@ -491,20 +506,21 @@ impl Device {
         level: &AtMostDispatch,
     ) {
         let ground = At(level);
-        let mut collector = Collector::new(this, now, level);
+        let mut collector = Collector::new(this, now, level, false);
+        collector.turn_to(peer.clone());
         // Not more than are there now: without a session they come back to where they were.
         let waiting = peer.staged_packets(&ground);
         for _ in 0..waiting {
             let Some(packet) = peer.take_staged(&ground) else { break };
             let head = packet.get(..HEAD_LEN.min(packet.len())).unwrap_or_default();
             let tos = outgoing(head, packet.len()).map_or(0, |outgoing| outgoing.outer_tos);
-            if let Err(reason) = collector.add(Packet::Waited(packet), peer, tos) {
+            if let Err(reason) = collector.add(Packet::Waited(packet), tos) {
                 this.counters.discard(reason, 1);
             }
         }
         if waiting == 0 && keepalive {
             // Without memory for it there is none this time.
-            let _ = collector.add(Packet::Keepalive, peer, 0);
+            let _ = collector.add(Packet::Keepalive, 0);
         }
         collector.finish();
     }

@@ -9,6 +9,8 @@ use std::{
     vec::Vec,
 };
 
+use nt::netcx::Layer3;
+
 use super::*;
 
 /// Bytes of pool in use, and how many more blocks there are to be had.
@@ -115,6 +117,22 @@ fn a_length_is_cut_off_at_the_buffer() {
 }
 
 #[test]
+fn a_stash_holds_what_it_took_and_gives_the_rest_back() {
+    let _alone = alone();
+    let pool = pool(64 << 10, 2); // four to a block
+    assert!(pool.stash(3).take().is_some(), "of a block that is made for it");
+    for (asked, taken) in [(0, 2), (1, 1), (3, 2), (9, 9)] {
+        let mut stash = pool.stash(asked);
+        let held: Vec<_> = core::iter::from_fn(|| stash.take()).take(taken).collect();
+        let others: Vec<_> = core::iter::from_fn(|| pool.take()).collect();
+        let held: HashSet<_> = held.iter().chain(&others).map(|buffer| buffer.index).collect();
+        assert_eq!(held.len(), if asked == 3 { 7 } else { 8 }, "{asked}: each once");
+        drop(others);
+    }
+    assert_eq!(core::iter::from_fn(|| pool.take()).collect::<Vec<_>>().len(), 8, "all are back");
+}
+
+#[test]
 fn only_what_is_lent_comes_back_and_only_once() {
     let _alone = alone();
     let pool = pool(2048, 1);
@@ -163,25 +181,35 @@ fn waiting_buffers_keep_their_order_length_and_kind() {
     let _alone = alone();
     let (pool, other) = (pool(2048, 1), pool(2048, 1));
     let waiting = Waiting::new(pool.clone(), 5);
+    let push = |buffer| waiting.places(1).push(buffer);
     let packet = |first: u8, len: usize| {
         let mut buffer = pool.take().unwrap();
         buffer.as_mut_slice()[0] = first;
         buffer.set_len(len);
         buffer
     };
-    waiting.push(packet(0x45, 20)).unwrap();
-    waiting.push(packet(0x60, 40)).unwrap();
-    assert_eq!(waiting.pop().map(|(b, kind)| (b.len, kind)), Some((20, Layer3::Ipv4)));
-    waiting.push(packet(0x10, 2048)).unwrap();
-    waiting.push(packet(0x40, 0)).unwrap();
+    push(packet(0x45, 20)).unwrap();
+    push(packet(0x60, 40)).unwrap();
+    assert_eq!(waiting.consume().next().map(|(b, kind)| (b.len, kind)), Some((20, Layer3::Ipv4)));
+    let mut two = waiting.places(2);
+    two.push(packet(0x10, 2048)).unwrap();
+    two.push(packet(0x40, 0)).unwrap();
+    assert!(two.push(packet(0x40, 0)).is_err(), "not announced");
+    drop(two);
     for expected in [(40, Layer3::Ipv6), (2048, Layer3::Unknown), (0, Layer3::Unknown)] {
-        assert_eq!(waiting.pop().map(|(b, kind)| (b.len, kind)), Some(expected));
+        assert_eq!(waiting.consume().next().map(|(b, kind)| (b.len, kind)), Some(expected));
     }
-    assert!(waiting.pop().is_none());
+    assert!(waiting.consume().next().is_none());
     for at in 0..6 {
-        assert_eq!(waiting.push(packet(0x45, at)).is_ok(), at < 5, "{at}");
+        assert_eq!(push(packet(0x45, at)).is_ok(), at < 5, "{at}");
     }
-    assert!(waiting.push(other.take().unwrap()).is_err(), "another pool's");
+    assert!(waiting.places(1).push(packet(0x45, 1)).is_err(), "full");
+    waiting.consume().take(2).for_each(drop);
+    assert!(push(other.take().unwrap()).is_err(), "another pool's");
+    let mut three = waiting.places(3);
+    for at in 0..3 {
+        assert_eq!(three.push(packet(0x45, at)).is_ok(), at < 2, "two places were left");
+    }
 }
 
 #[test]
@@ -195,11 +223,15 @@ fn many_threads_lose_nothing_and_keep_their_own_order() {
     let send = |from: u32| {
         let mut number = 0;
         while number < PACKETS {
-            let Some(mut buffer) = pool.take() else { continue };
-            buffer.as_mut_slice()[..8].copy_from_slice(&pair(from, number));
-            buffer.set_len(8);
-            if waiting.push(buffer).is_ok() {
-                number += 1;
+            let mut stash = pool.stash(3);
+            let mut places = waiting.places(2);
+            for _ in 0..2 {
+                let Some(mut buffer) = stash.take() else { break };
+                buffer.as_mut_slice()[..8].copy_from_slice(&pair(from, number));
+                buffer.set_len(8);
+                if number < PACKETS && places.push(buffer).is_ok() {
+                    number += 1;
+                }
             }
         }
     };
@@ -209,7 +241,7 @@ fn many_threads_lose_nothing_and_keep_their_own_order() {
         }
         let (mut next, mut lent) = ([0; THREADS as usize], Vec::new());
         while next.iter().any(|number| *number < PACKETS) {
-            let Some((buffer, _kind)) = waiting.pop() else { continue };
+            let Some((buffer, _kind)) = waiting.consume().next() else { continue };
             let from = u32::from_le_bytes(buffer.as_slice()[..4].try_into().unwrap());
             let number = u32::from_le_bytes(buffer.as_slice()[4..8].try_into().unwrap());
             assert_eq!(number, next[from as usize], "of thread {from}");
@@ -222,7 +254,7 @@ fn many_threads_lose_nothing_and_keep_their_own_order() {
         }
         lent.drain(..).for_each(|handle| drop(pool.reclaim(handle).unwrap()));
     });
-    assert!(waiting.pop().is_none());
+    assert!(waiting.consume().next().is_none());
     assert_eq!(core::iter::from_fn(|| pool.take()).collect::<Vec<_>>().len(), 64);
     drop(waiting);
     drop(pool);
