@@ -47,10 +47,11 @@ policies! {
     HeldPerCpu: 0..=65_536, "datagrams", default 512;
     /// The most datagrams that callouts hold of one remote address and port.
     HeldPerPeer: 0..=65_536, "datagrams", default 256;
-    /// The first of the CPUs that seal and open packets, by index; one that is not there is 0.
+    /// The first of the CPUs that seal and open packets, by index; one that is not there is 0. Applies
+    /// from the next time the driver is loaded.
     ScalingBase: 0..=2_047, "index of a CPU", default 0;
     /// How many CPUs, from the first on, share what there is to seal and open; with 1 each CPU does what
-    /// comes to it.
+    /// comes to it. Applies from the next time the driver is loaded.
     ScalingMax: 1..=64, "CPUs", default 8;
     /// The widest vector code that seals and opens packets, if the machine has it.
     SimdCap: 0..=4, "0 none, 1 SSE2, 2 AVX2, 3 AVX-512, 4 AVX-512 with IFMA", default 4;

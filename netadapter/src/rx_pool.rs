@@ -162,7 +162,6 @@ impl RxPool {
     /// # IRQL
     ///
     /// `<= DISPATCH_LEVEL`.
-    #[must_use]
     pub fn stash(&self, count: usize) -> RxStash<'_> {
         // INVARIANT: just taken off the free list.
         RxStash { pool: self, chain: self.memory().pop_chain(count) }

@@ -7,7 +7,7 @@
 //! from sealing. A packet that comes from the adapter keeps its ring slot until it is sealed; one
 //! that must wait for a session is copied and gives its slot back at once.
 
-use alloc::{boxed::Box, vec::Vec};
+use alloc::boxed::Box;
 use core::net::IpAddr;
 
 use abi::{discard::Discard, statistics::Counter};
@@ -23,15 +23,15 @@ use crypto::{
     sync::Shared,
 };
 use heapless::Vec as Batch;
-use netadapter::{TxBatch, TxFlight, TxPacket};
+use netadapter::{TxBatch, TxPacket};
 use nt::{irql::AtMostDispatch, pool::try_box};
 
 use super::{
     MOST_CHUNKS, WORTH_DEALING_BYTES,
+    packet::{Flight, PACKET_PIECES, Packet},
     turn::{Stage, Turn},
 };
 use crate::{
-    counters::Counters,
     device::Device,
     ground::At,
     peer::{Keypair, Peer},
@@ -42,92 +42,6 @@ use crate::{
 const HEAD_LEN: usize = 40;
 /// Packets sealed in one call: their jobs and pieces lie on the stack.
 const SEAL_PACKETS: usize = 16;
-/// Pieces of one packet, its padding included. A packet in more is copied together first.
-const PACKET_PIECES: usize = 4;
-/// What padding is made of.
-const ZEROES: [u8; 16] = [0; 16];
-
-/// Packets of the adapter's ring that a chunk has taken along.
-type Flight = TxFlight<CHUNK_PACKETS>;
-
-/// An inner packet on its way.
-enum Packet {
-    /// In the adapter's ring, at a position of the chunk's flight.
-    Flying { position: usize, len: usize },
-    /// A copy: it was in too many pieces.
-    Copied(Vec<u8>),
-    /// A copy that has waited for a session or a route.
-    Waited(Vec<u8>),
-    /// None: a keepalive.
-    Keepalive,
-}
-
-impl Packet {
-    /// Takes a packet along: in its place if that can be, or else by a copy.
-    fn of(packet: TxPacket<'_>, flight: &mut Flight, counters: &Counters) -> Result<Self, Discard> {
-        let len = packet.byte_count();
-        let packet = if packet.pieces().count() < PACKET_PIECES {
-            match flight.add(packet) {
-                Ok(position) => return Ok(Self::Flying { position, len }),
-                Err(packet) => packet,
-            }
-        } else {
-            packet
-        };
-        copied(len, |bytes| packet.copy_to(bytes), counters).map(Self::Copied)
-    }
-
-    fn len(&self) -> usize {
-        match self {
-            Self::Flying { len, .. } => *len,
-            Self::Copied(bytes) | Self::Waited(bytes) => bytes.len(),
-            Self::Keepalive => 0,
-        }
-    }
-
-    /// The packet as something that may wait: keepalives do not.
-    fn into_copy(self, flight: &Flight, counters: &Counters) -> Result<Option<Vec<u8>>, Discard> {
-        match self {
-            Self::Flying { position, len } => {
-                copied(len, |bytes| flight.copy_to(position, bytes), counters).map(Some)
-            }
-            Self::Copied(bytes) | Self::Waited(bytes) => Ok(Some(bytes)),
-            Self::Keepalive => Ok(None),
-        }
-    }
-
-    /// The packet's bytes and then `padding` zeroes.
-    fn pieces<'p>(&'p self, flight: &'p Flight, padding: usize) -> Batch<Piece<'p>, PACKET_PIECES> {
-        let mut pieces = Batch::new();
-        match self {
-            // A packet in more pieces than there is room for was copied together in `of`.
-            Self::Flying { position, .. } => flight.shared_bytes(*position).for_each(|bytes| {
-                let _ = pieces.push(bytes.into());
-            }),
-            Self::Copied(bytes) | Self::Waited(bytes) => {
-                let _ = pieces.push(bytes.as_slice().into());
-            }
-            Self::Keepalive => {}
-        }
-        if let Some(zeroes) = ZEROES.get(..padding).filter(|zeroes| !zeroes.is_empty()) {
-            let _ = pieces.push(zeroes.into());
-        }
-        pieces
-    }
-}
-
-/// Copies a packet of `len` bytes by `copy`, and counts them.
-fn copied(
-    len: usize,
-    copy: impl FnOnce(&mut [u8]) -> usize,
-    counters: &Counters,
-) -> Result<Vec<u8>, Discard> {
-    let mut bytes = Vec::new();
-    bytes.try_reserve_exact(len).map_err(|_| Discard::NoMemory)?;
-    bytes.resize(len, 0);
-    counters.add(Counter::PayloadWrittenOut, copy(&mut bytes));
-    Ok(bytes)
-}
 
 /// A chunk to be sealed and sent.
 ///
