@@ -17,7 +17,7 @@ use abi::statistics::Counter;
 use nt::{
     chain::Chain,
     closing::{Close, Closing},
-    dpc::Dpc,
+    dpc::{self, Dpc},
     fwp::{Callouts, Classifier, Classify, Injected, Metadata, Shape},
     irql::{AtMostDispatch, Dispatch, Passive},
     mutex::Mutex,
@@ -96,8 +96,6 @@ struct State<R: Receiver> {
     rings: Rings,
     holding: Shared<Holding>,
     caps: Caps,
-    /// Packets that met a filter whose port is gone.
-    strays: AtomicU64,
 }
 
 /// Who answers for packets. The DPCs stand, and are dropped, before what they work on.
@@ -129,7 +127,6 @@ impl<R: Receiver> Interception<R> {
             rings: Rings::try_new()?,
             holding: Shared::try_new(Holding::try_new(seed)?)?,
             caps,
-            strays: AtomicU64::new(0),
         })?;
         let book = Mutex::try_new(Book { ports: room()?, spares: room()? })?;
         let mut core = Closing::new(Core {
@@ -186,16 +183,6 @@ impl<R: Receiver> Interception<R> {
         let instead_of = instead_of.map(|old| old.0.port.context);
         self.0.engine()?.want(passive, port, context, instead_of)?;
         Ok(intercepted)
-    }
-
-    /// Packets that met a filter of a port that is gone, and went to the socket.
-    ///
-    /// # IRQL
-    ///
-    /// Any.
-    #[must_use]
-    pub fn strays(&self) -> u64 {
-        self.0.state.strays.load(Ordering::Relaxed)
     }
 }
 
@@ -303,6 +290,10 @@ impl<R: Receiver> Close for Inner<R> {
         if let Some(engine) = &self.core.engine {
             engine.unwant(passive, context);
         }
+        // A classify that found the port open has ended, and what it took is handed over: only then does
+        // the port leave the table, or nobody would count it.
+        self.core.reclaimer.barrier(passive);
+        dpc::flush(passive);
         self.core.leave(passive, context);
         // Nobody looks at the port any more, and the table that led to it is gone.
         self.core.reclaimer.barrier(passive);
@@ -448,8 +439,8 @@ impl<R: Receiver> Judge<R> {
 
 impl<R: Receiver> Classifier for Judge<R> {
     fn classify(&self, mut packet: Classify<'_>, level: &Dispatch<'_>) {
+        // By a filter that is gone by now: nobody's, and so the socket's.
         let Some(port) = find(self.state.ports.read(level), packet.context()) else {
-            self.state.strays.fetch_add(1, Ordering::Relaxed);
             return packet.permit();
         };
         let metadata = packet.metadata();
@@ -494,14 +485,10 @@ fn drain<R: Receiver>(state: &Shared<State<R>>, level: &Dispatch<'_>) {
                 ring.push(node);
             }
         }
-        match find(ports, context) {
-            Some(port) => {
-                port.receiver.judged(Counter::Absorbed, batch.len());
-                port.receiver.receive(Datagrams::of_callout(batch), level.at_most());
-            }
-            None => {
-                state.strays.fetch_add(batch.len() as u64, Ordering::Relaxed);
-            }
+        // It is there: a port leaves the table after the rings were drained of what was taken for it.
+        if let Some(port) = find(ports, context) {
+            port.receiver.judged(Counter::Absorbed, batch.len());
+            port.receiver.receive(Datagrams::of_callout(batch), level.at_most());
         }
     }
 }
