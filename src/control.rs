@@ -81,7 +81,11 @@ impl DeviceEvents for Context {
         }
         match control.code {
             ioctl::SET_ADAPTER_STATE => self.set_state(request, passive),
-            ioctl::GET | ioctl::SET | ioctl::READ_LOG_LINE | ioctl::GET_STATISTICS => {
+            ioctl::GET
+            | ioctl::SET
+            | ioctl::READ_LOG_LINE
+            | ioctl::GET_STATISTICS
+            | ioctl::RELOAD_POLICY => {
                 if let Err((request, error)) = request.enqueue(handle) {
                     request.complete(Err(error), 0);
                 }
@@ -99,6 +103,9 @@ impl DeviceEvents for Context {
             }
             ioctl::READ_LOG_LINE => self.device.log.read(passive.lend(), request),
             ioctl::GET_STATISTICS => self.get_statistics(request),
+            ioctl::RELOAD_POLICY => {
+                request.complete(self.reload_policy(control, passive), 0);
+            }
             _ => request.complete(Err(NtError::INVALID_DEVICE_REQUEST), 0),
         }
     }
@@ -212,6 +219,16 @@ impl Context {
             .get(&AtPassive(passive), &mut answer)
             .map_err(|_| NtError::INSUFFICIENT_RESOURCES)?;
         answer.writer.map(|writer| writer.len_bytes()).ok_or(NtError::UNSUCCESSFUL)
+    }
+
+    /// RELOAD_POLICY.
+    fn reload_policy(&self, control: Control, passive: &Passive) -> Result<(), NtError> {
+        if (control.input_len, control.output_len) != (0, 0) {
+            return Err(NtError::INVALID_PARAMETER);
+        }
+        let reading = self.device.core.follow_policy(passive);
+        self.device.say_refused(&reading, passive);
+        Ok(())
     }
 
     /// GET_STATISTICS.

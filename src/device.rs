@@ -11,8 +11,8 @@ use core::{
     time::Duration,
 };
 
-use abi::{discard::Discard, ioctl::Set, policy::Policy, statistics::Counter};
-use callout::{Datagram, Family, Options, Outside, Route, Shape};
+use abi::{discard::Discard, ioctl::Set, statistics::Counter};
+use callout::{Datagram, Family, Outside, Route};
 use crypto::{
     protocol::{ConfigError, Endpoint, Now, Output, Tunnel, limits::MAX_QUEUED_HANDSHAKES},
     sync::{RwSpinLock, Shared},
@@ -37,6 +37,8 @@ use crate::{
     peer::{Paths, Peer, ServiceQueue},
     processors::{Errand, Processors, Task},
 };
+
+mod ways;
 
 /// How often it is looked whether the last send by sockets that are going has returned.
 const CLOSE_POLL: Duration = Duration::from_millis(1);
@@ -398,6 +400,10 @@ impl Device {
         out: &mut dyn Output<Paths>,
         passive: &Passive,
     ) -> Result<(), NtError> {
+        if this.tunnel.is_up() {
+            return Ok(());
+        }
+        let reading = this.core.follow_policy(passive);
         let mut control = this.control.lock(passive);
         if this.tunnel.is_up() {
             return Ok(());
@@ -410,9 +416,7 @@ impl Device {
         this.adapter.set_link_up(true);
         drop(control);
         this.say(passive, Level::Info, format_args!("up, listening on port {port}"));
-        for refused in this.core.policies.refused() {
-            this.say(passive, Level::Warning, format_args!("{refused}"));
-        }
+        this.say_refused(&reading, passive);
         this.core.call_workers();
         Ok(())
     }
@@ -526,38 +530,15 @@ impl Device {
         passive: &Passive,
     ) -> Result<Shared<Outside<Outer>>, NtError> {
         let outer = Outer(this.clone());
-        let mut sockets = Outside::open(passive, &this.core.provider, port, owner, outer)?;
+        let sockets = Outside::open(passive, &this.core.provider, port, owner, outer)?;
+        // Before the callouts: from the filters on nothing may fail.
+        let mut sockets = Shared::try_new(sockets).map_err(|_| NtError::INSUFFICIENT_RESOURCES)?;
         if let Some((family, error)) = sockets.missing() {
             let family = if family == Family::V4 { "IPv4" } else { "IPv6" };
             this.say(passive, Level::Warning, format_args!("no {family}: {error}"));
         }
         this.intercept(&mut sockets, passive);
-        Shared::try_new(sockets).map_err(|_| NtError::INSUFFICIENT_RESOURCES)
-    }
-
-    /// Puts the callouts before the sockets, as policy wants; what cannot be had the sockets do.
-    fn intercept(&self, sockets: &mut Outside<Outer>, passive: &Passive) {
-        let policies = &self.core.policies;
-        let inject = match policies.get(Policy::SendEngine) {
-            0 => None,
-            1 => Some(Shape::OneList),
-            _ => Some(Shape::ListEach),
-        };
-        let absorb = policies.get(Policy::FastPath) != 0;
-        // While a port is being changed the old filters stand until the new ones do.
-        let old = self.sockets.read(&AtPassive(passive), |old| old.clone());
-        for inject in [inject, None].into_iter().take(1 + usize::from(inject.is_some())) {
-            if !absorb && inject.is_none() {
-                return;
-            }
-            let options = Options { absorb, inject, ecn: true };
-            let done = self.core.interceptions.with(passive, |callouts| {
-                sockets.intercept(passive, callouts?, options, old.as_deref())
-            });
-            let Err(error) = done else { return };
-            let what = if inject.is_some() { "injection" } else { "callouts" };
-            self.say(passive, Level::Warning, format_args!("no {what}: {error}"));
-        }
+        Ok(sockets)
     }
 
     /// Publishes the sockets, and closes those before them once nobody sends by them.

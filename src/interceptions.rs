@@ -74,10 +74,17 @@ impl Interceptions {
     ) -> Result<Interception<Outer>, NtError> {
         let mut seed = [0; 8];
         nt::random::fill(passive, &mut seed)?;
-        let (per_cpu, per_peer) =
-            (policies.get(Policy::HeldPerCpu), policies.get(Policy::HeldPerPeer));
-        let caps = Caps { per_cpu, per_peer };
-        Interception::start(passive, &self.reclaimer, caps, u64::from_ne_bytes(seed))
+        let seed = u64::from_ne_bytes(seed);
+        Interception::start(passive, &self.reclaimer, caps(policies), seed)
+    }
+
+    /// Has the callouts hold as many datagrams as they may now.
+    pub(crate) fn follow_policy(&self, policies: &Policies, passive: &Passive) {
+        self.with(passive, |callouts| {
+            if let Ok(callouts) = callouts {
+                callouts.set_caps(caps(policies));
+            }
+        });
     }
 
     /// Runs `body` with the callouts, or with the reason why there are none.
@@ -88,4 +95,10 @@ impl Interceptions {
     ) -> R {
         body(self.state.lock(passive).made.as_ref().map_err(|error| *error))
     }
+}
+
+/// How many datagrams may be held.
+fn caps(policies: &Policies) -> Caps {
+    let (per_cpu, per_peer) = (policies.get(Policy::HeldPerCpu), policies.get(Policy::HeldPerPeer));
+    Caps { per_cpu, per_peer }
 }

@@ -60,12 +60,19 @@ use nt::{
     irql::Passive,
     pool::PoolAllocator,
     status::{NtError, to_status},
-    wdf::{DeviceInit, Driver as Handle, DriverEvents, Entry, InterfaceClass},
+    wdf::{DeviceInit, DriverEvents, Entry, InterfaceClass},
 };
 
 use crate::{
-    control::Context, device::Device, ends::Inner, interceptions::Interceptions, peer::Paths,
-    policy::Policies, processors::Processors, random::Generator, workers::Workers,
+    control::Context,
+    device::Device,
+    ends::Inner,
+    interceptions::Interceptions,
+    peer::Paths,
+    policy::{Policies, Reading},
+    processors::Processors,
+    random::Generator,
+    workers::Workers,
 };
 
 #[global_allocator]
@@ -95,21 +102,19 @@ pub(crate) struct Core {
     pub(crate) indices: Shared<IndexTable<Paths>>,
     pub(crate) hash_key: HashKey,
     pub(crate) features: ExtendedFeatures,
-    /// The fastest that this machine can seal and open with, under the policy.
-    pub(crate) tier: Tier,
+    /// The fastest that this machine can seal and open with.
+    detected: Tier,
     pub(crate) policies: Policies,
     numbers: AtomicU64,
 }
 
 impl Core {
     /// Builds everything, oldest first.
-    fn build(driver: &Handle, passive: &mut Passive) -> Result<Self, NtError> {
-        let policies = Policies::read(driver, passive);
+    fn build(passive: &mut Passive) -> Result<Self, NtError> {
+        let policies = Policies::try_new(passive)?;
         let no_memory = |_| NtError::INSUFFICIENT_RESOURCES;
         let features = ExtendedFeatures::detect(passive);
-        let cap = policies.get(Policy::SimdCap) as usize;
-        let cap = Tier::ALL.get(cap).copied().unwrap_or(Tier::Avx512Ifma);
-        let tier = aead::detect(features.mask()).at_most(cap);
+        let detected = aead::detect(features.mask());
         let mut random = Generator::try_new(passive)?;
         let hash_key = HashKey::new(random.array());
         let indices =
@@ -140,7 +145,7 @@ impl Core {
             indices,
             hash_key,
             features,
-            tier,
+            detected,
             policies,
             numbers,
         })
@@ -154,9 +159,11 @@ impl Core {
         bytes: usize,
         body: impl FnOnce(Option<&ExtendedState>) -> R,
     ) -> R {
-        if !self.tier.needs_state() {
+        let cap = Tier::ALL.get(self.policies.get(Policy::SimdCap) as usize);
+        let tier = self.detected.at_most(cap.copied().unwrap_or(Tier::Avx512Ifma));
+        if !tier.needs_state() {
             // SAFETY: not above what `detect` returned, and it needs no state.
-            return body(Some(&unsafe { ExtendedState::assume(self.tier) }));
+            return body(Some(&unsafe { ExtendedState::assume(tier) }));
         }
         if !aead::is_worth_saving_state(bytes) {
             return body(None);
@@ -165,7 +172,7 @@ impl Core {
             let state = saved.map(|_saved| {
                 // SAFETY: the tier is not above what `detect` returned for the mask that `features` saves and
                 // restores around this closure, on this thread; the state does not leave it.
-                unsafe { ExtendedState::assume(self.tier) }
+                unsafe { ExtendedState::assume(tier) }
             });
             body(state.as_ref())
         })
@@ -179,6 +186,21 @@ impl Core {
     /// Has a worker look for work. `<= DISPATCH_LEVEL`.
     pub(crate) fn call_workers(&self) {
         self.workers.call();
+    }
+
+    /// Reads the policy anew, and has every adapter follow it, whatever is under way there.
+    ///
+    /// Each value is one for all adapters at any time but while this works. Returns what was set and is
+    /// not applied.
+    pub(crate) fn follow_policy(&self, passive: &Passive) -> Reading {
+        let reading = self.policies.read(passive);
+        self.interceptions.follow_policy(&self.policies, passive);
+        let mut after = 0;
+        while let Some(device) = self.workers.device_after(after, passive) {
+            after = device.tunnel.number();
+            Device::follow_policy(&device, passive);
+        }
+        reading
     }
 
     /// Takes a device from the workers.
@@ -244,8 +266,8 @@ pub unsafe extern "system" fn driver_entry(driver: *mut c_void, registry: *const
     let mut passive = unsafe { Passive::assume() };
     // SAFETY: the caller's promise; used up before we return.
     let entry = unsafe { Entry::new(driver.cast(), registry.cast()) };
-    to_status(entry.create(&mut passive, |handle: &Handle, passive| {
-        let core = Shared::try_new(Core::build(handle, passive)?);
+    to_status(entry.create(&mut passive, |passive| {
+        let core = Shared::try_new(Core::build(passive)?);
         Ok(Driver { core: core.map_err(|_| NtError::INSUFFICIENT_RESOURCES)? })
     }))
 }

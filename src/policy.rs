@@ -1,22 +1,26 @@
-//! The policy values, as they were when the driver was loaded.
+//! The policy values that apply now: as the registry had them when they were last read.
+//!
+//! They are read when the driver is loaded, when an adapter comes up, and when somebody asks for it
+//! ([`crate::Core::follow_policy`]); whoever uses one asks for it each time. What was set and cannot be
+//! applied is told to whoever had them read.
 
-use core::fmt;
-
-use abi::policy::Policy;
-use nt::{
-    irql::Passive,
-    status::NtError,
-    wdf::{Driver, ParametersKey},
+use core::{
+    fmt,
+    sync::atomic::{AtomicU32, Ordering},
 };
 
-/// A value for each [`Policy`].
-pub(crate) struct Policies([Setting; Policy::COUNT]);
+use abi::policy::Policy;
+use nt::{irql::Passive, mutex::Mutex, status::NtError, wdf::ParametersKey};
 
-#[derive(Clone, Copy)]
-struct Setting {
-    value: u32,
-    refused: Option<Refused>,
+/// A value for each [`Policy`].
+pub(crate) struct Policies {
+    values: [AtomicU32; Policy::COUNT],
+    /// Held while they are read: an older reading does not replace a newer one.
+    reading: Mutex<()>,
 }
+
+/// What was set and is not applied.
+pub(crate) struct Reading([Option<Refused>; Policy::COUNT]);
 
 /// A value that is not applied.
 #[derive(Clone, Copy)]
@@ -32,39 +36,54 @@ enum Why {
 }
 
 impl Policies {
-    /// Reads all of them; what cannot be applied is its default.
-    pub(crate) fn read(driver: &Driver, passive: &Passive) -> Self {
+    /// Their first values.
+    ///
+    /// # Errors
+    ///
+    /// [`NtError::INSUFFICIENT_RESOURCES`].
+    pub(crate) fn try_new(passive: &Passive) -> Result<Self, NtError> {
+        let values = [const { AtomicU32::new(0) }; Policy::COUNT];
+        let policies = Self { values, reading: Mutex::try_new(())? };
+        policies.read(passive);
+        Ok(policies)
+    }
+
+    /// Reads all of them anew; what cannot be applied is its default.
+    pub(crate) fn read(&self, passive: &Passive) -> Reading {
+        let _one_at_a_time = self.reading.lock(passive);
         // Without the key there is nothing in it.
-        let key = driver.parameters(passive).ok();
-        let mut settings = [Setting { value: 0, refused: None }; Policy::COUNT];
-        for (setting, policy) in settings.iter_mut().zip(Policy::ALL) {
-            *setting = Setting::read(*policy, key.as_ref(), passive);
+        let key = ParametersKey::open(passive).ok();
+        let mut reading = Reading([None; Policy::COUNT]);
+        for ((policy, value), refused) in Policy::ALL.iter().zip(&self.values).zip(&mut reading.0) {
+            let read = read(*policy, key.as_ref(), passive);
+            // Relaxed: each value stands for itself.
+            value.store(*read.as_ref().unwrap_or(&policy.default()), Ordering::Relaxed);
+            *refused = read.err().map(|why| Refused { policy: *policy, why });
         }
-        Self(settings)
+        reading
     }
 
-    /// The value that applies.
+    /// The value that applies now. Any IRQL.
     pub(crate) fn get(&self, policy: Policy) -> u32 {
-        self.0.get(policy as usize).map_or(policy.default(), |setting| setting.value)
-    }
-
-    /// What was set and is not applied.
-    pub(crate) fn refused(&self) -> impl Iterator<Item = Refused> {
-        self.0.iter().filter_map(|setting| setting.refused)
+        let value = self.values.get(policy as usize);
+        value.map_or(policy.default(), |value| value.load(Ordering::Relaxed))
     }
 }
 
-impl Setting {
-    fn read(policy: Policy, key: Option<&ParametersKey>, passive: &Passive) -> Self {
-        let refuse = |why| Self { value: policy.default(), refused: Some(Refused { policy, why }) };
-        match key.map(|key| key.query_u32(passive, policy.name())) {
-            None | Some(Err(NtError::OBJECT_NAME_NOT_FOUND)) => {
-                Self { value: policy.default(), refused: None }
-            }
-            Some(Err(error)) => refuse(Why::Unreadable(error)),
-            Some(Ok(value)) if policy.range().contains(&value) => Self { value, refused: None },
-            Some(Ok(value)) => refuse(Why::OutOfRange(value)),
-        }
+impl Reading {
+    /// What is not applied, and why.
+    pub(crate) fn refused(&self) -> impl Iterator<Item = &Refused> {
+        self.0.iter().flatten()
+    }
+}
+
+/// The value of one; a value that is not there is the default.
+fn read(policy: Policy, key: Option<&ParametersKey>, passive: &Passive) -> Result<u32, Why> {
+    match key.map(|key| key.query_u32(passive, policy.name())) {
+        None | Some(Err(NtError::OBJECT_NAME_NOT_FOUND)) => Ok(policy.default()),
+        Some(Err(error)) => Err(Why::Unreadable(error)),
+        Some(Ok(value)) if policy.range().contains(&value) => Ok(value),
+        Some(Ok(value)) => Err(Why::OutOfRange(value)),
     }
 }
 

@@ -122,6 +122,14 @@ impl Workers {
         Ok(())
     }
 
+    /// The device whose number comes next after `number`.
+    pub(crate) fn device_after(&self, number: u64, passive: &Passive) -> Option<Shared<Device>> {
+        self.desk.devices.read(&AtPassive(passive), |devices| {
+            let later = devices.iter().filter(|device| device.tunnel.number() > number);
+            later.min_by_key(|device| device.tunnel.number()).cloned()
+        })
+    }
+
     /// Has the workers leave `device` alone. One of them may still be busy with it.
     pub(crate) fn remove(&self, device: &Shared<Device>, passive: &Passive) {
         let removed = self.desk.devices.write(&AtPassive(passive), |devices| {

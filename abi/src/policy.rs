@@ -1,9 +1,11 @@
 //! Policy values: what an administrator may set, and within which bounds.
 //!
 //! One table for the driver, its tools and the templates of Group Policy. The driver reads its values
-//! from its service's `Parameters` key, as `REG_DWORD`s of these names, when it is loaded. A value
-//! that is missing is the default; one that is out of bounds or of another type is, too, and the
-//! adapter's log says so. No value may hold a secret: policies are world-readable.
+//! from its service's `Parameters` key, as `REG_DWORD`s of these names: when it is loaded, when an
+//! adapter comes up, and when it is asked to ([`crate::ioctl::RELOAD_POLICY`]). Each applies to every
+//! adapter from then on, under load too; one that could not would say so in its text. A value that is
+//! missing is the default; one that is out of bounds or of another type is, too, and the adapter's log
+//! says so. No value may hold a secret: policies are world-readable.
 
 use core::ops::RangeInclusive;
 

@@ -9,8 +9,9 @@
 
 use alloc::vec::Vec;
 use core::{
+    fmt,
     net::SocketAddr,
-    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
 };
 
 use abi::statistics::Counter;
@@ -40,7 +41,7 @@ use crate::{
     layers::CALLOUTS,
     route::Route,
     run::Run,
-    socket::Receiver,
+    socket::{Receiver, Sockets},
 };
 
 /// The callouts of the driver.
@@ -57,15 +58,30 @@ struct Core<R: Receiver> {
     _device: ControlDevice,
 }
 
-/// How an adapter uses the callouts.
-#[derive(Clone, Copy, Debug)]
-pub struct Options {
+/// Which ways datagrams take besides the sockets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ways {
     /// Datagrams are taken from the stack; otherwise all of them pass to the socket.
     pub absorb: bool,
     /// Runs are injected, in this shape; otherwise the sockets send.
     pub inject: Option<Shape>,
-    /// The system knows ECN control messages.
-    pub ecn: bool,
+}
+
+impl Ways {
+    /// The sockets do everything.
+    pub const NONE: Self = Self { absorb: false, inject: None };
+}
+
+impl fmt::Display for Ways {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let from = if self.absorb { "callouts" } else { "the sockets" };
+        let by = match self.inject {
+            None => "the sockets",
+            Some(Shape::OneList) => "injection, a list a run",
+            Some(Shape::ListEach) => "injection, a list a datagram",
+        };
+        write!(f, "receiving by {from}, sending by {by}")
+    }
 }
 
 type Ports<R> = Vec<Shared<Port<R>>>;
@@ -85,7 +101,7 @@ struct Book<R: Receiver> {
 struct Port<R: Receiver> {
     context: u64,
     receiver: R,
-    absorb: bool,
+    ways: Ways,
     draining: AtomicBool,
     injector: Option<Injector<R>>,
 }
@@ -95,7 +111,8 @@ struct State<R: Receiver> {
     ports: Rcu<Ports<R>>,
     rings: Rings,
     holding: Shared<Holding>,
-    caps: Caps,
+    /// Of one CPU, and of one remote address; see [`Caps`].
+    caps: [AtomicU32; 2],
 }
 
 /// Who answers for packets. The DPCs stand, and are dropped, before what they work on.
@@ -126,7 +143,7 @@ impl<R: Receiver> Interception<R> {
             ports: Rcu::new(Prepared::try_new(Vec::new())?),
             rings: Rings::try_new()?,
             holding: Shared::try_new(Holding::try_new(seed)?)?,
-            caps,
+            caps: [caps.per_cpu, caps.per_peer].map(AtomicU32::new),
         })?;
         let book = Mutex::try_new(Book { ports: room()?, spares: room()? })?;
         let mut core = Closing::new(Core {
@@ -145,9 +162,21 @@ impl<R: Receiver> Interception<R> {
         Shared::try_new(core).map(Self)
     }
 
-    /// Has the datagrams of `port` judged, and those of `instead_of` no longer, without a gap.
+    /// Has no more datagrams taken than these allow, from now on.
     ///
-    /// The sockets of `port` are open; `instead_of` is dropped next, and then its sockets.
+    /// # IRQL
+    ///
+    /// Any.
+    pub fn set_caps(&self, caps: Caps) {
+        for (cap, value) in self.0.state.caps.iter().zip([caps.per_cpu, caps.per_peer]) {
+            // Relaxed: each stands for itself.
+            cap.store(value, Ordering::Relaxed);
+        }
+    }
+
+    /// Has the datagrams of `sockets` judged, and those of `instead_of` no longer, without a gap.
+    ///
+    /// `instead_of` is dropped next: the same sockets with other ways, or others, which go then.
     ///
     /// # Errors
     ///
@@ -160,19 +189,19 @@ impl<R: Receiver> Interception<R> {
     pub fn intercept(
         &self,
         passive: &Passive,
-        port: u16,
-        receiver: R,
-        options: Options,
+        sockets: &Sockets<R>,
+        ways: Ways,
         instead_of: Option<&Intercepted<R>>,
     ) -> Result<Intercepted<R>, NtError> {
         let context = self.0.contexts.fetch_add(1, Ordering::Relaxed);
-        let injector = options
-            .inject
-            .map(|shape| Injector::new(passive, port, shape, options.ecn, receiver.clone()));
+        let (port, receiver) = (sockets.port(), sockets.receiver().clone());
+        let injector = ways.inject.map(|shape| {
+            Injector::new(passive, port, shape, sockets.knows_ecn(), receiver.clone())
+        });
         let port_state = Shared::try_new(Port {
             context,
             receiver,
-            absorb: options.absorb,
+            ways,
             draining: AtomicBool::new(false),
             injector: injector.transpose()?,
         })?;
@@ -249,14 +278,14 @@ struct Inner<R: Receiver> {
 }
 
 impl<R: Receiver> Intercepted<R> {
-    /// Whether runs are injected; otherwise none is to be sent by this way out.
+    /// Which ways there are; without injection no run is to be sent by this way out.
     ///
     /// # IRQL
     ///
     /// Any.
     #[must_use]
-    pub fn injects(&self) -> bool {
-        self.0.port.injector.is_some()
+    pub fn ways(&self) -> Ways {
+        self.0.port.ways
     }
 
     /// Injects the run's datagrams, to where `route` leads.
@@ -412,6 +441,7 @@ impl<R: Receiver> Judge<R> {
         noted: Option<&Noted>,
     ) -> Seen {
         let State { holding, caps, .. } = &*self.state;
+        let [per_cpu, per_peer] = caps.each_ref().map(|cap| cap.load(Ordering::Relaxed));
         let injected = |injector: &Injector<R>| packet.injected(injector.id()) == Injected::ByUs;
         let injected = port.injector.as_ref().is_some_and(injected);
         let held_of_peer = noted.map_or(0, |noted| holding.flows.held(noted.key.place));
@@ -422,7 +452,7 @@ impl<R: Receiver> Judge<R> {
             injected,
             loopback,
             authorisation_required: metadata.authorisation_required,
-            fast: port.absorb,
+            fast: port.ways.absorb,
             draining: port.draining.load(Ordering::Acquire),
             whole: noted.is_some(),
             length: data.as_ref().map_or(0, |data| data.len()),
@@ -430,8 +460,8 @@ impl<R: Receiver> Judge<R> {
             coalesced: data
                 .and_then(|data| data.coalesced())
                 .map(|how| Coalesced { size: how.size }),
-            held_of_cpu: (holding.of_cpu(cpu), caps.per_cpu),
-            held_of_peer: (held_of_peer, caps.per_peer),
+            held_of_cpu: (holding.of_cpu(cpu), per_cpu),
+            held_of_peer: (held_of_peer, per_peer),
             refresh_due: false,
         }
     }

@@ -70,7 +70,7 @@ pub use absorb::Caps;
 pub use datagrams::{Datagram, Datagrams};
 pub use endpoint::{Family, Local};
 #[cfg(feature = "kernel")]
-pub use interception::{Intercepted, Interception, Options};
+pub use interception::{Intercepted, Interception, Ways};
 #[cfg(feature = "kernel")]
 pub use nt::{fwp::Shape, wsk::Provider};
 #[cfg(feature = "kernel")]

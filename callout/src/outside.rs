@@ -7,22 +7,24 @@ use abi::statistics::Counter;
 use nt::{
     irql::{AtMostDispatch, Passive},
     process::Process,
+    shared::Shared,
     status::NtError,
     wsk::Provider,
 };
 
 use crate::{
     endpoint::Family,
-    interception::{Intercepted, Interception, Options},
+    interception::{Intercepted, Interception, Ways},
     route::Route,
     run::Run,
     socket::{Receiver, Sockets},
 };
 
-/// The sockets of one port, and what stands before them. Closed on drop, in this order.
+/// The sockets of one port, and what stands before them. Closed on drop, the sockets last, and not
+/// before everybody who has them is dropped.
 pub struct Outside<R: Receiver> {
     intercepted: Option<Intercepted<R>>,
-    sockets: Sockets<R>,
+    sockets: Shared<Sockets<R>>,
 }
 
 impl<R: Receiver> Outside<R> {
@@ -43,7 +45,27 @@ impl<R: Receiver> Outside<R> {
         receiver: R,
     ) -> Result<Self, NtError> {
         let sockets = Sockets::open(level, provider, port, owner, receiver)?;
-        Ok(Self { intercepted: None, sockets })
+        Ok(Self { intercepted: None, sockets: Shared::try_new(sockets)? })
+    }
+
+    /// The same sockets, with nothing before them.
+    ///
+    /// # IRQL
+    ///
+    /// Any; dropped at `PASSIVE_LEVEL`.
+    #[must_use]
+    pub fn bare(&self) -> Self {
+        Self { intercepted: None, sockets: self.sockets.clone() }
+    }
+
+    /// Which ways there are besides the sockets.
+    ///
+    /// # IRQL
+    ///
+    /// Any.
+    #[must_use]
+    pub fn ways(&self) -> Ways {
+        self.intercepted.as_ref().map_or(Ways::NONE, Intercepted::ways)
     }
 
     /// Puts the callouts before the sockets. `instead_of` is about to be dropped: not before the new
@@ -60,13 +82,11 @@ impl<R: Receiver> Outside<R> {
         &mut self,
         level: &Passive,
         interception: &Interception<R>,
-        options: Options,
+        ways: Ways,
         instead_of: Option<&Self>,
     ) -> Result<(), NtError> {
-        let options = Options { ecn: options.ecn && self.sockets.knows_ecn(), ..options };
-        let (port, receiver) = (self.sockets.port(), self.sockets.receiver().clone());
         let instead_of = instead_of.and_then(|old| old.intercepted.as_ref());
-        let made = interception.intercept(level, port, receiver, options, instead_of)?;
+        let made = interception.intercept(level, &self.sockets, ways, instead_of)?;
         self.intercepted = Some(made);
         Ok(())
     }
@@ -78,7 +98,7 @@ impl<R: Receiver> Outside<R> {
     /// `<= DISPATCH_LEVEL`. No lock may be held: the stack is called, down to the network adapter.
     pub fn send(&self, run: Run, route: &Route, tos: u8, level: &AtMostDispatch) {
         let run = match &self.intercepted {
-            Some(callouts) if callouts.injects() => {
+            Some(callouts) if callouts.ways().inject.is_some() => {
                 let Err(run) = callouts.inject(run, route, tos, level) else { return };
                 self.sockets.receiver().judged(Counter::InjectionPassed, run.len());
                 run
@@ -94,7 +114,7 @@ impl<R: Receiver> Outside<R> {
     ///
     /// Any.
     #[must_use]
-    pub const fn port(&self) -> u16 {
+    pub fn port(&self) -> u16 {
         self.sockets.port()
     }
 

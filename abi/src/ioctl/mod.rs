@@ -29,6 +29,9 @@ pub const SET_ADAPTER_STATE: u32 = code(323, METHOD_BUFFERED);
 pub const READ_LOG_LINE: u32 = code(324, METHOD_BUFFERED);
 /// Our own: the statistics block of [`crate::statistics`].
 pub const GET_STATISTICS: u32 = code(0x900, METHOD_BUFFERED);
+/// Our own: has the driver read its policy ([`crate::policy`]) anew, and every adapter follow it. Takes
+/// no bytes and gives none; what is not applied is in the log of the adapter that was asked.
+pub const RELOAD_POLICY: u32 = code(0x901, METHOD_BUFFERED);
 
 /// GUID of the device interface that takes these codes, as (data1, data2, data3, data4).
 pub const INTERFACE_CLASS: (u32, u16, u16, [u8; 8]) =

@@ -16,7 +16,7 @@ use wdk_sys::{
     WDFDRIVER, WDFOBJECT,
 };
 
-use super::{DeviceInit, ParametersKey, call, context};
+use super::{DeviceInit, call, context};
 use crate::{
     irql::Passive,
     status::{NtError, check, to_status},
@@ -80,7 +80,7 @@ impl Entry {
     pub fn create<D: DriverEvents>(
         self,
         passive: &mut Passive,
-        build: impl FnOnce(&Driver, &mut Passive) -> Result<D, NtError>,
+        build: impl FnOnce(&mut Passive) -> Result<D, NtError>,
     ) -> Result<(), NtError> {
         let mut attributes = context::attributes::<D>();
         attributes.EvtCleanupCallback = Some(evt_cleanup::<D>);
@@ -105,35 +105,11 @@ impl Entry {
                 &raw mut driver,
             )
         })?;
-        let context = build(&Driver(driver), passive)?;
+        let context = build(passive)?;
         // SAFETY: created above with `attributes::<D>`; no device is added before `DriverEntry`
         // returns, so nobody else looks at the context.
         unsafe { context::fill(driver.cast(), context) }
             .map_err(|_context| NtError::INSUFFICIENT_RESOURCES)
-    }
-}
-
-/// The driver object while `DriverEntry` builds its context.
-///
-/// # Invariants
-///
-/// The handle is of this driver, and not deleted.
-#[derive(Debug)]
-pub struct Driver(WDFDRIVER);
-
-impl Driver {
-    /// Opens the service's `Parameters` key, to read.
-    ///
-    /// # Errors
-    ///
-    /// Whatever the registry answers, such as that there is no such key.
-    ///
-    /// # IRQL
-    ///
-    /// `PASSIVE_LEVEL`.
-    pub fn parameters(&self, passive: &Passive) -> Result<ParametersKey, NtError> {
-        // SAFETY: the handle is valid by the type invariant.
-        unsafe { ParametersKey::open(self.0, passive) }
     }
 }
 

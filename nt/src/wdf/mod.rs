@@ -23,7 +23,7 @@ mod unicode;
 
 pub use control_device::ControlDevice;
 pub use device::{Device, DeviceInit, InterfaceClass};
-pub use driver::{Driver, DriverEvents, Entry};
+pub use driver::{DriverEvents, Entry};
 pub use events::{DeviceEvents, PowerState};
 pub use queue::Queue;
 pub use registry::ParametersKey;

@@ -7,7 +7,7 @@
 
 use core::{marker::PhantomData, ptr};
 
-use wdk_sys::{WDFDRIVER, WDFKEY};
+use wdk_sys::{WDFKEY, WdfDriverGlobals};
 
 use super::{call, unicode::Name};
 use crate::{
@@ -34,15 +34,23 @@ pub struct ParametersKey {
 }
 
 impl ParametersKey {
-    /// Opens the key of `driver`'s service.
+    /// Opens the key of this driver's service, to read.
     ///
-    /// # Safety
+    /// # Errors
     ///
-    /// `driver` is the handle of this driver.
-    pub(super) unsafe fn open(driver: WDFDRIVER, _passive: &Passive) -> Result<Self, NtError> {
+    /// Whatever the registry answers, such as that there is no such key.
+    ///
+    /// # IRQL
+    ///
+    /// `PASSIVE_LEVEL`, after the driver object was made.
+    pub fn open(_passive: &Passive) -> Result<Self, NtError> {
+        // SAFETY: written by the loader before DriverEntry, and live until the driver is unloaded.
+        let globals = unsafe { WdfDriverGlobals };
+        // SAFETY: as above; the framework put the driver's handle there when it made the object.
+        let driver = unsafe { (*globals).Driver };
         let mut key: WDFKEY = ptr::null_mut();
-        // SAFETY: PASSIVE_LEVEL by the token, `driver` by the caller's word; no attributes; the
-        // handle's place lives through the call.
+        // SAFETY: PASSIVE_LEVEL by the token; this driver's handle; no attributes; the key's place
+        // lives through the call.
         check(unsafe {
             call!(
                 WdfDriverOpenParametersRegistryKey,

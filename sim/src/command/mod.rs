@@ -13,6 +13,7 @@ use sim::verifier::report::Leak;
 
 pub(crate) mod check;
 pub(crate) mod demo;
+pub(crate) mod policy;
 pub(crate) mod up;
 
 /// Runs penstock.sys, a Windows kernel driver, on Linux: as a WireGuard tunnel, as a demonstration, or to look at it.
@@ -38,6 +39,11 @@ enum Command {
     ///
     /// Exit code 3: the driver left something behind, or stopped the machine.
     Up(up::Up),
+    /// Change policy values of the driver behind NAME while it runs, as an administrator would in the registry.
+    ///
+    /// Every adapter of the driver follows at once; nothing is lost. What is out of bounds is the default, and the driver's
+    /// log says so.
+    Policy(policy::Change),
     /// Show two simulated Windows machines talking through a tunnel, in this process alone.
     ///
     /// Needs neither root nor a network. Time is virtual, so the same seed gives the same run.
@@ -94,6 +100,7 @@ pub(crate) fn run() -> ExitCode {
     }
     let outcome = match line.command {
         Some(Command::Up(up)) => up.run(),
+        Some(Command::Policy(change)) => change.run(),
         Some(Command::Demo(demo)) => demo.run(),
         Some(Command::Check(check)) => check.run(),
         None => return ExitCode::from(2),

@@ -15,6 +15,7 @@ use sim::host::computer::{Computer, Tunnel};
 use sim::host::linux::Linux;
 use sim::host::linux::bridge::Bridge;
 use sim::host::linux::tun::{Tun, check_name};
+use sim::host::uapi::policy::Setting;
 use sim::host::uapi::{self, Configured, Server, request::SetRequest, translate};
 use sim::nt::machine::Options;
 use sim::nt::netio;
@@ -180,6 +181,10 @@ impl Configured for Interface {
     fn get(&self) -> Result<String, i32> {
         let answer = self.tunnel.get().map_err(translate::errno_of)?;
         translate::configuration_text(&answer, self.linux.mark()).ok_or(libc::EIO)
+    }
+
+    fn set_policy(&self, settings: &[Setting]) -> Result<(), i32> {
+        self.tunnel.set_policy(settings).map_err(translate::errno_of)
     }
 }
 

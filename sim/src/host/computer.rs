@@ -9,6 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use abi::ioctl::{self, AdapterState};
+use abi::policy::Policy;
 use abi::statistics;
 
 use super::Outer;
@@ -236,6 +237,24 @@ impl Tunnel {
         check(status)?;
         block.truncate(usize::try_from(length).unwrap_or(0));
         Ok(block)
+    }
+
+    /// Sets values of the driver's Parameters key, removes those that are `None`, and has the driver read it anew (our own
+    /// IOCTL): what an administrator does.
+    ///
+    /// # Errors
+    ///
+    /// The status.
+    pub fn set_policy(&self, values: &[(Policy, Option<u32>)]) -> Result<(), i32> {
+        let (registry, key) = (self.machine.registry(), self.machine.parameters_key());
+        for (policy, value) in values {
+            match value {
+                Some(value) => registry.set_u32(&key, policy.name(), *value),
+                None => registry.remove(&key, policy.name()),
+            }
+        }
+        let (status, _) = self.handle.device_io_control(ioctl::RELOAD_POLICY, &[], &mut []);
+        check(status)
     }
 
     /// Closes the handle and removes the device.

@@ -3,7 +3,7 @@
 //! `KDPC.DpcData` is not null while the object is queued; `Number` holds the target CPU, offset as in Windows so that 0 means
 //! "the CPU that inserts". Queues are in `processor.rs`.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::loader::probe;
@@ -41,6 +41,16 @@ crate::nt::behaviours! {
     [mark: Inferred, source: "DDI ntddk/nf-ntddk-kesetimportancedpc"] LOW_DPC_WAITS;
 }
 
+/// How long others may keep a CPU from its queue, in ns.
+#[derive(Default)]
+struct Busy(AtomicU64);
+
+/// Has other drivers' DPCs keep the CPUs of a verified machine busy: one of ours lies in its queue for up to `longest`, while
+/// the rest of the machine goes on.
+pub fn keep_busy(machine: &Machine, longest: Duration) {
+    machine.extension::<Busy>().0.store(longest.as_nanos() as u64, Ordering::Relaxed);
+}
+
 /// The object is the driver's again.
 pub(crate) fn mark_idle(dpc: usize) {
     if let Ok(data) = probe::atomic_u64(dpc + DPC_DATA) {
@@ -56,10 +66,15 @@ fn delay(machine: &Machine, thread: &Thread, importance: u8, target: u32) -> Dur
         _ => true,
     };
     // Fast mode is for measuring: there every CPU counts as idle.
-    if !late || !machine.options().verified || machine.world().random() & 1 == 0 {
+    if !machine.options().verified {
         return Duration::ZERO;
     }
-    machine.world().now() + Duration::from_nanos(machine.world().random() % TICK.as_nanos() as u64)
+    let busy = machine.extension::<Busy>().0.load(Ordering::Relaxed);
+    let longest = if late { busy.max(TICK.as_nanos() as u64) } else { busy };
+    if longest == 0 || machine.world().random() & 1 == 0 {
+        return Duration::ZERO;
+    }
+    machine.world().now() + Duration::from_nanos(machine.world().random() % longest)
 }
 
 fn insert(thread: &Thread, dpc: usize, arguments: [u64; 2]) -> Result<bool, probe::Fault> {

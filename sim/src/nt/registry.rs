@@ -52,6 +52,13 @@ impl Registry {
         self.set(path, name, Value { kind: REG_SZ, bytes });
     }
 
+    /// Removes a value, if it is there.
+    pub fn remove(&self, path: &str, name: &str) {
+        if let Some(values) = lock(&self.0).get_mut(&path.to_lowercase()) {
+            values.remove(&name.to_lowercase());
+        }
+    }
+
     /// A value.
     pub fn get(&self, path: &str, name: &str) -> Option<Value> {
         lock(&self.0).get(&path.to_lowercase())?.get(&name.to_lowercase()).cloned()
@@ -77,5 +84,9 @@ mod tests {
         assert_eq!(registry.get_u32(r"\a\b", "text"), None);
         assert_eq!(registry.get(r"\a\c", "limit"), None);
         assert!(registry.exists(r"\A\b") && !registry.exists(r"\A"));
+        registry.remove(r"\A\B", "LIMIT");
+        registry.remove(r"\A\B", "limit");
+        assert_eq!(registry.get_u32(r"\a\b", "Limit"), None);
+        assert!(registry.get(r"\a\b", "text").is_some());
     }
 }

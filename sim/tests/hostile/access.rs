@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use abi::ioctl::{self, AdapterState, interface_flag};
+use abi::policy::Policy;
 use abi::statistics;
 use sim::host::computer::Tunnel;
 use sim::nt::ps::Process;
@@ -41,6 +42,7 @@ fn requests() -> Vec<(u32, Vec<u8>, Vec<u8>)> {
         (ioctl::SET_ADAPTER_STATE, word(AdapterState::Query), vec![0; 4]),
         (ioctl::SET_ADAPTER_STATE, word(AdapterState::Down), vec![]),
         (ioctl::GET_STATISTICS, vec![], vec![0; statistics::LEN]),
+        (ioctl::RELOAD_POLICY, vec![], vec![]),
         (ioctl::READ_LOG_LINE, vec![], vec![0; ioctl::LOG_ENTRY_LEN]),
     ]
 }
@@ -95,6 +97,8 @@ fn an_administrators_handle_gives_nobody_else_his_power() {
     with_tunnel(3, |tunnel| {
         tunnel.set(&whole_configuration(51820)).unwrap();
         let before = tunnel.get().unwrap();
+        let machine = tunnel.machine();
+        machine.registry().set_u32(&machine.parameters_key(), Policy::SendEngine.name(), 9);
         let unknown = (0x0022_0000, vec![0; 16], vec![0; 16]);
         for token in refused() {
             let (name, process) = (token.name(), Process::start("heir", token));
@@ -105,6 +109,10 @@ fn an_administrators_handle_gives_nobody_else_his_power() {
             }
         }
         assert_eq!(tunnel.get().unwrap(), before, "nothing was done");
+        let read = || machine.prints().iter().any(|line| line.contains("policy SendEngine is 9"));
+        assert!(!read(), "nor was the policy read anew");
+        tunnel.set_policy(&[]).unwrap();
+        assert!(read(), "which an administrator can have");
         // The handle is none the worse for it, and its power is the user's, not the opener's.
         for token in allowed() {
             let heir = Process::start("heir", token);
@@ -133,7 +141,13 @@ fn queued_requests_run_in_no_callers_thread() {
     with_tunnel(5, |tunnel| {
         // The caller's thread comes back from a request that waits, and from one that is served.
         let heir = Process::start("heir", Token::administrator());
-        let codes = [ioctl::GET, ioctl::SET, ioctl::GET_STATISTICS, ioctl::READ_LOG_LINE];
+        let codes = [
+            ioctl::GET,
+            ioctl::SET,
+            ioctl::GET_STATISTICS,
+            ioctl::RELOAD_POLICY,
+            ioctl::READ_LOG_LINE,
+        ];
         for what in requests().into_iter().filter(|(code, ..)| codes.contains(code)) {
             let buffer = UserBuffer::new(what.2.len(), 0).unwrap();
             buffer.write(0, &what.2);

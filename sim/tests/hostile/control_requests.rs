@@ -3,7 +3,8 @@
 //! ```text
 //!   program ── handle ──► penstock.sys ── WSK ──► network
 //!     GET, SET, SET_ADAPTER_STATE,             UDP 5353: another program's
-//!     READ_LOG_LINE, GET_STATISTICS
+//!     READ_LOG_LINE, GET_STATISTICS,
+//!     RELOAD_POLICY
 //! ```
 
 use std::net::SocketAddr;
@@ -12,6 +13,7 @@ use std::time::Duration;
 
 use abi::ioctl::writer::{InterfaceFields, PeerFields};
 use abi::ioctl::{self, AdapterState, AllowedIp, Set, Writer, interface_flag, peer_flag};
+use abi::policy::Policy;
 use abi::statistics;
 use sim::host::computer::Tunnel;
 use sim::host::routes::Tables;
@@ -309,6 +311,44 @@ fn statistics_need_room_for_the_block() {
 }
 
 #[test]
+fn a_policy_is_reloaded_without_a_byte() {
+    with_tunnel(11, |tunnel| {
+        let machine = tunnel.machine();
+        let said = || {
+            let lines = machine.prints();
+            lines.iter().filter(|line| line.contains("policy FastPath is 2")).count()
+        };
+        machine.registry().set_u32(&machine.parameters_key(), Policy::FastPath.name(), 2);
+        let reload = |input: &[u8], output: &mut [u8]| {
+            tunnel.handle().device_io_control(ioctl::RELOAD_POLICY, input, output)
+        };
+        for len in [1, 3, 4, 5, 16, 4096] {
+            let (input, mut output) = (vec![0; len], vec![0xA5; len]);
+            assert_eq!(reload(&input, &mut []), (status::INVALID_PARAMETER, 0), "{len} bytes in");
+            assert_eq!(reload(&[], &mut output), (status::INVALID_PARAMETER, 0), "{len} bytes out");
+            assert_eq!(reload(&input, &mut output), (status::INVALID_PARAMETER, 0), "{len} bytes");
+            assert!(output.iter().all(|byte| *byte == 0xA5), "{len} bytes: written to");
+        }
+        assert_eq!(said(), 0, "no refused request did anything");
+        // Down as well as up, and as often as one likes.
+        for (count, state) in [(1, AdapterState::Down), (3, AdapterState::Up)] {
+            tunnel.set_state(state).unwrap();
+            assert_eq!(reload(&[], &mut []), (status::SUCCESS, 0));
+            assert_eq!(said(), count, "coming up reads it, too");
+        }
+        assert!(is_up(tunnel));
+        let handles: Vec<_> = (0..4).map(|_| another_handle(tunnel)).collect();
+        let none = UserBuffer::new(0, 0).unwrap();
+        let begin = |handle: &FileHandle| handle.begin(ioctl::RELOAD_POLICY, &[], &none).unwrap();
+        let pending: Vec<_> = handles.iter().map(begin).collect();
+        for pending in pending {
+            assert_eq!(pending.wait(&none), (status::SUCCESS, 0), "several at once");
+        }
+        assert_eq!(said(), 7);
+    });
+}
+
+#[test]
 fn codes_nobody_knows_are_refused() {
     with_tunnel(7, |tunnel| {
         tunnel.set(&whole_configuration(51820)).unwrap();
@@ -319,6 +359,7 @@ fn codes_nobody_knows_are_refused() {
             ioctl::SET_ADAPTER_STATE,
             ioctl::READ_LOG_LINE,
             ioctl::GET_STATISTICS,
+            ioctl::RELOAD_POLICY,
         ];
         // Each known code with another method, access or neighbour, and codes from anywhere.
         let near = known.iter().flat_map(|code| (0..32).map(move |bit| code ^ (1 << bit)));

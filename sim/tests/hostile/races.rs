@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   alpha ◄═══ pings, bursts of datagrams ═══► beta
-//!     ▲ peers replaced, port moved, down and up, statistics and GET, all at once, for three seconds
+//!     ▲ peers replaced, port moved, policy changed, down and up, statistics and GET, all at once, for three seconds
 //! ```
 //!
 //! Nothing is promised about any one packet: only that nothing stops, nothing hangs and nothing is left, and that
@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use abi::policy::Policy;
 use abi::statistics::{Counter, Statistics};
 use sim::host::memory::pair::{PORT, Pair, Station};
 use sim::nt::machine::Options;
@@ -35,13 +36,15 @@ fn change(pair: &Pair, number: u32, key: &[u8; 32]) {
     let stopped = |status: i32| -> () {
         panic!("{status:#x}: {}", sim::host::computer::report(alpha.computer().machine()))
     };
-    let done = match number % 8 {
-        0 => alpha.configure_interface(key, PORT + (number / 8 % 3) as u16),
+    let done = match number % 10 {
+        0 => alpha.configure_interface(key, PORT + (number / 10 % 3) as u16),
         1 | 5 => pair.beta.as_peer().and_then(|peer| alpha.set_peers(&[peer])),
         2 => alpha.tunnel().get().map(drop),
         3 => alpha.tunnel().statistics().map(drop),
         4 => alpha.set_up(false),
         6 => alpha.public_key().map(drop),
+        8 => alpha.tunnel().set_policy(&[(Policy::SendEngine, Some(number / 10 % 3))]),
+        9 => alpha.tunnel().set_policy(&[(Policy::FastPath, Some(number / 20 % 2))]),
         _ => alpha.set_up(true),
     };
     done.unwrap_or_else(stopped);

@@ -7,7 +7,7 @@
 //! | [`handshake`] | both ways, at once, with preshared keys |
 //! | [`data`] | both families inside and outside, sizes around the padding and the MTU |
 //! | [`sessions`] | rekey, expiry, silence and keepalives by the clock |
-//! | [`policy`] | what an administrator sets, and sets wrongly |
+//! | [`policy`], [`policy_change`] | what an administrator sets, and sets wrongly; and sets under load |
 //! | [`roaming`] | a NAT that rebinds |
 //! | [`outer_routing`] | routes that are missing, that lead into the tunnel, that change |
 //! | [`weather`] | loss, delay, reordering, duplicates |
@@ -47,6 +47,7 @@ mod nic_buffers;
 mod outer_routing;
 mod peer_removal;
 mod policy;
+mod policy_change;
 mod port_change;
 mod roaming;
 mod sessions;

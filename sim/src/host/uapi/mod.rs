@@ -3,7 +3,7 @@
 //! A Unix socket at `/var/run/wireguard/NAME.sock`, mode 0600. A request is a block of lines ended
 //! by an empty one; it is read to its end before anything is answered or done. `set=1` becomes one
 //! SET IOCTL, `get=1` one GET; an error is an `errno=` line with the negative number that `wg`
-//! expects. One connection may carry several requests.
+//! expects. One connection may carry several requests. `policy=1` is ours ([`policy`]).
 //!
 //! Source: wireguard.com/xplatform; `wg`'s side of it.
 
@@ -18,9 +18,11 @@ use std::sync::{Arc, Mutex};
 use super::linux::descriptor;
 use crate::verifier::schedule::{World, lock};
 
+pub mod policy;
 pub mod request;
 pub mod translate;
 
+use policy::Setting;
 use request::{Refusal, SetParser, SetRequest};
 
 /// Where `wg` looks for sockets.
@@ -47,6 +49,13 @@ pub trait Configured: Send + Sync {
     ///
     /// A positive errno.
     fn get(&self) -> Result<String, i32>;
+
+    /// Sets and removes policy values, which then apply.
+    ///
+    /// # Errors
+    ///
+    /// A positive errno.
+    fn set_policy(&self, settings: &[Setting]) -> Result<(), i32>;
 }
 
 /// The listening socket; dropping it ends all connections and removes the file.
@@ -180,7 +189,7 @@ pub fn answer(
     reader: &mut impl BufRead,
 ) -> io::Result<Option<String>> {
     let Some(first) = read_line(reader)? else { return Ok(None) };
-    let mut parser = SetParser::default();
+    let (mut parser, mut settings) = (SetParser::default(), Vec::new());
     let mut wrong: Option<i32> = None;
     for number in 0.. {
         let line = match &read_line(reader)? {
@@ -198,12 +207,20 @@ pub fn answer(
             (Ok(first), Ok(line)) if first == "set=1" => {
                 parser.line(&line).err().map(|Refusal { errno, .. }| errno)
             }
+            (Ok(first), Ok(line)) if first == policy::FIRST_LINE => {
+                let setting = policy::parse(&line);
+                settings.extend(setting);
+                setting.is_none().then_some(libc::EINVAL)
+            }
             _ => Some(libc::EINVAL),
         };
     }
     let answer = match (first.as_deref(), wrong) {
         (_, Some(errno)) => errno_line(errno),
         (Ok("set=1"), None) => errno_line(configured.set(&parser.finish()).err().unwrap_or(0)),
+        (Ok(policy::FIRST_LINE), None) => {
+            errno_line(configured.set_policy(&settings).err().unwrap_or(0))
+        }
         (Ok("get=1"), None) => match configured.get() {
             Ok(text) => text + &errno_line(0),
             Err(errno) => errno_line(errno),
@@ -242,13 +259,14 @@ fn read_line(reader: &mut impl BufRead) -> io::Result<Option<Result<String, ()>>
 
 #[cfg(test)]
 mod tests {
+    use abi::policy::Policy;
     use proptest::prelude::*;
 
     use super::*;
 
     /// Counts what it is told.
     #[derive(Default)]
-    struct Told(Mutex<Vec<SetRequest>>);
+    struct Told(Mutex<Vec<SetRequest>>, Mutex<Vec<Setting>>);
 
     impl Configured for Told {
         fn set(&self, request: &SetRequest) -> Result<(), i32> {
@@ -258,6 +276,11 @@ mod tests {
 
         fn get(&self) -> Result<String, i32> {
             Ok("listen_port=7\n".to_owned())
+        }
+
+        fn set_policy(&self, settings: &[Setting]) -> Result<(), i32> {
+            lock(&self.1).extend(settings);
+            if settings.is_empty() { Err(libc::EIO) } else { Ok(()) }
         }
     }
 
@@ -284,6 +307,9 @@ mod tests {
             ("set=1\nlisten_port=2", vec!["errno=-71\n\n"]),
             ("get=1\nlisten_port=2\n\n", vec!["errno=-22\n\n"]),
             ("put=1\n\n", vec!["errno=-22\n\n"]),
+            ("policy=1\nSendEngine=2\nFastPath=\n\n", vec!["errno=0\n\n"]),
+            ("policy=1\nSendEngine=1\nNoSuch=1\n\n", vec!["errno=-22\n\n"]),
+            ("policy=1\n\n", vec!["errno=-5\n\n"]),
             (&format!("set=1\n{long}\n\n"), vec!["errno=-22\n\n"]),
             (&format!("{long}\n\nget=1\n\n"), vec!["errno=-22\n\n", "listen_port=7\nerrno=0\n\n"]),
             ("", vec![]),
@@ -292,6 +318,8 @@ mod tests {
         }
         let ports: Vec<_> = lock(&told.0).iter().map(|r| r.listen_port).collect();
         assert_eq!(ports, [Some(2), Some(1)], "a refused request is not applied in part");
+        let settings = [(Policy::SendEngine, Some(2)), (Policy::FastPath, None)];
+        assert_eq!(*lock(&told.1), settings, "nor is a policy");
     }
 
     #[test]
@@ -306,6 +334,11 @@ mod tests {
         let mut answer = [0; 64];
         let read = io::Read::read(&mut client, &mut answer).unwrap();
         assert_eq!(&answer[..read], b"listen_port=7\nerrno=0\n\n");
+        let refused = policy::change(&directory, "t0", &[]);
+        assert_eq!(refused.unwrap(), libc::EIO, "what the interface says of it");
+        let changed = policy::change(&directory, "t0", &[(Policy::SendEngine, Some(1))]);
+        assert_eq!(changed.unwrap(), 0);
+        assert!(policy::change(&directory, "t1", &[]).is_err(), "nobody is there");
         let second = Server::listen(&world, &directory, "t0", Arc::new(Told::default()));
         assert_eq!(second.err().map(|e| e.kind()), Some(io::ErrorKind::AddrInUse));
         drop(server);
