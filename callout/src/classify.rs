@@ -46,6 +46,8 @@ pub struct Seen {
     pub whole: bool,
     /// Bytes of it.
     pub length: usize,
+    /// Bytes of it as its UDP header says; `None` if that makes no sense.
+    pub said: Option<usize>,
     /// Its first bytes; `None` when there are fewer, or they could not be read.
     pub header: Option<[u8; HEADER_LEN]>,
     /// How it was put together, if it was.
@@ -131,8 +133,10 @@ const TABLE: [Row; 13] = [
     (Reason::TooShort, |seen| seen.length < TRANSPORT_MIN || seen.header.is_none()),
     (Reason::NotTransport, |seen| !is_transport(seen)),
     (Reason::Coalesced, |seen| {
-        // Longer than any of ours, and nobody says of what it was made: the socket gets the parts.
-        seen.coalesced.map_or(seen.length > TRANSPORT_MAX, |how| !is_plausible(how, seen.length))
+        // Nobody says of what it was made, and it is longer than any of ours or than its header says:
+        // the socket gets the parts.
+        let is_one = seen.length <= TRANSPORT_MAX && seen.said == Some(seen.length);
+        seen.coalesced.map_or(!is_one, |how| !is_plausible(how, seen.length))
     }),
     (Reason::CpuFull, |seen| seen.held_of_cpu.0 >= seen.held_of_cpu.1),
     (Reason::PeerFull, |seen| seen.held_of_peer.0 >= seen.held_of_peer.1),
@@ -172,6 +176,7 @@ mod tests {
         draining: false,
         whole: true,
         length: TRANSPORT_MIN,
+        said: Some(TRANSPORT_MIN),
         header: Some([4, 0, 0, 0, 1, 2, 3, 4, 9, 0, 0, 0, 0, 0, 0, 0]),
         coalesced: None,
         held_of_cpu: (7, 8),
@@ -196,7 +201,7 @@ mod tests {
             (Reason::Off, |s| s.fast = false, |_| ()),
             (Reason::Draining, |s| s.draining = true, |_| ()),
             (Reason::NoMetadata, |s| s.whole = false, |_| ()),
-            (Reason::TooShort, |s| s.length = 31, |s| s.length = 32),
+            (Reason::TooShort, |s| (s.length, s.said) = (31, Some(31)), |_| ()),
             (Reason::NotTransport, |s| s.header = Some([1; HEADER_LEN]), |_| ()),
             (
                 Reason::Coalesced,
@@ -226,10 +231,19 @@ mod tests {
             assert_eq!(judge(&seen), Some(Reason::NotTransport), "{first:?}");
         }
         for length in [33, 47, 48, 1452, TRANSPORT_MAX] {
-            assert_eq!(judge(&Seen { length, ..GOOD }), None, "{length} bytes");
+            let seen = Seen { length, said: Some(length), ..GOOD };
+            assert_eq!(judge(&seen), None, "{length} bytes");
+            for said in [Some(length - 1), Some(length + 1), Some(0), None] {
+                let seen = Seen { said, ..seen };
+                assert_eq!(judge(&seen), Some(Reason::Coalesced), "{length}, not {said:?}");
+                let seen =
+                    Seen { length: 96, said, coalesced: Some(Coalesced { size: 48 }), ..seen };
+                assert_eq!(judge(&seen), None, "the list says what it is made of");
+            }
         }
         for length in [TRANSPORT_MAX + 1, 2904, 65_507] {
-            assert_eq!(judge(&Seen { length, ..GOOD }), Some(Reason::Coalesced), "{length} bytes");
+            let seen = Seen { length, said: Some(length), ..GOOD };
+            assert_eq!(judge(&seen), Some(Reason::Coalesced), "{length} bytes");
         }
         assert_eq!(judge(&Seen { header: None, ..GOOD }), Some(Reason::TooShort));
         assert_eq!(judge(&Seen { held_of_cpu: (0, 0), ..GOOD }), Some(Reason::CpuFull), "none may");

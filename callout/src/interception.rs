@@ -42,6 +42,7 @@ use crate::{
     route::Route,
     run::Run,
     socket::{Receiver, Sockets},
+    udp,
 };
 
 /// The callouts of the driver.
@@ -335,6 +336,8 @@ struct Noted {
     local: Local,
     key: Key,
     ecn: u8,
+    /// Bytes of data, as the UDP header says.
+    said: Option<usize>,
 }
 
 impl<R: Receiver> Judge<R> {
@@ -416,8 +419,10 @@ impl<R: Receiver> Judge<R> {
         let (remote, local) = (packet.remote()?, packet.local()?);
         let interface = packet.interface()?;
         packet.is_loopback()?;
-        let back = metadata.ip_header?.checked_add(metadata.transport_header?)?;
+        let transport = metadata.transport_header.filter(|len| *len == udp::HEADER_LEN as u32)?;
+        let back = metadata.ip_header?.checked_add(transport)?;
         let [first, second] = packet.packet()?.bytes_before::<2>(back)?;
+        let header = packet.packet()?.bytes_before(transport)?;
         let class = match first >> 4 {
             4 => second,
             6 => first << 4 | second >> 4,
@@ -428,6 +433,7 @@ impl<R: Receiver> Judge<R> {
             local: Local { address: local.ip(), interface },
             key: self.state.holding.flows.key(&remote, local.port()),
             ecn: class & 3,
+            said: udp::data_len(&header),
         })
     }
 
@@ -456,6 +462,7 @@ impl<R: Receiver> Judge<R> {
             draining: port.draining.load(Ordering::Acquire),
             whole: noted.is_some(),
             length: data.as_ref().map_or(0, |data| data.len()),
+            said: noted.and_then(|noted| noted.said),
             header: data.as_ref().and_then(|data| data.first_bytes()),
             coalesced: data
                 .and_then(|data| data.coalesced())

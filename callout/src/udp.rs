@@ -44,6 +44,13 @@ pub fn header(
     Some(header)
 }
 
+/// Bytes of data behind this header, as it says; `None` if that makes no sense.
+#[must_use]
+pub fn data_len(header: &[u8; HEADER_LEN]) -> Option<usize> {
+    let [.., high, low, _, _] = *header;
+    usize::from(u16::from_be_bytes([high, low])).checked_sub(HEADER_LEN)
+}
+
 /// A one's complement sum over pieces of even length; only the last may be odd.
 #[derive(Default)]
 struct Sum(u64);
@@ -111,6 +118,16 @@ mod tests {
         let ip = |address: &str| address.parse().unwrap();
         let header = header((ip("0.0.0.0"), 51820), (ip("192.0.2.1"), 7), &[0; 32]);
         assert_eq!(header, Some([0xCA, 0x6C, 0, 7, 0, 40, 0, 0]));
+    }
+
+    #[test]
+    fn a_header_says_how_much_there_is() {
+        for (length, data) in
+            [(0_u16, None), (7, None), (8, Some(0)), (40, Some(32)), (0xFFFF, Some(65527))]
+        {
+            let [high, low] = length.to_be_bytes();
+            assert_eq!(data_len(&[0xFF, 0xFF, 0xFF, 0xFF, high, low, 0xFF, 0xFF]), data);
+        }
     }
 
     #[test]

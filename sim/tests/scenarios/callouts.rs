@@ -14,6 +14,7 @@ use crate::machines;
 use crate::machines::Load;
 use crate::machines::accounting::Ledger;
 use crate::machines::stranger::with_stranger;
+use abi::discard::Discard;
 use abi::policy::Policy;
 use abi::statistics::Counter;
 use sim::host::memory::pair::{Pair, Station};
@@ -96,6 +97,47 @@ fn the_same_bytes_of_coalesced_datagrams() {
     for seed in 1..3 {
         for outer in [0, 1] {
             either_path(Coalescing::WithBoundaries, outer, seed);
+        }
+    }
+}
+
+/// A list of several datagrams that does not say so: its header may give it away, and then the socket gets the parts. If the
+/// header is the whole's, a list that is no longer than a datagram can be is taken for one, and no tag verifies.
+#[test]
+fn a_list_that_hides_its_parts_is_known_by_its_header() {
+    for (seed, outer) in [(1, 0), (2, 1)] {
+        for keeps_headers in [true, false] {
+            let mut options = machines::with_policy(Policy::FastPath, 1);
+            options.choices.insert("UNSAID_COALESCING_KEEPS_HEADERS".to_owned(), keeps_headers);
+            machines::with_pair_of(seed, &options, |pair| {
+                let mut peer = pair.beta.as_peer().unwrap();
+                peer.endpoint = Some(SocketAddr::new(pair.beta.outer()[outer], pair.beta.port()));
+                pair.alpha.set_peers(&[peer]).unwrap();
+                machines::ping(&pair.alpha, &pair.beta);
+                machines::ping(&pair.alpha, &pair.beta);
+                fwp::set_coalescing(machine(&pair.beta), Coalescing::WithoutBoundaries);
+                let before = Ledger::of(&pair.beta);
+                // Eight of 144, of 448 and of 1344 bytes: below and above what one datagram can be.
+                for number in 0..3 * 64_usize {
+                    let (to, size) = (pair.beta.inner()[0], [100, 400, 1300][number / 64]);
+                    while !pair.alpha.endpoint().send_datagram(to, vec![number as u8; size]) {
+                        pair.world.sleep(Duration::from_micros(50));
+                    }
+                    if number % 8 == 7 {
+                        pair.world.sleep(Duration::from_millis(2));
+                    }
+                }
+                let after = Ledger::of(&pair.beta);
+                let more = |counter| after.counter(counter) - before.counter(counter);
+                let why = format!("seed {seed}, headers kept {keeps_headers}\n{after}");
+                let forged = after.discarded(Discard::BadTag);
+                assert!(more(Counter::PermittedCoalesced) > 0, "{why}");
+                if keeps_headers {
+                    assert_eq!((forged, more(Counter::PacketsIn)), (0, 3 * 64), "{why}");
+                } else {
+                    assert!(forged > 0, "one that can be told from a datagram after all: {why}");
+                }
+            });
         }
     }
 }

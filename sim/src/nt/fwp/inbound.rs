@@ -387,8 +387,13 @@ fn build(
         // SAFETY: a filled place: its `len` bytes are ours until it is given on.
         unsafe { std::slice::from_raw_parts(place.payload.as_ptr(), place.len) }
     };
-    let total = group.iter().map(|place| place.len).sum();
-    let headers = udp::headers(facts.remote, facts.local, class, total);
+    let unsaid = about.merged && about.coalesced == (0, 0);
+    let said = if unsaid && machine.either(&super::UNSAID_COALESCING_KEEPS_HEADERS) {
+        first.len
+    } else {
+        group.iter().map(|place| place.len).sum()
+    };
+    let headers = udp::headers(facts.remote, facts.local, class, said);
     if !machine.options().verified && group.len() == 1 {
         let at = first.payload.as_ptr().expose_provenance();
         crate::loader::probe::write_bytes(at - headers.len(), &headers).ok()?;

@@ -125,6 +125,8 @@ behaviours! {
     [mark: Unknown, source: "DDI fwpmk/nf-fwpmk-fwpmbfestatesubscribechanges0"] STOPPING_BFE_WAITS_FOR_SUBSCRIBERS;
     /// Unregistering a callout waits for classifies that run, or else answers STATUS_FWP_IN_USE.
     [mark: Unknown, source: "facts/wfp.md 8"] UNREGISTERING_WAITS_FOR_CLASSIFIES;
+    /// A list that does not say that it was put together has the headers of its first datagram, not those of the whole.
+    [mark: Unknown, source: "WDD network/udp-rsc-offload asks for the whole's"] UNSAID_COALESCING_KEEPS_HEADERS;
     /// An endpoint handle is good until its socket is closed.
     [mark: Inferred, source: "DDI fwpsk/nf-fwpsk-fwpsinjecttransportsendasync1"] ENDPOINTS_LIVE_AS_LONG_AS_SOCKETS;
     /// An injected list may have several buffers, each a datagram.
