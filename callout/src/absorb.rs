@@ -4,7 +4,8 @@
 //! adapter's buffer by a reference, and puts both on its CPU's ring; the first one queues a DPC on
 //! the same CPU, which runs when the network adapter's own is done, and takes the whole ring. So
 //! batches form where the network adapter makes them. What is held is bounded per CPU and per remote
-//! address: a small ring of a network adapter must not starve.
+//! address: a small ring of a network adapter must not starve. The memory of descriptors goes round:
+//! from whoever is done with a batch back to the CPU that took it.
 //!
 //! The ring is used at `DISPATCH_LEVEL` on its own CPU and by nobody else, so it needs no lock.
 
@@ -25,12 +26,15 @@ use nt::{
     rundown::{Rundown, Stay},
     shared::Shared,
     status::NtError,
+    stock::Stock,
 };
 
 use crate::{datagrams::Datagram, endpoint::Local, flows::Flows};
 
 /// The most datagrams on a CPU's ring.
 const RING: usize = 256;
+/// Descriptors' memory that is kept for each CPU: for as many as it holds, unless policy says more.
+const KEPT: u32 = 512;
 
 /// How many datagrams may be held at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,17 +143,17 @@ impl Rings {
 pub(crate) fn descriptors(
     whole: ReferencedNbl,
     segment: u16,
-    about: impl Fn(ReferencedNbl) -> Descriptor,
+    node: impl Fn(ReferencedNbl) -> Option<Node<Descriptor>>,
 ) -> Option<Chain<Descriptor>> {
     let mut all = Chain::default();
     if segment == 0 {
-        all.push(Node::try_new(about(whole)).ok()?);
+        all.push(node(whole)?);
         return Some(all);
     }
     let (mut from, segment) = (0_usize, usize::from(segment));
     while from < whole.len() {
         let length = segment.min(whole.len().saturating_sub(from));
-        all.push(Node::try_new(about(whole.part(from, length)?)).ok()?);
+        all.push(node(whole.part(from, length)?)?);
         from = from.saturating_add(length);
     }
     Some(all)
@@ -159,6 +163,8 @@ pub(crate) fn descriptors(
 pub(crate) struct Holding {
     pub(crate) flows: Flows,
     by_cpu: Vec<AtomicU32>,
+    /// For descriptors.
+    pub(crate) stock: Stock<Descriptor>,
     /// One reference for each batch that is out.
     out: Shared<Rundown>,
 }
@@ -171,7 +177,8 @@ impl Holding {
         by_cpu.try_reserve_exact(count).map_err(no_memory)?;
         by_cpu.resize_with(count, || AtomicU32::new(0));
         let flows = Flows::try_new(seed).map_err(no_memory)?;
-        Ok(Self { flows, by_cpu, out: Shared::try_new(Rundown::new())? })
+        let stock = Stock::try_new(KEPT)?;
+        Ok(Self { flows, by_cpu, stock, out: Shared::try_new(Rundown::new())? })
     }
 
     /// How many datagrams of a CPU are held; as many as can be for one that there is not.
@@ -193,12 +200,16 @@ impl Holding {
         self.out.wait(passive);
     }
 
-    /// Notes that a buffer is no longer held.
-    pub(crate) fn release(&self, descriptor: &Descriptor) {
-        if let Some(held) = self.by_cpu.get(usize::from(descriptor.cpu)) {
-            held.fetch_sub(1, Ordering::Relaxed);
+    /// Gives datagrams back that one CPU took: their buffers, and the descriptors' memory.
+    pub(crate) fn release(&self, taken: Chain<Descriptor>) {
+        let Some(cpu) = taken.iter().next().map(|first| first.cpu) else { return };
+        for descriptor in &taken {
+            if let Some(held) = self.by_cpu.get(usize::from(descriptor.cpu)) {
+                held.fetch_sub(1, Ordering::Relaxed);
+            }
+            self.flows.release(descriptor.place);
         }
-        self.flows.release(descriptor.place);
+        self.stock.give_back(cpu.into(), taken);
     }
 }
 
@@ -245,7 +256,7 @@ impl Batch {
 
 impl Drop for Batch {
     fn drop(&mut self) {
-        self.taken.iter().for_each(|descriptor| self.holding.release(descriptor));
+        self.holding.release(mem::take(&mut self.taken));
     }
 }
 

@@ -369,14 +369,17 @@ impl<R: Receiver> Judge<R> {
         let pushed = match (judge(&seen), noted, packet.packet()) {
             (None, Some(noted), Some(indicated)) => {
                 let segment = seen.coalesced.map_or(0, |how| how.size);
-                let taken = descriptors(indicated.reference(), segment, |nbl| Descriptor {
-                    nbl,
-                    remote: noted.remote,
-                    local: noted.local,
-                    context: port.context,
-                    place: noted.key.place,
-                    cpu: cpu as u16,
-                    ecn: noted.ecn,
+                let taken = descriptors(indicated.reference(), segment, |nbl| {
+                    let descriptor = Descriptor {
+                        nbl,
+                        remote: noted.remote,
+                        local: noted.local,
+                        context: port.context,
+                        place: noted.key.place,
+                        cpu: cpu as u16,
+                        ecn: noted.ecn,
+                    };
+                    holding.stock.node(level, descriptor).ok()
                 });
                 self.enqueue(taken, level).map_err(|_full| Reason::RingFull)
             }
@@ -409,9 +412,10 @@ impl<R: Receiver> Judge<R> {
         let mut taken = taken.ok_or(Full)?;
         // Counted before the DPC can take them off the ring; undone if they do not get there.
         taken.iter().for_each(|descriptor| holding.hold(descriptor));
-        rings.push(level, &mut taken).inspect_err(|_full| {
-            taken.iter().for_each(|descriptor| holding.release(descriptor));
-        })
+        let pushed = rings.push(level, &mut taken);
+        // Empty unless the ring is full.
+        holding.release(taken);
+        pushed
     }
 
     /// What the packet says of itself; `None` when anything is missing.
@@ -511,7 +515,7 @@ fn drain<R: Receiver>(state: &Shared<State<R>>, level: &Dispatch<'_>) {
     while let Some(context) = ring.iter().next().map(|first| first.context) {
         let Some(mut batch) = Batch::empty(&state.holding) else {
             // Nobody waits for what is taken from here on: it goes back at once.
-            return ring.iter().for_each(|descriptor| state.holding.release(descriptor));
+            return state.holding.release(ring);
         };
         // One adapter at a time; what is another's keeps its order.
         for _ in 0..ring.len() {

@@ -3,18 +3,101 @@
 //! Values are put on a list where memory may be short, and moved from list to list where it may not
 //! matter. Singly linked, with a way to its end; one owner, as a `Vec` has.
 
-use alloc::boxed::Box;
-use core::{fmt, iter::FusedIterator, marker::PhantomData, ptr::NonNull};
+use core::{
+    fmt,
+    iter::FusedIterator,
+    marker::PhantomData,
+    mem::{ManuallyDrop, MaybeUninit},
+    ptr::{self, NonNull},
+};
 
-use crate::{pool, status::NtError};
+use crate::{
+    pool::{self, Tag},
+    status::NtError,
+};
 
-struct Link<T> {
-    next: Option<NonNull<Self>>,
-    value: T,
+/// Tag of the nodes' memory.
+const TAG: Tag = Tag::new(*b"PnsC");
+
+/// Memory of one node: a link, and room for a value.
+pub(crate) struct Link<T> {
+    next: *mut Self,
+    value: MaybeUninit<T>,
+}
+
+impl<T> Link<T> {
+    pub(crate) const fn next(&self) -> *mut Self {
+        self.next
+    }
+
+    pub(crate) const fn set_next(&mut self, next: *mut Self) {
+        self.next = next;
+    }
+}
+
+/// Memory for a node, without a value.
+///
+/// # Invariants
+///
+/// Owns a block under [`TAG`], whose `next` is initialised.
+pub(crate) struct Blank<T>(NonNull<Link<T>>);
+
+// SAFETY: owned memory.
+unsafe impl<T> Send for Blank<T> {}
+
+impl<T> Blank<T> {
+    fn try_new() -> Result<Self, NtError> {
+        let block = pool::try_block(TAG)?;
+        // SAFETY: fresh, and of a link's size and alignment.
+        unsafe { block.write(Link { next: ptr::null_mut(), value: MaybeUninit::uninit() }) };
+        // INVARIANT: just made.
+        Ok(Self(block))
+    }
+
+    /// Moves `value` into it.
+    pub(crate) fn fill(self, value: T) -> Node<T> {
+        let mut block = ManuallyDrop::new(self).0;
+        // SAFETY: owned (type invariant).
+        unsafe { block.as_mut() }.value.write(value);
+        // INVARIANT: the block was given up, and holds a value now.
+        Node(block)
+    }
+
+    /// Gives the block up, for [`Blank::from_raw`].
+    pub(crate) fn into_raw(self) -> *mut Link<T> {
+        ManuallyDrop::new(self).0.as_ptr()
+    }
+
+    /// Takes a block back.
+    ///
+    /// # Safety
+    ///
+    /// It came from [`Blank::into_raw`], and is nobody else's.
+    pub(crate) unsafe fn from_raw(link: *mut Link<T>) -> Self {
+        // SAFETY: never null, as it came out of a NonNull.
+        // INVARIANT: the caller's promise.
+        Self(unsafe { NonNull::new_unchecked(link) })
+    }
+}
+
+impl<T> Drop for Blank<T> {
+    fn drop(&mut self) {
+        // SAFETY: owned (type invariant), and this is its end.
+        unsafe { pool::free_block(self.0, TAG) };
+    }
 }
 
 /// A value that is on no list yet, or no longer.
-pub struct Node<T>(Box<Link<T>>);
+///
+/// # Invariants
+///
+/// Owns a block as a [`Blank`] does, which holds a value.
+pub struct Node<T>(NonNull<Link<T>>);
+
+// SAFETY: an owned value.
+unsafe impl<T: Send> Send for Node<T> {}
+// SAFETY: a shared node gives out a shared value.
+unsafe impl<T: Sync> Sync for Node<T> {}
 
 impl<T> Node<T> {
     /// Moves `value` to a node.
@@ -27,7 +110,7 @@ impl<T> Node<T> {
     ///
     /// `<= DISPATCH_LEVEL`.
     pub fn try_new(value: T) -> Result<Self, NtError> {
-        pool::try_box(Link { next: None, value }).map(Self)
+        Ok(Blank::try_new()?.fill(value))
     }
 
     /// The value.
@@ -37,7 +120,32 @@ impl<T> Node<T> {
     /// Any.
     #[must_use]
     pub const fn value(&self) -> &T {
-        &self.0.value
+        // SAFETY: owned (type invariant).
+        let link = unsafe { self.0.as_ref() };
+        // SAFETY: with a value (type invariant).
+        unsafe { link.value.assume_init_ref() }
+    }
+
+    /// Drops the value, and keeps the memory.
+    pub(crate) fn vacate(self) -> Blank<T> {
+        let mut block = ManuallyDrop::new(self).0;
+        // SAFETY: owned (type invariant).
+        let link = unsafe { block.as_mut() };
+        // SAFETY: with a value (type invariant), which is not used again.
+        unsafe { link.value.assume_init_drop() };
+        // INVARIANT: the block was given up, and holds no value now.
+        Blank(block)
+    }
+}
+
+impl<T> Drop for Node<T> {
+    fn drop(&mut self) {
+        // SAFETY: owned (type invariant).
+        let link = unsafe { self.0.as_mut() };
+        // SAFETY: with a value (type invariant), and this is its end.
+        unsafe { link.value.assume_init_drop() };
+        // SAFETY: owned, and holds no value any more.
+        unsafe { pool::free_block(self.0, TAG) };
     }
 }
 
@@ -70,10 +178,12 @@ impl<T> Chain<T> {
     ///
     /// `<= DISPATCH_LEVEL`.
     pub fn push(&mut self, node: Node<T>) {
-        let node = NonNull::from(Box::leak(node.0));
+        let mut node = ManuallyDrop::new(node).0;
+        // SAFETY: just given up by the node, so the chain's.
+        unsafe { node.as_mut() }.next = ptr::null_mut();
         match self.last.replace(node) {
             // SAFETY: a node of this chain (type invariant), borrowed uniquely as the chain is.
-            Some(mut last) => unsafe { last.as_mut() }.next = Some(node),
+            Some(mut last) => unsafe { last.as_mut() }.next = node.as_ptr(),
             None => self.first = Some(node),
         }
         self.len += 1;
@@ -86,14 +196,14 @@ impl<T> Chain<T> {
     /// `<= DISPATCH_LEVEL`.
     pub fn pop(&mut self) -> Option<Node<T>> {
         let first = self.first?;
-        // SAFETY: owned by this chain (type invariant), made of a box in `push`.
-        let mut node = unsafe { Box::from_raw(first.as_ptr()) };
-        self.first = node.next.take();
+        // SAFETY: owned by this chain (type invariant).
+        self.first = NonNull::new(unsafe { first.as_ref() }.next);
         if self.first.is_none() {
             self.last = None;
         }
         self.len -= 1;
-        Some(Node(node))
+        // INVARIANT: given up by a node in `push`, and off the chain.
+        Some(Node(first))
     }
 
     /// How many values there are.
@@ -167,8 +277,9 @@ impl<'c, T> Iterator for Iter<'c, T> {
     fn next(&mut self) -> Option<&'c T> {
         // SAFETY: a node of the chain that is borrowed for `'c`.
         let link = unsafe { self.next?.as_ref() };
-        self.next = link.next;
-        Some(&link.value)
+        self.next = NonNull::new(link.next);
+        // SAFETY: what is on a chain holds a value.
+        Some(unsafe { link.value.assume_init_ref() })
     }
 }
 

@@ -23,6 +23,7 @@
 extern crate alloc;
 
 pub mod access;
+mod atomic;
 pub mod bugcheck;
 pub mod chain;
 pub mod closing;
@@ -47,6 +48,7 @@ pub mod rundown;
 pub mod shared;
 pub mod spin_lock;
 pub mod status;
+pub mod stock;
 pub mod sys;
 pub mod thread;
 pub mod time;

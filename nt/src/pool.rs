@@ -17,10 +17,11 @@ use core::{
     slice,
 };
 
-use wdk_sys::{
-    POOL_FLAG_NON_PAGED, POOL_FLAG_UNINITIALIZED, POOL_FLAGS, PVOID,
-    ntddk::{ExAllocatePool2, ExFreePoolWithTag},
-};
+#[cfg(test)]
+use host_pool::{ExAllocatePool2, ExFreePoolWithTag};
+#[cfg(not(test))]
+use wdk_sys::ntddk::{ExAllocatePool2, ExFreePoolWithTag};
+use wdk_sys::{POOL_FLAG_NON_PAGED, POOL_FLAG_UNINITIALIZED, POOL_FLAGS, PVOID};
 
 use crate::status::NtError;
 
@@ -148,6 +149,27 @@ pub fn try_box<T>(value: T) -> Result<Box<T>, NtError> {
     Ok(unsafe { Box::from_raw(block) })
 }
 
+/// Uninitialised memory for a `T`, which has a size, under a tag of its own.
+///
+/// # Errors
+///
+/// [`NtError::INSUFFICIENT_RESOURCES`].
+pub(crate) fn try_block<T>(tag: Tag) -> Result<NonNull<T>, NtError> {
+    const { assert!(size_of::<T>() != 0) };
+    let block = allocate(Layout::new::<T>(), POOL_FLAG_UNINITIALIZED, tag);
+    NonNull::new(block.cast()).ok_or(NtError::INSUFFICIENT_RESOURCES)
+}
+
+/// Frees what [`try_block`] returned; what is in it is not dropped.
+///
+/// # Safety
+///
+/// `block` came from there for this type and tag, and nobody uses it any more.
+pub(crate) unsafe fn free_block<T>(block: NonNull<T>, tag: Tag) {
+    // SAFETY: the caller's promise.
+    unsafe { free(block.as_ptr().cast(), Layout::new::<T>(), tag) };
+}
+
 /// Zeroed nonpaged bytes under a tag and alignment of their own, freed on drop.
 ///
 /// # Invariants
@@ -245,5 +267,36 @@ impl Drop for Buffer {
     fn drop(&mut self) {
         // SAFETY: by the type invariant; nobody has the bytes after their owner.
         unsafe { free(self.begin.as_ptr(), self.layout, self.tag) };
+    }
+}
+
+/// The pool of a test, where there is no NT: the host's, with the size before each block.
+#[cfg(test)]
+mod host_pool {
+    #![expect(non_snake_case, reason = "NT's names")]
+    extern crate std;
+
+    use std::alloc::{GlobalAlloc, Layout, System};
+
+    use super::{POOL_ALIGNMENT, PVOID};
+
+    fn layout(size: usize) -> Layout {
+        Layout::from_size_align(size + POOL_ALIGNMENT, POOL_ALIGNMENT).unwrap()
+    }
+
+    pub(super) unsafe fn ExAllocatePool2(_flags: u64, size: u64, _tag: u32) -> PVOID {
+        // SAFETY: of some size.
+        let block = unsafe { System.alloc_zeroed(layout(size as usize)) };
+        // SAFETY: the block begins with room for it.
+        unsafe { block.cast::<usize>().write(size as usize) };
+        block.wrapping_add(POOL_ALIGNMENT).cast()
+    }
+
+    pub(super) unsafe fn ExFreePoolWithTag(block: PVOID, _tag: u32) {
+        let block = block.cast::<u8>().wrapping_sub(POOL_ALIGNMENT);
+        // SAFETY: written when it was allocated.
+        let size = unsafe { block.cast::<usize>().read() };
+        // SAFETY: from `ExAllocatePool2`, with this layout.
+        unsafe { System.dealloc(block, layout(size)) };
     }
 }

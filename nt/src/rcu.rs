@@ -16,6 +16,7 @@ use core::{
 };
 
 use crate::{
+    atomic::{AtomicPtr, AtomicU64, Ordering},
     dpc::{Dpc, Importance},
     event::{Event, Kind},
     irql::{Dispatch, Passive},
@@ -25,16 +26,6 @@ use crate::{
     status::NtError,
     thread::Thread,
 };
-
-/// Atomics: `core`'s, or loom's when a model checker is in charge.
-mod atomic {
-    #[cfg(not(loom))]
-    pub(super) use core::sync::atomic::*;
-
-    #[cfg(loom)]
-    pub(super) use loom::sync::atomic::*;
-}
-use atomic::{AtomicPtr, AtomicU64, Ordering};
 
 /// What is retired, whatever its type: the front of a [`Node`].
 struct Retired {

@@ -244,6 +244,11 @@ impl Machine {
         self.pool.usage()
     }
 
+    /// How often pool under the tag of these letters was allocated so far.
+    pub fn pool_allocations(&self, tag: [u8; 4]) -> u64 {
+        self.pool.allocations(u32::from_le_bytes(tag))
+    }
+
     /// The System process: what threads belong to unless something else is said.
     pub fn system_process(&self) -> Arc<Process> {
         self.system.clone()

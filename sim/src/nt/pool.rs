@@ -54,6 +54,8 @@ struct State {
     live: BTreeMap<usize, Block>,
     freed: BTreeMap<usize, Block>,
     order: VecDeque<usize>,
+    /// Blocks allocated so far, by tag.
+    allocations: BTreeMap<u32, u64>,
     bytes: usize,
     most_bytes: usize,
 }
@@ -118,6 +120,7 @@ impl Pool {
             (block.expose_provenance(), None)
         };
         let paged = flags & POOL_FLAG_PAGED != 0;
+        *state.allocations.entry(tag).or_default() += 1;
         state.live.insert(
             address,
             Block { size, tag, allocated_at: at, freed_at: 0, paged, mapping, layout },
@@ -218,6 +221,11 @@ impl Pool {
     pub(crate) fn usage(&self) -> PoolUse {
         let state = lock(&self.state);
         PoolUse { blocks: state.live.len(), bytes: state.bytes, most_bytes: state.most_bytes }
+    }
+
+    /// How often memory under `tag` was allocated so far.
+    pub(crate) fn allocations(&self, tag: u32) -> u64 {
+        lock(&self.state).allocations.get(&tag).copied().unwrap_or(0)
     }
 
     pub(crate) fn leaks(&self, machine: &Machine, leaks: &mut Vec<Leak>) {

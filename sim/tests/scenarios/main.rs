@@ -17,6 +17,7 @@
 //! | [`spreading`] | one flow on several CPUs, in order |
 //! | [`zero_copy`] | a byte of payload is written once, each way, by every path |
 //! | [`callouts`] | taken or let pass: the same bytes, and every reason counted |
+//! | [`allocations`] | what a datagram costs in allocations, once everything is warm |
 //! | [`filter_engine`] | BFE stops, starts, refuses |
 //! | [`both_paths`] | replayed, forged, cut, misrouted, and a peer that moves, by either path |
 //! | [`injection`] | either shape of list, failing, withheld |
@@ -30,6 +31,7 @@
 #![cfg(all(target_arch = "x86_64", target_os = "linux"))]
 
 mod adapter_state;
+mod allocations;
 mod both_paths;
 mod callouts;
 mod data;

@@ -1,0 +1,94 @@
+//! What datagrams cost in allocations once everything is warm: by callouts none, by injection none.
+//!
+//! ```text
+//!   classify ── descriptor ◄─── memory comes round ───┐          run ── lists ◄── NDIS's pools ──┐
+//!      │                                              │           │                             │
+//!      └──► ring ──► batch ──► opened, on any CPU ────┘           └──► injected ──► completed ──┘
+//! ```
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use std::time::Duration;
+
+use crate::machines;
+use crate::machines::accounting::Ledger;
+use abi::policy::Policy;
+use abi::statistics::Counter;
+use sim::host::memory::pair::{Pair, Station};
+use sim::nt::machine::Options;
+
+/// Nodes of chains: descriptors of what was taken.
+const DESCRIPTORS: [u8; 4] = *b"PnsC";
+/// Lists and buffers of what is injected.
+const LISTS: [u8; 4] = *b"PnsN";
+
+fn allocations(station: &Station, tag: [u8; 4]) -> u64 {
+    station.computer().machine().pool_allocations(tag)
+}
+
+/// Sends `bursts` of 32 from alpha to beta.
+fn send(pair: &Pair, bursts: usize) {
+    for _ in 0..bursts {
+        for _ in 0..32 {
+            let to = pair.beta.inner()[0];
+            while !pair.alpha.endpoint().send_datagram(to, vec![7; 900]) {
+                pair.world.sleep(Duration::from_micros(20));
+            }
+        }
+        pair.world.sleep(Duration::from_millis(1));
+    }
+}
+
+/// What a thousand datagrams that were injected and absorbed cost, after as many: allocations for descriptors, for lists.
+fn cost(options: &Options, seed: u64) -> [u64; 2] {
+    let mut cost = [0; 2];
+    machines::with_pair_of(seed, options, |pair| {
+        machines::ping(&pair.alpha, &pair.beta);
+        send(pair, 32);
+        let seen = || {
+            let (alpha, beta) = (Ledger::of(&pair.alpha), Ledger::of(&pair.beta));
+            [beta.counter(Counter::Absorbed), alpha.counter(Counter::InjectedOut)]
+        };
+        let allocated = || [allocations(&pair.beta, DESCRIPTORS), allocations(&pair.alpha, LISTS)];
+        let (seen_before, before) = (seen(), allocated());
+        assert!(before[0] > 0, "seed {seed}: descriptors are allocated under another tag");
+        send(pair, 32);
+        let (seen_after, after) = (seen(), allocated());
+        assert!(
+            seen_after[0] - seen_before[0] > 700,
+            "seed {seed}: {seen_before:?}, {seen_after:?}"
+        );
+        if options.parameters.get(Policy::SendEngine.name()).is_some_and(|engine| *engine != 0) {
+            assert!(before[1] > 0, "seed {seed}: lists are allocated under another tag");
+            assert!(
+                seen_after[1] - seen_before[1] > 700,
+                "seed {seed}: {seen_before:?}, {seen_after:?}"
+            );
+        }
+        cost = [after[0] - before[0], after[1] - before[1]];
+    });
+    cost
+}
+
+#[test]
+fn a_datagram_that_is_taken_costs_none() {
+    for (seed, verified) in [(1, true), (2, true), (3, false)] {
+        for cpus in [1, 4] {
+            let options =
+                machines::with_policies(&[(Policy::FastPath, 1), (Policy::SendEngine, 0)]);
+            let [descriptors, _] = cost(&Options { verified, cpus, ..options }, seed);
+            assert_eq!(descriptors, 0, "seed {seed}, {cpus} CPUs");
+        }
+    }
+}
+
+/// Lists come from pools of NDIS, which keep what is given back, in the simulator in fast mode only: under the verifier every
+/// list's memory goes, so that a later use is seen.
+#[test]
+fn a_run_that_is_injected_costs_none() {
+    for engine in [1, 2] {
+        let options =
+            machines::with_policies(&[(Policy::FastPath, 1), (Policy::SendEngine, engine)]);
+        let [descriptors, lists] = cost(&Options { verified: false, ..options }, 4);
+        assert_eq!((descriptors, lists), (0, 0), "engine {engine}");
+    }
+}
