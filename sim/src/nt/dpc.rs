@@ -36,9 +36,27 @@ crate::nt::behaviours! {
     pub(crate) static BEHAVIOURS;
 
     /// A DPC of medium importance for another CPU is found at once if that CPU is idle, else by its next tick.
-    [mark: Inferred, source: "WDD kernel/organization-of-dpc-queues; facts/risks.md 2"] REMOTE_MEDIUM_DPC_WAITS;
+    [mark: Documented, source: "WDD kernel/organization-of-dpc-queues; facts/risks.md 2"] REMOTE_MEDIUM_DPC_WAITS;
     /// A DPC of low importance waits for the tick.
-    [mark: Inferred, source: "DDI ntddk/nf-ntddk-kesetimportancedpc"] LOW_DPC_WAITS;
+    [mark: Documented, source: "DDI wdm/nf-wdm-kesetimportancedpc, WDD kernel/organization-of-dpc-queues"] LOW_DPC_WAITS;
+}
+
+/// Until when a machine's CPUs have no time for DPCs, in nanoseconds.
+#[derive(Default)]
+struct Withheld(AtomicU64);
+
+/// Keeps the CPUs of a machine from DPCs that drivers queue within the next `time`: something else has them for so long.
+/// Timers and what is queued already are not kept, and waiting for DPCs takes as long. Verified mode only.
+pub fn withhold(machine: &Machine, time: Duration) {
+    let until = machine.world().now() + time;
+    machine.extension::<Withheld>().0.store(until.as_nanos() as u64, Ordering::Release);
+}
+
+/// The time before which no DPC runs that a driver queues now; zero if that is over.
+pub(crate) fn withheld_until(machine: &Machine) -> Duration {
+    let until = machine.extension::<Withheld>().0.load(Ordering::Acquire);
+    let until = Duration::from_nanos(until);
+    if until > machine.world().now() { until } else { Duration::ZERO }
 }
 
 /// How long others may keep a CPU from its queue, in ns.
@@ -69,12 +87,13 @@ fn delay(machine: &Machine, thread: &Thread, importance: u8, target: u32) -> Dur
     if !machine.options().verified {
         return Duration::ZERO;
     }
+    let withheld = withheld_until(machine);
     let busy = machine.extension::<Busy>().0.load(Ordering::Relaxed);
     let longest = if late { busy.max(TICK.as_nanos() as u64) } else { busy };
     if longest == 0 || machine.world().random() & 1 == 0 {
-        return Duration::ZERO;
+        return withheld;
     }
-    machine.world().now() + Duration::from_nanos(machine.world().random() % longest)
+    withheld.max(machine.world().now() + Duration::from_nanos(machine.world().random() % longest))
 }
 
 fn insert(thread: &Thread, dpc: usize, arguments: [u64; 2]) -> Result<bool, probe::Fault> {

@@ -172,8 +172,11 @@ impl Processor {
     /// Waits until every DPC that is queued now has run. At `PASSIVE_LEVEL`.
     pub(crate) fn flush(&self, machine: &Machine) -> Result<(), Dead> {
         let goal = self.inserted.load(Ordering::Acquire);
-        // What waits for the tick is found now.
-        lock(&self.queue).iter_mut().for_each(|queued| queued.not_before = Duration::ZERO);
+        // What waits for the tick is found now; a CPU that has no time is waited for.
+        let withheld = crate::nt::dpc::withheld_until(machine);
+        lock(&self.queue).iter_mut().for_each(|queued| {
+            queued.not_before = queued.not_before.min(withheld);
+        });
         machine.world().wake(Key::of(&self.queue));
         let flushed = machine.world().wait(Key::of(&self.retired), None, "queued DPCs", || {
             if machine.is_dead() {

@@ -24,6 +24,7 @@
 //! | [`neighbour`] | somebody else's callout before ours |
 //! | [`firewall`] | a flow that the firewall must not forget |
 //! | [`nic_buffers`] | the network card's buffers are few, withheld, or all out |
+//! | [`held`] | a CPU has no time for DPCs: rings fill, and bounds hold |
 //! | [`load_unload`] | a hundred times, and nothing left |
 //!
 //! Time is virtual, the machines are under the verifier, and each scenario ends with the sums of what was
@@ -41,6 +42,7 @@ mod firewall;
 mod first_packets;
 mod first_traffic;
 mod handshake;
+mod held;
 mod injection;
 mod load_unload;
 mod lost_sockets;
