@@ -24,7 +24,10 @@
 //! | [`neighbour`] | somebody else's callout before ours |
 //! | [`firewall`] | a flow that the firewall must not forget |
 //! | [`nic_buffers`] | the network card's buffers are few, withheld, or all out |
+//! | [`clones`] | it clones what comes and goes, and puts the clones back |
+//! | [`loopback`] | what is sent to the same machine, and to itself |
 //! | [`held`] | a CPU has no time for DPCs: rings fill, and bounds hold |
+//! | [`shapes`] | lists in single bytes, in fragments, coalesced rightly and wrongly |
 //! | [`load_unload`] | a hundred times, and nothing left |
 //!
 //! Time is virtual, the machines are under the verifier, and each scenario ends with the sums of what was
@@ -35,6 +38,7 @@ mod adapter_state;
 mod allocations;
 mod both_paths;
 mod callouts;
+mod clones;
 mod data;
 mod dead_peers;
 mod filter_engine;
@@ -45,6 +49,7 @@ mod handshake;
 mod held;
 mod injection;
 mod load_unload;
+mod loopback;
 mod lost_sockets;
 mod neighbour;
 mod nic_buffers;
@@ -55,6 +60,7 @@ mod policy_change;
 mod port_change;
 mod roaming;
 mod sessions;
+mod shapes;
 mod simd_tiers;
 mod spreading;
 mod two_adapters;

@@ -415,7 +415,10 @@ fn judge(
     if so_far.right && must_clear && matches!(action, PERMIT | BLOCK) && rights & RIGHT != 0 {
         return Some("the filter says CLEAR_ACTION_RIGHT, and the right is still there".into());
     }
-    if active.filter.action == INSPECTION && matches!(action, PERMIT | BLOCK) {
+    if active.filter.action == INSPECTION
+        && matches!(action, PERMIT | BLOCK)
+        && action != so_far.action
+    {
         return Some("an inspecting callout decided".into());
     }
     indication.received.and_then(Received::changed)

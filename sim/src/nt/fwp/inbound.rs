@@ -8,14 +8,14 @@
 //! Source: WDD network/packet-inspection-points, network/data-offset-positions, network/udp-rsc-offload.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 
 use super::classify::{self, Decision, Indication, Metadata};
 use super::flows::{Traffic, Tuple};
 use super::layers::{Facts, Layer};
 use super::neighbour;
 use super::received::{About, Received};
-use super::{Fwp, udp};
+use super::{Fwp, fwp, udp};
 use crate::host::Place;
 use crate::host::routes::Tables;
 use crate::nt::level::DISPATCH;
@@ -34,8 +34,10 @@ const REQUIRES_ALE_CLASSIFY: u32 = 0x100;
 /// Datagrams that are coalesced at most, and their bytes.
 const COALESCED_MAX: usize = 16;
 const COALESCED_BYTES: usize = 60_000;
-/// What fits an unfragmented datagram, about.
-const UNFRAGMENTED: usize = 1472;
+/// The MTU of the path unless a test says otherwise.
+const PATH_MTU: usize = 1500;
+/// Bytes of the data that may be cut one by one, beside all the headers.
+const SHREDDED: usize = 20;
 
 /// Whether a network card coalesces datagrams (URO).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -47,6 +49,8 @@ pub enum Coalescing {
     WithBoundaries,
     /// It does, and the list does not say.
     WithoutBoundaries,
+    /// It does, and what the list says is wrong.
+    WrongBoundaries,
 }
 
 /// What passed the inbound transport layer.
@@ -69,10 +73,22 @@ pub struct Counts {
 }
 
 /// The counters behind [`Counts`], in its order.
-#[derive(Default)]
 pub(crate) struct Inbound {
     counts: [AtomicU64; 7],
     coalescing: AtomicU8,
+    path_mtu: AtomicUsize,
+}
+
+impl Default for Inbound {
+    fn default() -> Self {
+        let path_mtu = AtomicUsize::new(PATH_MTU);
+        Self { counts: Default::default(), coalescing: AtomicU8::new(0), path_mtu }
+    }
+}
+
+/// Sets the MTU of the paths to this machine: longer datagrams come in fragments, and are shown reassembled.
+pub fn set_path_mtu(machine: &Machine, mtu: usize) {
+    fwp(machine).inbound.path_mtu.store(mtu, Ordering::Release);
 }
 
 #[derive(Clone, Copy)]
@@ -179,14 +195,18 @@ fn together(fwp: &Fwp, layer: Layer, waiting: &std::collections::VecDeque<Place>
     }
     let Some(first) = waiting.front() else { return 0 };
     let mut bytes = 0;
-    let like = |place: &&Place| {
+    let fits = |place: &&Place| {
         bytes += place.len;
         place.remote == first.remote
-            && place.len == first.len
+            && place.len <= first.len
             && place.len > 0
             && bytes <= COALESCED_BYTES
     };
-    waiting.iter().take(COALESCED_MAX).take_while(like).count().max(1)
+    // All are of one length, but the last may be shorter.
+    let fitting = waiting.iter().take(COALESCED_MAX).take_while(fits);
+    let lengths: Vec<usize> = fitting.map(|place| place.len).collect();
+    let same = lengths.iter().take_while(|length| **length == first.len).count();
+    lengths.len().min(same + 1).max(1)
 }
 
 /// Judges one list.
@@ -206,7 +226,7 @@ fn judge(
     let tuple = (to.local.port(), first.remote);
     let required = !fwp.flows.is_authorised(machine.world().now(), &tuple);
     let facts = facts(machine, to, tables, first, required);
-    let about = about(fwp, group, &facts);
+    let about = about(machine, fwp, group, &facts);
     let Some(built) = build(machine, first, group, &facts, about) else {
         fwp.inbound.count(Count::NoBuffer, group.len());
         return Ok(Fate::Gone);
@@ -268,8 +288,8 @@ fn classify_list(
         flow: if packet.required { 0 } else { packet.endpoint ^ 0x5A5A },
         ale_required: packet.required,
     };
-    let so_far =
-        neighbour::look(machine, fwp, packet.endpoint, &packet.facts, received, packet.required);
+    let whose = (packet.endpoint, packet.facts);
+    let so_far = neighbour::look(machine, fwp, whose, received, packet.required);
     let layer = Layer::transport(true, ipv6);
     let indication = packet.indication(layer, metadata, received);
     let decided = classify_somewhere(machine, fwp, &indication, so_far)?;
@@ -318,7 +338,7 @@ fn classify_somewhere(
 }
 
 /// On which CPU and at which IRQL a packet is classified.
-fn somewhere(machine: &Machine) -> (u32, Level) {
+pub(crate) fn somewhere(machine: &Machine) -> (u32, Level) {
     if !machine.options().verified {
         let own = machine.with_thread(|thread| thread.cpu());
         return (own, Level::Dispatch);
@@ -346,7 +366,7 @@ fn facts(
     if required {
         flags |= REQUIRES_ALE_CLASSIFY;
     }
-    if place.len > UNFRAGMENTED && machine.options().verified {
+    if machine.options().verified && is_reassembled(machine, to.local.is_ipv6(), place.len) {
         flags |= REASSEMBLED;
     }
     let luid = tables.interface(interface).map_or(0, |interface| interface.luid);
@@ -359,18 +379,45 @@ fn facts(
     }
 }
 
-fn about(fwp: &Fwp, group: &[Place], facts: &Facts) -> About {
-    let length = group.first().map_or(0, |place| place.len);
-    let said = fwp.inbound.coalescing.load(Ordering::Acquire) == Coalescing::WithBoundaries as u8;
-    let coalesced =
-        if group.len() > 1 && said { (group.len() as u16, length as u16) } else { (0, 0) };
+fn about(machine: &Machine, fwp: &Fwp, group: &[Place], facts: &Facts) -> About {
+    let coalescing = fwp.inbound.coalescing.load(Ordering::Acquire);
+    let coalesced = if group.len() < 2 {
+        (0, 0)
+    } else if coalescing == Coalescing::WithBoundaries as u8 {
+        (group.len() as u16, group.first().map_or(0, |place| place.len) as u16)
+    } else if coalescing == Coalescing::WrongBoundaries as u8 {
+        wrong_boundaries(machine, group)
+    } else {
+        (0, 0)
+    };
+    let looped = facts.flags & LOOPBACK != 0 && group.len() == 1;
+    let injected_by = group.first().filter(|_| looped).map_or(0, |place| {
+        // SAFETY: a filled place: its `len` bytes are ours until it is given on.
+        let payload = unsafe { std::slice::from_raw_parts(place.payload.as_ptr(), place.len) };
+        fwp.injections.looped(machine, payload)
+    });
     About {
         ipv6: facts.local.is_ipv6(),
         inbound: true,
         loopback: facts.flags & LOOPBACK != 0,
         coalesced,
         merged: group.len() > 1,
-        injected_by: 0,
+        injected_by,
+        ..About::default()
+    }
+}
+
+/// Datagrams and their length as a card says that has it wrong: never so small that there would be more than came.
+fn wrong_boundaries(machine: &Machine, group: &[Place]) -> (u16, u16) {
+    let count = group.len() as u16;
+    let length = group.first().map_or(0, |place| place.len);
+    let total: usize = group.iter().map(|place| place.len).sum();
+    match machine.world().random() % 5 {
+        0 => (count, 0),
+        1 => (count, 31),
+        2 => (count, total as u16),
+        3 => (0, length as u16 + 1),
+        _ => (count, length as u16 + 16),
     }
 }
 
@@ -399,31 +446,76 @@ fn build(
         crate::loader::probe::write_bytes(at - headers.len(), &headers).ok()?;
         return Received::in_place(first.name, (at, first.len), headers.len(), about).ok();
     }
-    let mut packet = Packet { lead: headers.len(), bytes: headers };
+    let lead = headers.len();
+    let mut packet = Packet { lead, bytes: headers, ..Packet::default() };
     group.iter().for_each(|place| packet.bytes.extend(payload(place)));
+    if facts.flags & REASSEMBLED != 0 && group.len() == 1 {
+        packet.cuts = fragments(machine, &mut packet.bytes, lead - udp::HEADER);
+    } else if machine.world().random().is_multiple_of(16) {
+        // Every byte of the headers, and the first of the data, in an MDL of its own.
+        packet.cuts = (0..packet.bytes.len().min(lead + SHREDDED)).collect();
+    }
     Received::scattered(machine, &[packet], about)
 }
 
-/// A datagram that somebody else's callout had taken comes back into the stack: classified again, then indicated.
-pub(crate) fn reinject(machine: &Machine, fwp: &Fwp, back: neighbour::Taken) {
-    let Some(endpoint) = fwp.endpoints.find(back.endpoint) else { return };
-    let about = About { injected_by: neighbour::HANDLE, ..back.about };
-    let headers = udp::headers(back.facts.remote, back.facts.local, 0, back.payload.len());
-    let lead = headers.len();
-    let bytes = headers.into_iter().chain(back.payload.iter().copied()).collect();
-    let Some(built) = Received::scattered(machine, &[Packet { bytes, lead }], about) else {
+/// Whether a datagram of that many payload bytes came in fragments.
+fn is_reassembled(machine: &Machine, ipv6: bool, payload: usize) -> bool {
+    let headers = udp::HEADER + if ipv6 { 40 } else { 20 };
+    headers + payload > fwp(machine).inbound.path_mtu.load(Ordering::Acquire)
+}
+
+/// Where the fragments of an IP packet begin whose header has `header` bytes; the header becomes that of the first.
+fn fragments(machine: &Machine, packet: &mut [u8], header: usize) -> Vec<usize> {
+    let mtu = fwp(machine).inbound.path_mtu.load(Ordering::Acquire);
+    let each = (mtu.saturating_sub(header) & !7).max(8);
+    if header == 20 {
+        // Length and flags of the first fragment; whether its checksum is right nobody promises.
+        let length = (header + each) as u16;
+        packet[2..4].copy_from_slice(&length.to_be_bytes());
+        packet[6] |= 0x20;
+    }
+    (header..packet.len()).step_by(each).collect()
+}
+
+/// A datagram that somebody else's callout had taken comes back into the stack as a copy: classified again, then indicated.
+pub(crate) fn reinject_copy(
+    machine: &Machine,
+    fwp: &Fwp,
+    (endpoint, facts): (u64, Facts),
+    about: About,
+    payload: &[u8],
+) {
+    let about = About { injected_by: neighbour::HANDLE, ..about };
+    let mut bytes = udp::headers(facts.remote, facts.local, 0, payload.len());
+    let lead = bytes.len();
+    bytes.extend(payload);
+    let packet = Packet { bytes, lead, ..Packet::default() };
+    if let Some(built) = Received::scattered(machine, &[packet], about) {
+        reinject(machine, fwp, (endpoint, facts), built);
+    }
+}
+
+/// A list that somebody else's callout has put into the stack is classified, and indicated if it passes.
+pub(crate) fn reinject(
+    machine: &Machine,
+    fwp: &Fwp,
+    (endpoint, facts): (u64, Facts),
+    list: Received,
+) {
+    let received = fwp.nic.show(list);
+    let payload = received.payload();
+    let Some(socket) = fwp.endpoints.find(endpoint) else {
+        fwp.nic.retract(machine, &received, true);
         return;
     };
-    let received = fwp.nic.show(built);
-    let tuple = (back.facts.local.port(), back.facts.remote);
-    let packet =
-        Classified { facts: back.facts, tuple, required: back.required, endpoint: back.endpoint };
+    let tuple = (facts.local.port(), facts.remote);
+    let packet = Classified { facts, tuple, required: false, endpoint };
     let decided = classify_list(machine, fwp, &packet, &received);
     fwp.nic.retract(machine, &received, true);
     match decided {
         Ok(decided) if decided.permits() => {
             fwp.inbound.count(Count::Permitted, 1);
-            endpoint.deliver(machine, &back);
+            socket.deliver(machine, &facts, &payload);
         }
         Ok(decided) if decided.absorbed => fwp.inbound.count(Count::Absorbed, 1),
         Ok(_) => fwp.inbound.count(Count::Blocked, 1),

@@ -16,9 +16,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::classify::{self, Decision, Indication, Metadata};
+use super::clones::{self, Parent};
 use super::flows::Traffic;
 use super::layers::{Facts, Layer};
-use super::{Endpoint, Fwp, answer, fwp, udp};
+use super::objects::BLOCK;
+use super::{Endpoint, Fwp, answer, fwp, neighbour, udp};
 use crate::host::{Batch, Sending};
 use crate::loader::probe::{self, Fault};
 use crate::nt::imports;
@@ -49,6 +51,7 @@ mod state {
     pub(super) const NOT_INJECTED: u32 = 0;
     pub(super) const BY_SELF: u32 = 1;
     pub(super) const BY_OTHER: u32 = 2;
+    pub(super) const PREVIOUSLY_BY_SELF: u32 = 3;
 }
 
 /// One injection handle.
@@ -65,6 +68,13 @@ struct Late {
     raised: bool,
     cpu: u32,
     done: Done,
+}
+
+impl Late {
+    /// When it is to complete; not while it has clones.
+    fn due(&self) -> Option<Duration> {
+        self.due.filter(|_| clones::children(self.done.list) == 0)
+    }
 }
 
 /// What is left to do for an injected list.
@@ -84,6 +94,8 @@ pub(crate) struct Injections {
     /// Lists inside the stack: by which handle, and with which context.
     inside: Mutex<HashMap<usize, (usize, u64)>>,
     late: Mutex<Vec<Late>>,
+    /// Datagrams on their way back to this machine, and the handles that injected them.
+    looped: Mutex<Vec<(Vec<u8>, usize)>>,
     holds: AtomicBool,
 }
 
@@ -106,6 +118,14 @@ impl Injections {
         lock(&self.handles).values().map(|handle| handle.pending).sum()
     }
 
+    /// The handle that a datagram was injected by, if it was for this machine itself and the stack still says so; 0 otherwise.
+    pub(crate) fn looped(&self, machine: &Machine, payload: &[u8]) -> usize {
+        let mut looped = lock(&self.looped);
+        let Some(at) = looped.iter().position(|(bytes, _)| bytes == payload) else { return 0 };
+        let (_, handle) = looped.swap_remove(at);
+        if machine.either(&super::LOOPED_LISTS_STAY_INJECTED) { handle } else { 0 }
+    }
+
     fn key(&self) -> Key {
         Key::of(&self.late)
     }
@@ -124,6 +144,11 @@ impl Injections {
         machine.world().wake(self.key());
     }
 
+    /// A clone of an injected list is gone.
+    pub(crate) fn look_again(&self, machine: &Machine) {
+        machine.world().wake(self.key());
+    }
+
     /// The socket of an endpoint is being closed.
     pub(crate) fn endpoint_closes(&self, machine: &Machine, endpoint: u64) {
         self.release(machine, |late| late.endpoint == endpoint);
@@ -132,18 +157,18 @@ impl Injections {
     /// Completes what is late, until the machine is off.
     pub(crate) fn run(&self, machine: &Machine) {
         while !machine.is_off() && !machine.is_dead() {
-            let next = lock(&self.late).iter().filter_map(|late| late.due).min();
+            let next = lock(&self.late).iter().filter_map(Late::due).min();
             let due = || {
                 if machine.is_off() {
                     return Some(None);
                 }
                 let now = machine.world().now();
                 let mut late = lock(&self.late);
-                let ready = |late: &Late| late.due.is_some_and(|due| due <= now);
+                let ready = |late: &Late| late.due().is_some_and(|due| due <= now);
                 if let Some(at) = late.iter().position(ready) {
                     return Some(Some(late.swap_remove(at)));
                 }
-                (late.iter().filter_map(|late| late.due).min() != next).then_some(None)
+                (late.iter().filter_map(Late::due).min() != next).then_some(None)
             };
             if let Ok(Some(late)) = machine.wait(self.key(), next, "injections to complete", due) {
                 let level = if late.raised { Level::Dispatch } else { Level::Passive };
@@ -188,27 +213,34 @@ fn complete(machine: &Machine, done: Done, level: Level) {
     machine.world().wake(fwp.injections.idle_key());
 }
 
-/// Shows an injected list to the callouts of the outbound transport layer; true if they let it pass.
-fn passes(
+/// Shows an injected list to the callouts of the outbound transport layer; what they decide.
+fn judge(
     machine: &Machine,
     fwp: &Fwp,
-    request: &Request,
+    (request, how): (&Request, &Sending),
     to: SocketAddr,
     from: SocketAddr,
-) -> bool {
+) -> Decision {
     let layer = Layer::transport(false, from.is_ipv6());
-    if !fwp.is_busy(layer) {
-        return true;
+    let neighbour = fwp.neighbour.sees_sent();
+    if !fwp.is_busy(layer) && !neighbour {
+        return Decision::OPEN;
     }
     let facts = Facts { local: from, remote: to, interface: 0, luid: 0, flags: 0 };
+    let mut so_far = Decision::OPEN;
+    if neighbour && let Ok(buffers) = invariants::check(request.list) {
+        let (whose, by) = ((request.endpoint, facts), (request.handle, request.context));
+        let parent = (Parent::Injected(request.list), &buffers[..]);
+        so_far = neighbour::look_at_sent(machine, fwp, whose, parent, (by, how));
+    }
     let metadata = Metadata {
         transport_header: udp::HEADER as u32,
         endpoint: request.endpoint,
         ..Metadata::default()
     };
     let indication = Indication { layer, facts, metadata, list: request.list, received: None };
-    let decided = classify::run(machine, fwp, &indication, Decision::OPEN, Level::Current);
-    decided.is_ok_and(Decision::permits)
+    let decided = classify::run(machine, fwp, &indication, so_far, Level::Current);
+    decided.unwrap_or(Decision::hard(BLOCK, false))
 }
 
 /// Hands the datagrams to the network; the status of the list.
@@ -228,9 +260,14 @@ fn transmit(
     let mut sent = 0;
     while sent < datagrams.len() {
         let to = datagrams[sent].to;
-        if !passes(machine, fwp, request, to, endpoint.local()) {
-            return answer::ACCESS_DENIED;
+        match judge(machine, fwp, (request, &how), to, endpoint.local()) {
+            decided if decided.permits() => {}
+            // All of the list is somebody else's to go on with; that is no failure.
+            decided if decided.absorbed => return answer::SUCCESS,
+            _ => return answer::ACCESS_DENIED,
         }
+        let tables = super::super::wsk::wsk(machine).outer().map(|outer| outer.tables());
+        let loops = tables.is_some_and(|tables| tables.owner(to.ip()).is_some());
         let mut batch = Batch::default();
         let first = sent;
         while let Some(datagram) = datagrams.get(sent).filter(|datagram| datagram.to == to) {
@@ -243,6 +280,10 @@ fn transmit(
                     )
                 }
             });
+            if loops {
+                let bytes = pieces.clone().flatten().copied().collect();
+                lock(&fwp.injections.looped).push((bytes, request.handle));
+            }
             if !batch.push(pieces) {
                 break;
             }
@@ -333,7 +374,8 @@ fn send(
     let done = Done { handle, list, status, routine, context, frozen };
     let random = machine.world().random();
     let holds = injections.holds.load(Ordering::Acquire);
-    if !holds && (!machine.options().verified || random.is_multiple_of(3)) {
+    let is_cloned = clones::children(list) != 0;
+    if !holds && !is_cloned && (!machine.options().verified || random.is_multiple_of(3)) {
         complete(machine, done, Level::Current);
         return answer::SUCCESS;
     }
@@ -426,20 +468,24 @@ imports! {
             return 0;
         }
         let inside = lock(&fwp.injections.inside).get(&at).copied();
-        let (by, theirs) = match (inside, fwp.nic.find(at)) {
-            (Some((by, theirs)), _) => (by, theirs),
-            (None, Some(received)) => (received.about.injected_by, 0),
+        let (by, before) = match (inside, fwp.nic.find(at)) {
+            (Some(inside), _) => (inside, (0, 0)),
+            (None, Some(received)) => ((received.about.injected_by, 0), received.about.before),
             (None, None) => {
                 thread.stop("WFP_VIOLATION: FwpsQueryPacketInjectionState0", format!("{at:#x} is no list in the stack"));
                 return 0;
             }
         };
-        if by == handle && context != 0 && probe::write(context, theirs).is_err() {
+        let own = [by, before].into_iter().find(|(by, _)| *by == handle);
+        if let Some((_, theirs)) = own.filter(|_| context != 0)
+            && probe::write(context, theirs).is_err()
+        {
             thread.bad_pointer("injectionContext", context);
         }
-        match by {
-            0 => state::NOT_INJECTED,
-            own if own == handle => state::BY_SELF,
+        match (by.0, before.0) {
+            (0, _) => state::NOT_INJECTED,
+            (by, _) if by == handle => state::BY_SELF,
+            (_, before) if before == handle => state::PREVIOUSLY_BY_SELF,
             _ => state::BY_OTHER,
         }
     }

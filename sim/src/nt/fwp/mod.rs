@@ -3,20 +3,21 @@
 //! * [`bfe`] is the service, [`engine`] sessions and transactions, `objects` what is in it;
 //! * [`callouts`] are a driver's functions, `layers` and `classify` how packets meet them;
 //! * [`inbound`] is the way of received datagrams, `received` their lists, [`flows`] who may be heard;
-//! * [`inject`] is the way of injected ones; [`neighbour`] is somebody else's callout.
+//! * [`inject`] is the way of injected ones;
+//! * [`neighbour`] is somebody else's callout, [`clones`] what it makes of lists.
 //!
 //! Not modelled: layers other than the inbound and outbound transport layers and ALE_AUTH_RECV_ACCEPT; flow contexts,
-//! pending, clones of lists, enumeration, provider contexts, security descriptors, boot-time and persistent objects.
+//! pending, lists that the driver clones, enumeration, provider contexts, security descriptors, boot-time and persistent objects.
 //! Outbound, one classify stands for all datagrams of a send.
 //!
 //! Tests set what a machine does beside its unknown behaviours: [`set_neighbour`], [`set_firewall`], [`set_coalescing`],
-//! [`limit_nic_buffers`], [`hold_injections`], [`refuse_unregistering`], [`stop_bfe`], [`start_bfe`],
+//! [`set_path_mtu`], [`limit_nic_buffers`], [`hold_injections`], [`refuse_unregistering`], [`stop_bfe`], [`start_bfe`],
 //! [`restart_bfe_later`], [`change_policy`].
 //!
 //! Source: `facts/wfp.md`, which quotes DDI fwpsk and fwpmk and WDD network row by row.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use crate::host;
@@ -28,6 +29,7 @@ use crate::verifier::schedule::lock;
 pub(crate) mod bfe;
 pub(crate) mod callouts;
 pub(crate) mod classify;
+pub(crate) mod clones;
 pub(crate) mod engine;
 pub(crate) mod flows;
 pub(crate) mod inbound;
@@ -41,8 +43,9 @@ pub(crate) mod udp;
 
 pub use bfe::{ServiceState, restart_bfe_later, start_bfe, stop_bfe};
 pub use callouts::refuse_unregistering;
+pub use clones::held_clones;
 pub use flows::{Firewall, IDLE, change_policy, set_firewall};
-pub use inbound::{Coalescing, Counts};
+pub use inbound::{Coalescing, Counts, set_path_mtu};
 pub use inject::hold_injections;
 pub use layers::Layer;
 pub use neighbour::{Neighbour, set_neighbour};
@@ -135,6 +138,14 @@ behaviours! {
     [mark: Documented, source: "DDI fwpsk/nc-fwpsk-fwps_inject_complete0"] INJECTIONS_COMPLETE_ANYWHERE;
     /// An injected list that the outbound layer blocks completes with STATUS_ACCESS_DENIED.
     [mark: Inferred, source: "facts/wfp.md 4"] BLOCKED_INJECTIONS_ARE_DENIED;
+    /// An injected list that goes to an address of the same machine comes back with its injection state, or else without.
+    [mark: Unknown, source: "WDD network/packet-injection-functions does not say"] LOOPED_LISTS_STAY_INJECTED;
+    /// A clone has descriptors of its own over the bytes of its parent, which stays until the clone is freed.
+    [mark: Documented, source: "DDI fwpsk/nf-fwpsk-fwpsallocateclonenetbufferlist0, WDD network/types-of-callouts"] CLONES_KEEP_THEIR_PARENT;
+    /// A list that others have injected says so; a clone of one's own that others have injected, that it was one's own before.
+    [mark: Documented, source: "DDI fwpsk/ne-fwpsk-fwps_packet_injection_state_"] CLONES_REMEMBER_WHO_INJECTED;
+    /// A send or injection that somebody absorbed succeeds, once he is done with it.
+    [mark: Inferred, source: "WDD network/types-of-callouts: it is discarded silently"] ABSORBED_SENDS_SUCCEED;
     /// PKTINFO and TOS of an injected list are honoured as a socket's.
     [mark: Inferred, source: "DDI fwpsk/ns-fwpsk-fwps_transport_send_params1_"] INJECTED_CONTROL_DATA_COUNTS;
 }
@@ -146,7 +157,7 @@ pub(crate) trait Endpoint: Send + Sync {
     /// The host's socket; none once the transport is lost.
     fn host(&self) -> Option<Arc<dyn host::Socket>>;
     /// Indicates a datagram to it that passed the layers by another way.
-    fn deliver(&self, machine: &Machine, back: &neighbour::Taken);
+    fn deliver(&self, machine: &Machine, facts: &layers::Facts, payload: &[u8]);
 }
 
 /// Sockets by endpoint handle.
@@ -173,6 +184,7 @@ pub(crate) struct Fwp {
     busy: [AtomicBool; layers::LAYERS],
     flows: flows::Flows,
     nic: received::Nic,
+    clones: AtomicUsize,
     inbound: inbound::Inbound,
     injections: inject::Injections,
     neighbour: neighbour::Next,
@@ -257,6 +269,7 @@ impl Fwp {
             (self.injections.handles(), "injection handles not destroyed"),
             (self.injections.pending(), "injected lists not completed"),
             (self.nic.held(), "received lists referenced"),
+            (self.clones.load(Ordering::SeqCst), "clones of lists not freed"),
         ] {
             if count > 0 {
                 leaks.push(Leak::new("WFP", format!("{count} {what}")));

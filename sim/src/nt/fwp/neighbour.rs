@@ -1,10 +1,12 @@
-//! Somebody else's callout at the inbound transport layer, in a heavier sublayer: what antivirus and firewalls do.
+//! Somebody else's callout at the transport layers, in a heavier sublayer: what antivirus and firewalls do.
 //!
 //! It is asked before the driver's callouts. Each of its habits strikes one packet in a few: it takes the right to decide
-//! away, keeps a packet to put it back into the stack later and from PASSIVE_LEVEL (so that it comes out of order and with
-//! an injection state), drops it, or only references it for a while, which costs the network card a buffer. All that is legal.
+//! away; keeps a packet, or a clone of it, to put it back into the stack later (so that it comes out of order and with an
+//! injection state); drops it; or only references it for a while, which costs the network card a buffer. What it may not do it
+//! leaves: a coalesced list is not cloned, one that ALE has still to classify is not put back, nor one it has put in itself.
 //!
-//! Source: `facts/risks.md` 14; WDD network/types-of-callouts, network/packet-injection-functions.
+//! Source: `facts/risks.md` 14; WDD network/types-of-callouts, network/packet-injection-functions; DDI
+//! fwpsk/nf-fwpsk-fwpsinjecttransportreceiveasync0.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,11 +14,14 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::classify::Decision;
+use super::clones::Parent;
 use super::layers::Facts;
 use super::objects::{BLOCK, PERMIT};
 use super::received::{About, Received};
-use super::{Fwp, fwp};
+use super::{Fwp, fwp, inbound, outbound};
+use crate::host::Sending;
 use crate::nt::machine::Machine;
+use crate::nt::ndis::layout::Buffer;
 use crate::verifier::schedule::{Key, lock};
 
 /// What its injections are known by.
@@ -29,6 +34,10 @@ pub struct Neighbour {
     pub clears_right: u32,
     /// Absorbs, and puts a copy back into the stack after [`Neighbour::delay`].
     pub reinjects: u32,
+    /// Absorbs, and puts a clone back within [`Neighbour::delay`], in any order.
+    pub clones: u32,
+    /// The same with what is sent.
+    pub clones_sent: u32,
     /// Absorbs for good.
     pub drops: u32,
     /// References, and gives back after [`Neighbour::delay`]; what is decided is left to others.
@@ -37,14 +46,21 @@ pub struct Neighbour {
     pub delay: Duration,
 }
 
-/// A packet it keeps.
+/// A packet it keeps, and what it knows of it.
 pub(crate) struct Taken {
-    pub(crate) due: Duration,
     pub(crate) endpoint: u64,
     pub(crate) facts: Facts,
-    pub(crate) about: About,
-    pub(crate) payload: Vec<u8>,
-    pub(crate) required: bool,
+    pub(crate) what: What,
+}
+
+/// What it puts back.
+pub(crate) enum What {
+    /// A copy of a received datagram.
+    Copy { about: About, payload: Vec<u8> },
+    /// A clone of one, data behind the headers.
+    Received(Received),
+    /// A clone of a list of sent ones, data at the UDP header; and how it was to leave.
+    Sent(Received, Sending),
 }
 
 /// The neighbour of one machine.
@@ -52,7 +68,7 @@ pub(crate) struct Taken {
 pub(crate) struct Next {
     is_there: AtomicBool,
     habits: Mutex<Neighbour>,
-    taken: Mutex<VecDeque<Taken>>,
+    taken: Mutex<Vec<(Duration, Taken)>>,
     held: Mutex<VecDeque<(Duration, Arc<Received>)>>,
 }
 
@@ -65,13 +81,31 @@ pub fn set_neighbour(machine: &Machine, neighbour: Neighbour) {
 
 impl Next {
     fn next_due(&self) -> Option<Duration> {
-        let taken = lock(&self.taken).front().map(|taken| taken.due);
+        let taken = lock(&self.taken).iter().map(|(due, _)| *due).min();
         let held = lock(&self.held).front().map(|(due, _)| *due);
         taken.into_iter().chain(held).min()
     }
 
     pub(crate) fn is_there(&self) -> bool {
         self.is_there.load(Ordering::Acquire)
+    }
+
+    /// Whether it looks at what is sent.
+    pub(crate) fn sees_sent(&self) -> bool {
+        self.is_there() && lock(&self.habits).clones_sent > 0
+    }
+
+    fn keep(&self, machine: &Machine, after: Duration, taken: Taken) {
+        lock(&self.taken).push((machine.world().now() + after, taken));
+        machine.world().wake(Key::of(&self.taken));
+    }
+
+    /// The first packet whose time has come.
+    fn take_due(&self, now: Duration) -> Option<Taken> {
+        let mut taken = lock(&self.taken);
+        let due = taken.iter().enumerate().filter(|(_, (due, _))| *due <= now);
+        let (at, _) = due.min_by_key(|(_, (due, _))| *due)?;
+        Some(taken.remove(at).1)
     }
 
     /// Puts packets back and lets go of lists when their time comes, until the machine is off.
@@ -83,9 +117,7 @@ impl Next {
                     return Some(None);
                 }
                 let now = machine.world().now();
-                let mut taken = lock(&self.taken);
-                let first = taken.pop_front_if(|first| first.due <= now);
-                drop(taken);
+                let first = self.take_due(now);
                 let let_go = lock(&self.held).pop_front_if(|(due, _)| *due <= now);
                 if let Some((_, list)) = &let_go {
                     fwp(machine).nic.dereference(machine, list);
@@ -94,18 +126,39 @@ impl Next {
                 first.map(Some).or_else(|| changed.then_some(None))
             };
             if let Ok(Some(back)) = machine.wait(Key::of(&self.taken), next, "the neighbour", due) {
-                super::inbound::reinject(machine, &fwp(machine), back);
+                put_back(machine, back);
             }
         }
     }
 }
 
-/// What it decides about a packet.
+/// Puts everything it keeps back now, in the calling thread.
+#[cfg(test)]
+pub(crate) fn put_back_all(machine: &Machine) {
+    let all = std::mem::take(&mut *lock(&fwp(machine).neighbour.taken));
+    all.into_iter().for_each(|(_, taken)| put_back(machine, taken));
+}
+
+fn put_back(machine: &Machine, back: Taken) {
+    let fwp = fwp(machine);
+    match back.what {
+        What::Copy { about, payload } => {
+            inbound::reinject_copy(machine, &fwp, (back.endpoint, back.facts), about, &payload);
+        }
+        What::Received(list) => {
+            inbound::reinject(machine, &fwp, (back.endpoint, back.facts), list);
+        }
+        What::Sent(list, how) => {
+            outbound::reinject(machine, &fwp, (back.endpoint, back.facts), list, &how);
+        }
+    }
+}
+
+/// What it decides about a received packet.
 pub(crate) fn look(
     machine: &Machine,
     fwp: &Fwp,
-    endpoint: u64,
-    facts: &Facts,
+    (endpoint, facts): (u64, Facts),
     received: &Received,
     required: bool,
 ) -> Decision {
@@ -115,8 +168,7 @@ pub(crate) fn look(
         return Decision::OPEN;
     }
     let habits = *lock(&next.habits);
-    let strikes =
-        |one_in: u32| one_in != 0 && machine.world().random().is_multiple_of(one_in.into());
+    let strikes = |one_in| strikes(machine, one_in);
     if strikes(habits.holds)
         && let Some(list) = fwp.nic.find(received.at)
     {
@@ -130,14 +182,63 @@ pub(crate) fn look(
     if strikes(habits.drops) {
         return Decision::hard(BLOCK, true);
     }
-    // Coalesced packets may not be cloned and put back.
-    if !received.about.merged && strikes(habits.reinjects) {
-        let due = machine.world().now() + habits.delay;
-        let (facts, about) = (*facts, received.about);
-        let taken = Taken { due, endpoint, facts, about, payload: received.payload(), required };
-        lock(&next.taken).push_back(taken);
-        machine.world().wake(Key::of(&next.taken));
+    if received.about.merged || required {
+        return Decision::OPEN;
+    }
+    let about = received.about;
+    if strikes(habits.reinjects) {
+        let what = What::Copy { about, payload: received.payload() };
+        next.keep(machine, habits.delay, Taken { endpoint, facts, what });
+        return Decision::hard(BLOCK, true);
+    }
+    if strikes(habits.clones)
+        && let Some(parent) = fwp.nic.find(received.at)
+    {
+        let lead = if facts.local.is_ipv6() { 48 } else { 28 };
+        let about = About { injected_by: HANDLE, before: (about.injected_by, 0), ..about };
+        let buffers = received.buffers();
+        if let Some(clone) = fwp.clone_list(machine, (Parent::Shown(parent), buffers), lead, about)
+        {
+            let what = What::Received(clone);
+            next.keep(machine, within(machine, habits.delay), Taken { endpoint, facts, what });
+        }
         return Decision::hard(BLOCK, true);
     }
     Decision::OPEN
+}
+
+/// What it decides about a list of sent datagrams, by whom it was injected, if it was.
+pub(crate) fn look_at_sent(
+    machine: &Machine,
+    fwp: &Fwp,
+    (endpoint, facts): (u64, Facts),
+    (parent, buffers): (Parent, &[(usize, Buffer)]),
+    (injected, how): ((usize, u64), &Sending),
+) -> Decision {
+    let next = &fwp.neighbour;
+    if !next.is_there() || injected.0 == HANDLE || !strikes(machine, lock(&next.habits).clones_sent)
+    {
+        return Decision::OPEN;
+    }
+    let about = About {
+        ipv6: facts.remote.is_ipv6(),
+        injected_by: HANDLE,
+        before: injected,
+        ..About::default()
+    };
+    if let Some(clone) = fwp.clone_list(machine, (parent, buffers), 0, about) {
+        let delay = lock(&next.habits).delay;
+        let what = What::Sent(clone, *how);
+        next.keep(machine, within(machine, delay), Taken { endpoint, facts, what });
+    }
+    Decision::hard(BLOCK, true)
+}
+
+fn strikes(machine: &Machine, one_in: u32) -> bool {
+    one_in != 0 && machine.world().random().is_multiple_of(one_in.into())
+}
+
+/// Some time up to `most`.
+fn within(machine: &Machine, most: Duration) -> Duration {
+    Duration::from_nanos(machine.world().random() % (most.as_nanos() as u64 + 1))
 }

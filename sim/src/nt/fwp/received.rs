@@ -11,12 +11,13 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
+use super::clones::{self, Parent};
 use super::{Fwp, fwp};
 use crate::loader::probe::{self, Fault};
 use crate::nt::imports;
 use crate::nt::level::DISPATCH;
 use crate::nt::machine::Machine;
-use crate::nt::ndis::layout::{NBL_IS_IPV4, NBL_IS_IPV6, NBL_IS_UDP, info, list};
+use crate::nt::ndis::layout::{Buffer, NBL_IS_IPV4, NBL_IS_IPV6, NBL_IS_UDP, info, list};
 use crate::nt::ndis::lent::{Lent, Packet};
 use crate::nt::thread::Thread;
 use crate::nt::wsk;
@@ -39,6 +40,8 @@ pub(crate) struct About {
     pub(crate) merged: bool,
     /// The injection handle of whoever has put it into the stack.
     pub(crate) injected_by: usize,
+    /// By which handle the list was injected that this one is a clone of, and with which context.
+    pub(crate) before: (usize, u64),
 }
 
 /// One list that callouts see.
@@ -50,6 +53,8 @@ pub(crate) struct Received {
     indicated: AtomicBool,
     /// The name of the receive block that it lies in, if it does.
     place: Option<usize>,
+    /// What it is a clone of.
+    parent: Option<Parent>,
 }
 
 /// The lists of one machine that are out.
@@ -111,7 +116,7 @@ impl Nic {
 
     /// Somebody keeps the list.
     pub(crate) fn reference(&self, list: &Received) {
-        if list.references.fetch_add(1, Ordering::SeqCst) == 0 {
+        if list.references.fetch_add(1, Ordering::SeqCst) == 0 && list.parent.is_none() {
             self.held.fetch_add(1, Ordering::SeqCst);
         }
     }
@@ -119,7 +124,8 @@ impl Nic {
     /// And does not any more.
     pub(crate) fn dereference(&self, machine: &Machine, list: &Received) {
         if list.references.fetch_sub(1, Ordering::SeqCst) == 1 {
-            self.held.fetch_sub(1, Ordering::SeqCst);
+            // The card's buffer is the parent's, which is counted.
+            self.held.fetch_sub(usize::from(list.parent.is_none()), Ordering::SeqCst);
             if !list.indicated.load(Ordering::SeqCst) {
                 self.release(machine, list, true);
             }
@@ -131,10 +137,18 @@ impl Nic {
         if lock(&self.all).remove(&received.at).is_none() {
             return;
         }
+        let children = clones::children(received.at);
+        if children != 0 {
+            let detail = format!("{:#x} is given back and has {children} clones", received.at);
+            machine.die("NBL_VIOLATION: L2", detail);
+        }
         if let Some(wrong) = received.changed() {
             machine.die("WFP_VIOLATION: NET_BUFFER_LIST", wrong);
         }
         received.list.free(machine);
+        if let Some(parent) = &received.parent {
+            parent.let_go(machine, self);
+        }
         if let Some(name) = received.place.filter(|_| give) {
             wsk::wsk(machine).give_block(name);
         }
@@ -157,6 +171,11 @@ impl Received {
         self.list.first_payload()
     }
 
+    /// Its buffers, and what they say.
+    pub(crate) fn buffers(&self) -> &[(usize, Buffer)] {
+        self.list.buffers()
+    }
+
     /// A list in the receive block `name`, around a payload that has `lead` bytes of headers in front of it.
     pub(crate) fn in_place(
         name: usize,
@@ -164,15 +183,33 @@ impl Received {
         lead: usize,
         about: About,
     ) -> Result<Self, Fault> {
-        Self::finish(Lent::in_place(wsk::descriptors(name), payload, lead)?, about, Some(name))
+        let list = Lent::in_place(wsk::descriptors(name), payload, lead)?;
+        Self::finish(list, about, Some(name), None)
     }
 
     /// An awkward list; `None` if there is no memory.
     pub(crate) fn scattered(machine: &Machine, packets: &[Packet], about: About) -> Option<Self> {
-        Self::finish(Lent::scattered(machine, TAG, packets)?, about, None).ok()
+        Self::finish(Lent::scattered(machine, TAG, packets)?, about, None, None).ok()
     }
 
-    fn finish(list: Lent, about: About, place: Option<usize>) -> Result<Self, Fault> {
+    /// A clone of a list whose buffers are `buffers`, from `lead` bytes before their data on; `None` if there is no memory.
+    pub(super) fn clone_of(
+        machine: &Machine,
+        (parent, buffers): (Parent, &[(usize, Buffer)]),
+        lead: u32,
+        about: About,
+    ) -> Option<Self> {
+        let list = Lent::clone_of(machine, clones::TAG, buffers, lead)?;
+        probe::write(list.at + list::PARENT, parent.at()).ok()?;
+        Self::finish(list, about, None, Some(parent)).ok()
+    }
+
+    fn finish(
+        list: Lent,
+        about: About,
+        place: Option<usize>,
+        parent: Option<Parent>,
+    ) -> Result<Self, Fault> {
         let at = list.at;
         let (family, frame) =
             if about.ipv6 { (NBL_IS_IPV6, 0x86DD_u16) } else { (NBL_IS_IPV4, 0x0800) };
@@ -186,7 +223,7 @@ impl Received {
             probe::write(slot(info::COALESCED), u64::from(count) | u64::from(length) << 16)?;
         }
         let (references, indicated) = (AtomicUsize::new(0), AtomicBool::new(true));
-        Ok(Self { at, about, list, references, indicated, place })
+        Ok(Self { at, about, list, references, indicated, place, parent })
     }
 }
 

@@ -11,7 +11,6 @@ use std::sync::{Arc, Mutex};
 
 use super::inbound::Destination;
 use super::layers::{Guid, Layer};
-use super::neighbour::Taken;
 use super::*;
 use crate::host::{Batch, Place, SendError, Sending};
 use crate::loader::gate::XsaveArea;
@@ -21,6 +20,7 @@ use crate::nt::wsk::control_messages::PacketInfo;
 use crate::verifier::schedule::{Mode, Presence, World};
 
 mod classifying;
+mod cloning;
 mod engine_objects;
 mod injecting;
 mod receiving;
@@ -177,8 +177,8 @@ impl Endpoint for Fake {
         Some(self.host.clone())
     }
 
-    fn deliver(&self, _: &Machine, back: &Taken) {
-        lock(&self.delivered).push(back.payload.clone());
+    fn deliver(&self, _: &Machine, _: &layers::Facts, payload: &[u8]) {
+        lock(&self.delivered).push(payload.to_vec());
     }
 }
 

@@ -10,6 +10,7 @@ pub(crate) mod list {
     pub(crate) const NEXT: usize = 0;
     pub(crate) const FIRST_BUFFER: usize = 8;
     pub(crate) const CONTEXT: usize = 16;
+    pub(crate) const PARENT: usize = 24;
     pub(crate) const POOL: usize = 32;
     pub(crate) const PROTOCOL_RESERVED: usize = 64;
     pub(crate) const SCRATCH: usize = 112;

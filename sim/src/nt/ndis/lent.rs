@@ -2,7 +2,8 @@
 //!
 //! A [`Lent::scattered`] list's bytes are cut over up to six MDLs a buffer, some of one byte or none, at odd addresses with gaps
 //! between, unmapped, with slack behind the data and bytes in front of it. It is special pool: once given back it is gone.
-//! [`Lent::in_place`] describes bytes where they are and copies nothing.
+//! [`Lent::in_place`] describes bytes where they are and copies nothing; nor does [`Lent::clone_of`], which has descriptors of
+//! its own over the bytes of another list.
 //!
 //! Source: `facts/ndis.md` 10; WDD network/packet-indication-format.
 
@@ -12,12 +13,11 @@ use crate::loader::probe::{self, Fault};
 use crate::nt::machine::Machine;
 use crate::nt::mm;
 
-/// MDLs of one buffer at most.
+/// MDLs of one buffer at most, unless its packet asks for more cuts.
 pub(crate) const PIECES: usize = 6;
-/// Where a list's first buffer is, and bytes from one buffer to the next, its MDLs behind it.
+/// Where a list's first buffer is; behind each buffer come its MDLs.
 const BUFFERS_AT: usize = 384;
 const MDL_STRIDE: usize = 48 + 8 * 18;
-const BUFFER_STRIDE: usize = buffer::SIZE + PIECES * MDL_STRIDE;
 /// Room for the descriptors of one packet in one MDL.
 pub(crate) const DESCRIPTORS: usize = BUFFERS_AT + buffer::SIZE + MDL_STRIDE;
 /// Bytes of slack and gaps.
@@ -25,10 +25,14 @@ const GAP: u8 = 0xA5;
 /// `MDL_PAGES_LOCKED`.
 const LOCKED: u16 = 2;
 
-/// One packet of a list to build: bytes, and how many of them come before the data.
+/// One packet of a list to build.
+#[derive(Default)]
 pub(crate) struct Packet {
     pub(crate) bytes: Vec<u8>,
+    /// How many of the bytes come before the data.
     pub(crate) lead: usize,
+    /// Before which of the bytes a new MDL begins, beside where chance has it.
+    pub(crate) cuts: Vec<usize>,
 }
 
 /// A list, and how it was when it was lent.
@@ -65,7 +69,7 @@ impl Lent {
     /// An awkward list in pool of that tag; `None` if there is no memory.
     pub(crate) fn scattered(machine: &Machine, tag: u32, packets: &[Packet]) -> Option<Self> {
         let plans: Vec<Plan> = packets.iter().map(|packet| Plan::draw(machine, packet)).collect();
-        let descriptors = BUFFERS_AT + BUFFER_STRIDE * packets.len();
+        let (places, descriptors) = places(plans.iter().map(|plan| plan.pieces.len()));
         let size = descriptors + plans.iter().map(Plan::room).sum::<usize>();
         let block = machine.pool().allocate(size, tag, 0, 0)?;
         let built = probe::fill(block + descriptors, GAP, size - descriptors).and_then(|()| {
@@ -73,8 +77,8 @@ impl Lent {
             let mut buffers = Vec::new();
             let mut frozen = Vec::new();
             for (number, (packet, plan)) in packets.iter().zip(&plans).enumerate() {
-                let place = block + BUFFERS_AT + number * BUFFER_STRIDE;
-                let next = if number + 1 < packets.len() { place + BUFFER_STRIDE } else { 0 };
+                let place = block + places[number];
+                let next = places.get(number + 1).map_or(0, |next| block + next);
                 buffers.push((place, plan.build(place, at, packet, next)?));
                 frozen.push((at, probe::bytes(at, plan.room())?));
                 at += plan.room();
@@ -82,6 +86,50 @@ impl Lent {
             Self::finish(block, buffers, frozen, Some(tag))
         });
         built.ok()
+    }
+
+    /// A clone, in pool of that tag, of the list whose buffers are `parent`: from `lead` bytes before their data on, which is
+    /// where the clone's own data begins, too. `None` if there is no memory.
+    pub(crate) fn clone_of(
+        machine: &Machine,
+        tag: u32,
+        parent: &[(usize, Buffer)],
+        lead: u32,
+    ) -> Option<Self> {
+        let data = |said: &Buffer| {
+            let whole = Buffer { offset: said.offset - lead, length: said.length + lead, ..*said };
+            layout::data(&whole)
+        };
+        let stretches: Vec<Vec<Stretch>> =
+            parent.iter().map(|(_, said)| data(said)).collect::<Result<_, _>>().ok()?;
+        let (places, size) = places(stretches.iter().map(Vec::len));
+        let block = machine.pool().allocate(size, tag, 0, 0)?;
+        let mut buffers = Vec::new();
+        let built = parent.iter().zip(&stretches).enumerate().try_for_each(
+            |(number, ((_, said), stretches))| {
+                let place = block + places[number];
+                let next = places.get(number + 1).map_or(0, |next| block + next);
+                for (number, (address, length)) in stretches.iter().enumerate() {
+                    let mdl = place + buffer::SIZE + number * MDL_STRIDE;
+                    mm::fill(mdl, *address, *length as u32, mm::NONPAGED)?;
+                    if number + 1 < stretches.len() {
+                        probe::write(mdl, mdl + MDL_STRIDE)?;
+                    }
+                }
+                let chain = if stretches.is_empty() { 0 } else { place + buffer::SIZE };
+                let (offset, length) = (lead, said.length);
+                let mut clone = Buffer { next, chain, offset, length, ..Buffer::default() };
+                clone.adjust()?;
+                buffers.push((place, clone));
+                Ok(())
+            },
+        );
+        built.and_then(|()| Self::finish(block, buffers, Vec::new(), Some(tag))).ok()
+    }
+
+    /// Its buffers, and what they say.
+    pub(crate) fn buffers(&self) -> &[(usize, Buffer)] {
+        &self.said
     }
 
     fn finish(
@@ -132,6 +180,17 @@ impl Lent {
     }
 }
 
+/// Where the buffers of a list are in its block, when they have so many MDLs; and where what comes behind them is.
+fn places(mdls: impl Iterator<Item = usize>) -> (Vec<usize>, usize) {
+    let mut at = BUFFERS_AT;
+    let mut all = Vec::new();
+    for mdls in mdls {
+        all.push(at);
+        at += buffer::SIZE + mdls * MDL_STRIDE;
+    }
+    (all, at)
+}
+
 /// Where the bytes of one packet go.
 struct Plan {
     /// Bytes before the headers.
@@ -161,6 +220,7 @@ impl Plan {
                 4 => total.saturating_sub(slack + 1 + random() % 16),
                 _ => random() % (total + 1),
             })
+            .chain(packet.cuts.iter().map(|cut| front + cut))
             .map(|cut| cut.min(total))
             .collect();
         cuts.sort_unstable();

@@ -251,8 +251,10 @@ fn lists(machine: &Machine, mut loose: Vec<Vec<u8>>) -> Vec<TxPacket> {
     let mut packets = Vec::with_capacity(loose.len());
     while !loose.is_empty() {
         let count = 1 + machine.world().random() as usize % LIST_MAX.min(loose.len());
-        let group: Vec<_> =
-            loose.drain(..count).map(|bytes| ListPacket { bytes, lead: 0 }).collect();
+        let group: Vec<_> = loose
+            .drain(..count)
+            .map(|bytes| ListPacket { bytes, ..ListPacket::default() })
+            .collect();
         // Without memory in tcpip the packets are lost before they are the driver's.
         if let Some(list) = Lent::scattered(machine, TAG, &group) {
             let list = Arc::new(SendList { list, left: AtomicUsize::new(count) });

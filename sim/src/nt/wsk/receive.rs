@@ -22,7 +22,7 @@ use super::socket::{EVENT_RECEIVE_FROM, Socket};
 use super::{Wsk, answer};
 use crate::host::{Landing, Place};
 use crate::nt::fwp::inbound::{self, Destination};
-use crate::nt::fwp::neighbour::Taken;
+use crate::nt::fwp::layers::Facts;
 use crate::nt::fwp::{self, Endpoint};
 use crate::nt::machine::Machine;
 use crate::nt::ndis::lent;
@@ -203,13 +203,13 @@ impl Endpoint for SocketLanding {
         lock(&self.socket.settings).host.clone()
     }
 
-    fn deliver(&self, machine: &Machine, back: &Taken) {
+    fn deliver(&self, machine: &Machine, facts: &Facts, payload: &[u8]) {
         let mut places = Vec::new();
         self.arena.take(&mut places, 1);
         for place in &mut places {
-            place.fill(&back.payload);
-            place.remote = back.facts.remote;
-            let (address, interface) = (back.facts.local.ip(), back.facts.interface);
+            place.fill(payload);
+            place.remote = facts.remote;
+            let (address, interface) = (facts.local.ip(), facts.interface);
             place.local = Some(cmsg::PacketInfo { address, interface });
         }
         self.indicate_all(machine, &mut places);

@@ -19,7 +19,7 @@ use super::{Wsk, answer};
 use crate::host::{self, Batch, SendError, Sending};
 use crate::loader::probe;
 use crate::nt::fwp::inbound::Destination;
-use crate::nt::fwp::outbound;
+use crate::nt::fwp::outbound::{self, Leave};
 use crate::nt::thread::Thread;
 use crate::verifier::schedule::lock;
 
@@ -89,20 +89,25 @@ pub(super) fn send(thread: &Thread, wsk: &Wsk, socket: &Arc<Socket>, request: Re
             return 0;
         }
     };
-    let done = match host {
+    let (done, left) = match host {
         _ if verified && thread.machine().faults().strikes("WskSendTo or WskSendMessages") => {
-            (answer::INSUFFICIENT_RESOURCES, 0)
+            ((answer::INSUFFICIENT_RESOURCES, 0), Leave::Goes)
         }
         Some(host) => transmit(thread, &*host, socket, &request),
-        None if bound => (answer::FILE_FORCED_CLOSED, 0),
-        None => (answer::INVALID_DEVICE_STATE, 0),
+        None if bound => ((answer::FILE_FORCED_CLOSED, 0), Leave::Goes),
+        None => ((answer::INVALID_DEVICE_STATE, 0), Leave::Goes),
     };
+    // What somebody else's callout still has is not yet sent.
     let Some(before) = before else {
-        return finish_now(thread, wsk, "a send", request.irp, Box::new(move |_| Some(done)));
+        let work = Box::new(move |_: &Thread| (!left.is_held()).then_some(done));
+        return finish_now(thread, wsk, "a send", request.irp, work);
     };
     socket.sending.fetch_add(1, Ordering::AcqRel);
     let socket = socket.clone();
     let work = Box::new(move |thread: &Thread| {
+        if left.is_held() {
+            return None;
+        }
         socket.sending.fetch_sub(1, Ordering::AcqRel);
         if snapshot(&request).as_ref() != Ok(&before) {
             let detail =
@@ -160,28 +165,41 @@ fn chain(buffer: &Buf, copy: &mut Vec<u8>) -> Result<(), probe::Fault> {
     Ok(())
 }
 
-/// Hands the datagrams to the network.
-fn transmit(thread: &Thread, host: &dyn host::Socket, socket: &Socket, request: &Request) -> Done {
+/// Hands the datagrams to the network; what comes of it, and who may still have them.
+fn transmit(
+    thread: &Thread,
+    host: &dyn host::Socket,
+    socket: &Socket,
+    request: &Request,
+) -> (Done, Leave) {
+    let refused = |status| ((status, 0), Leave::Goes);
     if request.flags != 0 || request.remote == 0 {
-        return (answer::INVALID_PARAMETER, 0);
+        return refused(answer::INVALID_PARAMETER);
     }
     // SAFETY: not null; the driver's address, alive during the call.
     let remote = unsafe { layout::read_address(std::ptr::with_exposed_provenance(request.remote)) };
     let remote = match remote {
         Some(remote) if remote.is_ipv6() == socket.ipv6 => remote,
-        _ => return (answer::INVALID_PARAMETER, 0),
+        _ => return refused(answer::INVALID_PARAMETER),
     };
-    let Some(control) = control_of(socket, request) else { return (answer::INVALID_PARAMETER, 0) };
+    let Some(control) = control_of(socket, request) else {
+        return refused(answer::INVALID_PARAMETER);
+    };
     let how = Sending { packet_info: control.packet_info, traffic_class: control.traffic_class };
     let local = lock(&socket.settings).local.unwrap_or(remote);
     let from = Destination { endpoint: socket.endpoint.load(Ordering::Acquire), local };
-    if !outbound::may_leave(thread.machine(), from, remote, || payloads(request)) {
-        return (answer::ACCESS_DENIED, 0);
-    }
-    match send_all(host, remote, &how, request) {
-        Ok(bytes) => (answer::SUCCESS, bytes),
-        Err(status) => (status, 0),
-    }
+    let left = outbound::leave(thread.machine(), from, (remote, &how), || payloads(request));
+    let done = match left {
+        Leave::Goes => match send_all(host, remote, &how, request) {
+            Ok(bytes) => (answer::SUCCESS, bytes),
+            Err(status) => (status, 0),
+        },
+        Leave::Denied => (answer::ACCESS_DENIED, 0),
+        Leave::Absorbed(_) => {
+            (answer::SUCCESS, request.buffers.each().map(|buffer| buffer.length).sum())
+        }
+    };
+    (done, left)
 }
 
 /// The payloads of a request, copied.

@@ -23,15 +23,15 @@ extern "win64" fn completed(context: u64, list: usize, _dispatch_level: u8) {
     seen.count.fetch_add(1, Ordering::SeqCst);
 }
 
-struct Injector {
-    bench: Bench,
-    handle: u64,
+pub(super) struct Injector {
+    pub(super) bench: Bench,
+    pub(super) handle: u64,
     pool: u64,
     seen: Box<Completed>,
 }
 
 impl Injector {
-    fn new(seed: u64, local: &str, choices: &[(&str, bool)]) -> Self {
+    pub(super) fn new(seed: u64, local: &str, choices: &[(&str, bool)]) -> Self {
         let bench = Bench::new(seed, local, choices);
         let place = bench.machine.allocate(8);
         assert_eq!(bench.call("FwpsInjectionHandleCreate0", &[0, 2, place as u64]), 0);
@@ -46,7 +46,7 @@ impl Injector {
     }
 
     /// A list of one buffer over `bytes`, in nonpaged pool.
-    fn list(&self, bytes: &[u8]) -> u64 {
+    pub(super) fn list(&self, bytes: &[u8]) -> u64 {
         let nt = |name, arguments: &[u64]| {
             self.bench.machine.call_import("ntoskrnl.exe", name, arguments).unwrap()
         };
@@ -61,7 +61,7 @@ impl Injector {
     }
 
     /// `FWPS_TRANSPORT_SEND_PARAMS1` for a remote address, with control messages.
-    fn route(&self, remote: &[u8], control: &[u8]) -> usize {
+    pub(super) fn route(&self, remote: &[u8], control: &[u8]) -> usize {
         let at = self.bench.machine.allocate(ROUTE);
         probe::write(at, self.bench.memory(remote)).unwrap();
         probe::write(at + 16, self.bench.memory(control)).unwrap();
@@ -75,12 +75,12 @@ impl Injector {
         [self.handle, 0xC0, self.bench.endpoint, 0, route as u64, family, 0, list, routine, seen]
     }
 
-    fn inject(&self, list: u64, route: usize, family: u64) -> i32 {
+    pub(super) fn inject(&self, list: u64, route: usize, family: u64) -> i32 {
         let arguments = self.arguments(list, route, family);
         self.bench.call("FwpsInjectTransportSendAsync1", &arguments).cast_signed()
     }
 
-    fn done(&self, count: usize) {
+    pub(super) fn done(&self, count: usize) {
         for _ in 0..100 {
             if self.seen.count.load(Ordering::SeqCst) >= count {
                 break;
@@ -92,7 +92,7 @@ impl Injector {
 }
 
 /// A datagram with its header; `check` over the addresses if they are given.
-fn datagram(to: u16, payload: &[u8], addresses: Option<(&str, &str)>) -> Vec<u8> {
+pub(super) fn datagram(to: u16, payload: &[u8], addresses: Option<(&str, &str)>) -> Vec<u8> {
     let mut bytes = PORT.to_be_bytes().to_vec();
     bytes.extend(to.to_be_bytes());
     bytes.extend((8 + payload.len() as u16).to_be_bytes());
@@ -416,7 +416,9 @@ fn a_send_of_the_socket_meets_the_outbound_layer() {
             if blocks { asked.answer(BLOCK, 0, 0) } else { asked.permit() }
         });
         let payloads = || vec![vec![1; 4], vec![2; 4]];
-        let leaves = outbound::may_leave(&bench.machine, from, REMOTE.parse().unwrap(), payloads);
-        assert_eq!(leaves, !blocks, "{}", bench.report());
+        let to = (REMOTE.parse().unwrap(), &Sending::default());
+        let goes =
+            matches!(outbound::leave(&bench.machine, from, to, payloads), outbound::Leave::Goes);
+        assert_eq!(goes, !blocks, "{}", bench.report());
     }
 }
