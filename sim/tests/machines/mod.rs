@@ -134,8 +134,13 @@ pub(crate) fn ping(one: &Station, other: &Station) {
 
 /// Changes the port `station` listens on, and nothing else.
 pub(crate) fn set_port(station: &Station, port: u16) {
+    try_port(station, port).unwrap();
+}
+
+/// The same, with the status if that is refused.
+pub(crate) fn try_port(station: &Station, port: u16) -> Result<(), i32> {
     let fields = interface(interface_flag::HAS_LISTEN_PORT, port);
-    set(station, |buffer| Writer::new(buffer, &fields)).unwrap();
+    set(station, |buffer| Writer::new(buffer, &fields))
 }
 
 /// Removes the peer with this key.

@@ -27,13 +27,13 @@ fn minutes_of_traffic(seed: u64, verified: bool, engine: u32, [absorbed, injecte
     let kinds = [
         ("ABSORBED_PACKETS_KEEP_THE_FLOW", absorbed),
         ("INJECTED_PACKETS_KEEP_THE_FLOW", injected),
-        ("SENDING_AUTHORISES_ANSWERS", false),
     ];
     options.choices.extend(kinds.map(|(name, is)| (name.to_owned(), is)));
     machines::with_pair_of(seed, &options, |pair| {
         let why = format!("seed {seed}, verified {verified}, engine {engine}: {kinds:?}");
         let stations = [&pair.alpha, &pair.beta];
         fwp::set_firewall(pair.alpha.computer().machine(), Firewall::OnlyAnswers);
+        fwp::set_firewall(pair.beta.computer().machine(), Firewall::IgnoresSends);
         machines::ping(&pair.alpha, &pair.beta);
         let (before, ledgers) = (stations.map(authorised), stations.map(Ledger::of));
         // Nothing is answered: what goes one way must keep that way open.

@@ -19,15 +19,16 @@
 //! | [`callouts`] | taken or let pass: the same bytes, and every reason counted |
 //! | [`allocations`] | what a datagram costs in allocations, once everything is warm |
 //! | [`filter_engine`] | BFE stops, starts, refuses |
+//! | [`filter_clash`] | others' filters decide first, veto, forbid the port; others' objects have our keys |
 //! | [`both_paths`] | replayed, forged, cut, misrouted, and a peer that moves, by either path |
 //! | [`injection`] | either shape of list, failing, withheld |
 //! | [`neighbour`] | somebody else's callout before ours |
-//! | [`firewall`] | a flow that the firewall must not forget |
-//! | [`nic_buffers`] | the network card's buffers are few, withheld, or all out |
 //! | [`clones`] | it clones what comes and goes, and puts the clones back |
 //! | [`loopback`] | what is sent to the same machine, and to itself |
 //! | [`held`] | a CPU has no time for DPCs: rings fill, and bounds hold |
 //! | [`shapes`] | lists in single bytes, in fragments, coalesced rightly and wrongly |
+//! | [`firewall`] | a flow that the firewall must not forget |
+//! | [`nic_buffers`] | the network card's buffers are few, withheld, or all out |
 //! | [`load_unload`] | a hundred times, and nothing left |
 //!
 //! Time is virtual, the machines are under the verifier, and each scenario ends with the sums of what was
@@ -41,6 +42,7 @@ mod callouts;
 mod clones;
 mod data;
 mod dead_peers;
+mod filter_clash;
 mod filter_engine;
 mod firewall;
 mod first_packets;

@@ -185,7 +185,7 @@ imports! {
     }
 
     /// Ends that; waits for a running callback.
-    [max: PASSIVE, mark: Inferred, source: "DDI fwpmk/nf-fwpmk-fwpmbfestateunsubscribechanges0 does not say that it waits", point: true]
+    [max: PASSIVE, mark: Documented, source: "DDI fwpmk/nf-fwpmk-fwpmbfestateunsubscribechanges0: a call from the callback may deadlock", point: true]
     fn FwpmBfeStateUnsubscribeChanges0(thread, handle: usize) -> i32 {
         let (machine, fwp) = (thread.machine(), fwp(thread.machine()));
         let Some(gone) = lock(&fwp.bfe.subscribers).remove(&handle) else {

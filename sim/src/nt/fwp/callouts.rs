@@ -127,7 +127,7 @@ fn register(thread: &Thread, device: usize, callout: usize, id: usize) -> i32 {
             Arc::new(Registration { key, id: number, flags, classify, notify, running, gone }),
         );
     }
-    classify::compile(&fwp);
+    classify::compile(thread.machine(), &fwp);
     if id != 0 && probe::write(id, number).is_err() {
         return thread.bad_pointer("calloutId", id);
     }
@@ -147,7 +147,7 @@ fn unregister(thread: &Thread, id: u32) -> i32 {
     }
     callout.gone.store(true, Ordering::SeqCst);
     lock(&fwp.callouts.all).remove(&callout.key);
-    classify::compile(&fwp);
+    classify::compile(machine, &fwp);
     let idle = || (callout.running.load(Ordering::SeqCst) == 0).then_some(());
     let deadline = machine.world().now() + Duration::from_secs(20);
     let ended =

@@ -24,6 +24,10 @@ use crate::nt::machine::{Dead, Machine};
 use crate::nt::thread::{Call, Level};
 use crate::verifier::schedule::lock;
 
+/// The action of others' filters whose callout blocks, and lets lighter sublayers decide otherwise.
+pub(crate) const SOFT_BLOCK: u32 = 0xF000_0001;
+/// The action of others' filters whose callout blocks in any case.
+pub(crate) const VETO: u32 = 0xF000_0002;
 /// `FWP_ACTION_CONTINUE`.
 const CONTINUE: u32 = 0x2006;
 /// `FWP_ACTION_NONE`.
@@ -83,8 +87,11 @@ pub(crate) struct Changes {
 }
 
 /// Builds what packets meet from the engine's last commit and the registered callouts.
-pub(crate) fn compile(fwp: &Fwp) -> Changes {
+pub(crate) fn compile(machine: &Machine, fwp: &Fwp) -> Changes {
     let mut compiled = Compiled::default();
+    // Among equals somebody has to be first.
+    let later_first = machine.either(&super::OF_EQUAL_WEIGHT_THE_LATER_IS_ASKED_FIRST);
+    let turned = |id: u64| if later_first { u64::MAX - id } else { id };
     {
         let engine = lock(&fwp.engine);
         let store = engine.committed();
@@ -94,9 +101,9 @@ pub(crate) fn compile(fwp: &Fwp) -> Changes {
             (
                 filter.layer,
                 std::cmp::Reverse(weight),
-                filter.sublayer,
+                filter.sublayer.map(|byte| if later_first { !byte } else { byte }),
                 std::cmp::Reverse(filter.weight),
-                filter.id,
+                turned(filter.id),
             )
         };
         all.sort_by_key(order);
@@ -192,7 +199,8 @@ pub(crate) fn run(
             sublayer.iter().filter(|active| matches(&active.filter.conditions, &indication.facts))
         {
             let Some(answer) = ask(machine, active, indication, decided, level)? else { continue };
-            if decided.right {
+            let vetoed = active.filter.action == VETO && decided.action != BLOCK;
+            if decided.right || vetoed {
                 decided = answer;
             }
             break;
@@ -215,8 +223,11 @@ fn ask(
         right: action == PERMIT && flags & CLEAR_ACTION_RIGHT == 0,
         absorbed: false,
     };
-    if matches!(active.filter.action, BLOCK | PERMIT) {
-        return Ok(Some(plain(active.filter.action)));
+    match active.filter.action {
+        BLOCK | PERMIT => return Ok(Some(plain(active.filter.action))),
+        SOFT_BLOCK => return Ok(Some(Decision { action: BLOCK, right: true, absorbed: false })),
+        VETO => return Ok(Some(plain(BLOCK))),
+        _ => {}
     }
     if let Some(callout) = active.callout.as_ref().filter(|callout| callout.begin()) {
         let answered = call(machine, callout, active, indication, so_far, level);

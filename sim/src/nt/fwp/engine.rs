@@ -27,6 +27,9 @@ const DYNAMIC: u32 = 1;
 /// `FWPM_TXN_READ_ONLY`.
 const READ_ONLY: u32 = 1;
 
+/// Numbers of filters begin above this.
+const FIRST_FILTER: u64 = 0x1_0000;
+
 /// One open handle.
 struct Session {
     dynamic: bool,
@@ -70,11 +73,11 @@ fn key(fwp: &Fwp) -> Key {
 
 /// Makes the state of the last commit the one that packets meet. Callouts are told of filters that are gone.
 fn publish(machine: &Machine, fwp: &Fwp) {
-    let changes = classify::compile(fwp);
+    let changes = classify::compile(machine, fwp);
     for filter in changes.gone {
         callouts::notify(machine, fwp, &filter, callouts::DELETE_FILTER);
     }
-    if changes.at_ale || machine.either(&super::ANY_FILTER_CHANGE_REAUTHORISES) {
+    if changes.at_ale {
         fwp.flows.policy_changed();
     }
 }
@@ -83,12 +86,31 @@ fn publish(machine: &Machine, fwp: &Fwp) {
 pub(crate) fn abort_all(machine: &Machine, fwp: &Fwp) {
     {
         let mut engine = lock(&fwp.engine);
-        engine.store = Store::default();
-        engine.writer = None;
+        // What an open transaction did goes too.
+        if let Some((_, before)) = engine.writer.take() {
+            engine.store = before;
+        }
+        engine.store.service_stops();
         engine.sessions.values_mut().for_each(|session| session.alive = false);
     }
     machine.world().wake(key(fwp));
     publish(machine, fwp);
+}
+
+/// Changes the engine for somebody who is no driver here, beside whatever transaction is under way; `body` gets a number that
+/// is no filter's.
+pub(crate) fn intrude<T>(machine: &Machine, fwp: &Fwp, body: impl Fn(&mut Store, u64) -> T) -> T {
+    let done = {
+        let mut engine = lock(&fwp.engine);
+        engine.filters_made += 1;
+        let id = FIRST_FILTER + engine.filters_made;
+        if let Some((_, before)) = &mut engine.writer {
+            body(before, id);
+        }
+        body(&mut engine.store, id)
+    };
+    publish(machine, fwp);
+    done
 }
 
 /// What a call on a handle that the service has left behind answers.
@@ -197,7 +219,7 @@ fn add_filter(thread: &Thread, handle: usize, at: usize) -> Result<u64, i32> {
     let (machine, fwp) = (thread.machine(), fwp(thread.machine()));
     let filter = change(thread, (handle, "FwpmFilterAdd0"), |engine, owner| {
         engine.filters_made += 1;
-        let id = 0x1_0000 + engine.filters_made;
+        let id = FIRST_FILTER + engine.filters_made;
         let mut filter = engine.store.read_filter(at, id, owner)?;
         let callout =
             if filter.callout == [0; 16] { 0 } else { engine.callout_id(&filter.callout) };

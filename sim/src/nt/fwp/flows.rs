@@ -10,7 +10,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::fwp;
@@ -44,7 +44,7 @@ pub(crate) enum Traffic {
 pub(crate) struct Flows {
     all: Mutex<HashMap<Tuple, Flow>>,
     epoch: AtomicU64,
-    only_answers: AtomicBool,
+    firewall: AtomicU8,
 }
 
 /// Whether the machine's firewall lets strangers in.
@@ -54,11 +54,13 @@ pub enum Firewall {
     Open,
     /// Only who was sent to is heard.
     OnlyAnswers,
+    /// As [`Firewall::Open`]; but what is sent authorises nobody. Stricter than Windows.
+    IgnoresSends,
 }
 
 /// Sets what the firewall does with datagrams that have to be authorised.
 pub fn set_firewall(machine: &Machine, firewall: Firewall) {
-    fwp(machine).flows.only_answers.store(firewall == Firewall::OnlyAnswers, Ordering::Release);
+    fwp(machine).flows.firewall.store(firewall as u8, Ordering::Release);
 }
 
 /// Somebody's policy changed: every flow has to be authorised again.
@@ -67,6 +69,10 @@ pub fn change_policy(machine: &Machine) {
 }
 
 impl Flows {
+    fn is(&self, firewall: Firewall) -> bool {
+        self.firewall.load(Ordering::Acquire) == firewall as u8
+    }
+
     /// Every flow has to be authorised again.
     pub(crate) fn policy_changed(&self) {
         self.epoch.fetch_add(1, Ordering::AcqRel);
@@ -81,7 +87,7 @@ impl Flows {
     /// Whether the firewall lets a datagram pass that has to be authorised.
     pub(crate) fn lets_in(&self, tuple: &Tuple) -> bool {
         // After a change of policy a flow that was there is judged as an answer still.
-        !self.only_answers.load(Ordering::Acquire) || lock(&self.all).contains_key(tuple)
+        !self.is(Firewall::OnlyAnswers) || lock(&self.all).contains_key(tuple)
     }
 
     /// The tuple was authorised.
@@ -113,9 +119,7 @@ impl Flows {
     pub(crate) fn sent(&self, machine: &Machine, tuple: Tuple, traffic: Traffic) {
         let now = machine.world().now();
         if traffic == Traffic::Socket && !self.is_authorised(now, &tuple) {
-            if machine.either(&super::SENDING_AUTHORISES_ANSWERS)
-                || self.only_answers.load(Ordering::Acquire)
-            {
+            if !self.is(Firewall::IgnoresSends) {
                 self.authorise(now, tuple);
             }
             return;

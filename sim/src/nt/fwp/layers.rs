@@ -36,10 +36,14 @@ pub enum Layer {
     AuthRecvAcceptV4,
     /// `FWPM_LAYER_ALE_AUTH_RECV_ACCEPT_V6`.
     AuthRecvAcceptV6,
+    /// `FWPM_LAYER_ALE_RESOURCE_ASSIGNMENT_V4`.
+    ResourceAssignmentV4,
+    /// `FWPM_LAYER_ALE_RESOURCE_ASSIGNMENT_V6`.
+    ResourceAssignmentV6,
 }
 
 /// How many layers there are.
-pub(crate) const LAYERS: usize = 6;
+pub(crate) const LAYERS: usize = 8;
 
 /// What a field of a layer is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,6 +125,20 @@ const AUTH_RECV_ACCEPT: [Field; 40] = {
     fields
 };
 
+const RESOURCE_ASSIGNMENT: [Field; 19] = {
+    let mut fields = [Other; 19];
+    fields[2] = LocalAddress;
+    fields[3] = LocalAddressType;
+    fields[4] = LocalPort;
+    fields[5] = Protocol;
+    fields[7] = Interface;
+    fields[8] = Flags;
+    fields[9] = InterfaceType;
+    fields[10] = TunnelType;
+    fields[15] = Compartment;
+    fields
+};
+
 impl Layer {
     /// All of them, in the order of their numbers.
     pub(crate) const ALL: [Self; LAYERS] = [
@@ -130,6 +148,8 @@ impl Layer {
         Self::OutboundTransportV6,
         Self::AuthRecvAcceptV4,
         Self::AuthRecvAcceptV6,
+        Self::ResourceAssignmentV4,
+        Self::ResourceAssignmentV6,
     ];
 
     /// The transport layer of a direction and family.
@@ -147,7 +167,12 @@ impl Layer {
         if ipv6 { Self::AuthRecvAcceptV6 } else { Self::AuthRecvAcceptV4 }
     }
 
-    /// Whether it is one of those that authorise.
+    /// The layer that a bind has to pass.
+    pub(crate) fn resource_assignment(ipv6: bool) -> Self {
+        if ipv6 { Self::ResourceAssignmentV6 } else { Self::ResourceAssignmentV4 }
+    }
+
+    /// Whether it is one of those that authorise received datagrams.
     pub(crate) fn is_ale(self) -> bool {
         matches!(self, Self::AuthRecvAcceptV4 | Self::AuthRecvAcceptV6)
     }
@@ -161,6 +186,8 @@ impl Layer {
             Self::OutboundTransportV6 => guid(0xE173_5BDE, 0x013F, 0x4655, 0xB351_A49E_1576_2DF0),
             Self::AuthRecvAcceptV4 => guid(0xE1CD_9FE7, 0xF4B5, 0x4273, 0x96C0_592E_487B_8650),
             Self::AuthRecvAcceptV6 => guid(0xA3B4_2C97, 0x9F04, 0x4672, 0xB87E_CEE9_C483_257F),
+            Self::ResourceAssignmentV4 => guid(0x1247_D66D, 0x0B60, 0x4A15, 0x8D44_7155_D0F5_3A0C),
+            Self::ResourceAssignmentV6 => guid(0x55A6_50E1, 0x5F0A, 0x4ECA, 0xA653_88F5_3B26_AA8C),
         }
     }
 
@@ -178,6 +205,8 @@ impl Layer {
             Self::OutboundTransportV6 => 18,
             Self::AuthRecvAcceptV4 => 44,
             Self::AuthRecvAcceptV6 => 46,
+            Self::ResourceAssignmentV4 => 36,
+            Self::ResourceAssignmentV6 => 38,
         }
     }
 
@@ -187,13 +216,17 @@ impl Layer {
             Self::InboundTransportV4 | Self::InboundTransportV6 => &INBOUND,
             Self::OutboundTransportV4 | Self::OutboundTransportV6 => &OUTBOUND,
             Self::AuthRecvAcceptV4 | Self::AuthRecvAcceptV6 => &AUTH_RECV_ACCEPT,
+            Self::ResourceAssignmentV4 | Self::ResourceAssignmentV6 => &RESOURCE_ASSIGNMENT,
         }
     }
 
     fn is_ipv6(self) -> bool {
         matches!(
             self,
-            Self::InboundTransportV6 | Self::OutboundTransportV6 | Self::AuthRecvAcceptV6
+            Self::InboundTransportV6
+                | Self::OutboundTransportV6
+                | Self::AuthRecvAcceptV6
+                | Self::ResourceAssignmentV6
         )
     }
 }

@@ -1,18 +1,18 @@
 //! The Windows Filtering Platform in the kernel (`Fwpm*`, `Fwps*`), as far as UDP at the transport layer needs it.
 //!
 //! * [`bfe`] is the service, [`engine`] sessions and transactions, `objects` what is in it;
-//! * [`callouts`] are a driver's functions, `layers` and `classify` how packets meet them;
+//! * [`callouts`] are a driver's functions, `layers` and `classify` how packets meet them, `bind` how sockets do;
 //! * [`inbound`] is the way of received datagrams, `received` their lists, [`flows`] who may be heard;
 //! * [`inject`] is the way of injected ones;
-//! * [`neighbour`] is somebody else's callout, [`clones`] what it makes of lists.
+//! * [`neighbour`] is somebody else's callout, [`clones`] what it makes of lists, [`foreign`] somebody else's objects.
 //!
-//! Not modelled: layers other than the inbound and outbound transport layers and ALE_AUTH_RECV_ACCEPT; flow contexts,
-//! pending, lists that the driver clones, enumeration, provider contexts, security descriptors, boot-time and persistent objects.
-//! Outbound, one classify stands for all datagrams of a send.
+//! Not modelled: layers other than the transport layers, ALE_AUTH_RECV_ACCEPT and ALE_RESOURCE_ASSIGNMENT; flow contexts,
+//! pending, lists that the driver clones, enumeration, provider contexts, security descriptors, boot-time objects and
+//! the driver's own persistent ones. Outbound, one classify stands for all datagrams of a send.
 //!
 //! Tests set what a machine does beside its unknown behaviours: [`set_neighbour`], [`set_firewall`], [`set_coalescing`],
 //! [`set_path_mtu`], [`limit_nic_buffers`], [`hold_injections`], [`refuse_unregistering`], [`stop_bfe`], [`start_bfe`],
-//! [`restart_bfe_later`], [`change_policy`].
+//! [`restart_bfe_later`], [`change_policy`], [`foreign::add_foreign`].
 //!
 //! Source: `facts/wfp.md`, which quotes DDI fwpsk and fwpmk and WDD network row by row.
 
@@ -27,11 +27,13 @@ use crate::verifier::report::Leak;
 use crate::verifier::schedule::lock;
 
 pub(crate) mod bfe;
+pub(crate) mod bind;
 pub(crate) mod callouts;
 pub(crate) mod classify;
 pub(crate) mod clones;
 pub(crate) mod engine;
 pub(crate) mod flows;
+pub mod foreign;
 pub(crate) mod inbound;
 pub(crate) mod inject;
 pub(crate) mod layers;
@@ -45,6 +47,7 @@ pub use bfe::{ServiceState, restart_bfe_later, start_bfe, stop_bfe};
 pub use callouts::refuse_unregistering;
 pub use clones::held_clones;
 pub use flows::{Firewall, IDLE, change_policy, set_firewall};
+pub use foreign::{Foreign, Object, Verdict};
 pub use inbound::{Coalescing, Counts, set_path_mtu};
 pub use inject::hold_injections;
 pub use layers::Layer;
@@ -99,13 +102,17 @@ behaviours! {
     /// Metadata may be missing, and the list too.
     [mark: Documented, source: "WDD network/metadata-fields-at-each-filtering-layer, network/data-offset-positions"] METADATA_MAY_BE_MISSING;
     /// A value that is not an address, port, protocol or flags may be empty.
-    [mark: Inferred, source: "DDI fwptypes/ne-fwptypes-fwp_data_type_: FWP_EMPTY"] VALUES_MAY_BE_EMPTY;
+    [mark: Documented, source: "LEARN win32/fwp/ale-re-authorization: what is unknown is FWP_EMPTY"] VALUES_MAY_BE_EMPTY;
     /// Ports and IPv4 addresses are values in host order.
-    [mark: Inferred, source: "facts/wfp.md 1: convention of WFP"] VALUES_IN_HOST_ORDER;
+    [mark: ReadInSource, source: "microsoft/Windows-driver-samples network/trans/ddproxy/sys/DD_proxy.c"] VALUES_IN_HOST_ORDER;
     /// A heavier sublayer decides first; a lighter one may decide otherwise while the right is there.
     [mark: Documented, source: "LEARN win32/fwp/filter-arbitration"] ARBITRATION;
     /// A callout that has not the right is asked all the same.
-    [mark: Inferred, source: "LEARN win32/fwp/filter-arbitration"] CALLOUTS_WITHOUT_RIGHT_ARE_ASKED;
+    [mark: Documented, source: "LEARN win32/fwp/filter-arbitration: all sublayers are evaluated"] CALLOUTS_WITHOUT_RIGHT_ARE_ASKED;
+    /// A callout may block what was permitted without the right to change that: a veto.
+    [mark: Documented, source: "LEARN win32/fwp/filter-arbitration, WDD network/types-of-callouts"] CALLOUTS_MAY_VETO;
+    /// Of filters of one weight in a sublayer, and of sublayers of one weight, the later is asked first, or else the earlier.
+    [mark: Unknown, source: "LEARN win32/fwp/filter-weight-assignment says only that it is a problem"] OF_EQUAL_WEIGHT_THE_LATER_IS_ASKED_FIRST;
     /// A filter whose callout is not registered blocks, unless it says otherwise; if it only inspects, it is passed over.
     [mark: Documented, source: "DDI fwpsk/nf-fwpsk-fwpscalloutunregisterbyid0"] FILTERS_WITHOUT_CALLOUT_BLOCK;
     /// What is absorbed is no discard: nothing hears of it.
@@ -116,10 +123,14 @@ behaviours! {
     [mark: Unknown, source: "facts/risks.md 5"] ABSORBED_PACKETS_KEEP_THE_FLOW;
     /// Injected packets are traffic of their flow.
     [mark: Unknown, source: "facts/risks.md 5"] INJECTED_PACKETS_KEEP_THE_FLOW;
-    /// A socket that sends first need not have the answers authorised.
-    [mark: Unknown, source: "facts/wfp.md 9"] SENDING_AUTHORISES_ANSWERS;
-    /// Every change of filters has the flows authorised again, not only one at the layers of ALE.
-    [mark: Unknown, source: "WDD network/ale-reauthorization"] ANY_FILTER_CHANGE_REAUTHORISES;
+    /// A socket that sends makes a flow, too, whose answers need no authorisation.
+    [mark: Documented, source: "LEARN win32/fwp/ale-stateful-filtering"] SENDING_AUTHORISES_ANSWERS;
+    /// A filter that comes or goes at the layer where a flow was authorised has it authorised again.
+    [mark: Documented, source: "LEARN win32/fwp/ale-re-authorization"] POLICY_CHANGES_REAUTHORISE;
+    /// A socket that binds has to pass ALE_RESOURCE_ASSIGNMENT, where its endpoint handle is known and there is no packet.
+    [mark: Documented, source: "WDD network/metadata-fields-at-each-filtering-layer, network/data-offset-positions"] BINDS_ARE_AUTHORISED;
+    /// A bind that is blocked fails with STATUS_ACCESS_DENIED.
+    [mark: Inferred, source: "WSAEACCES of user mode"] BLOCKED_BINDS_ARE_DENIED;
     /// Objects of a dynamic session go with it, all others with the service.
     [mark: Documented, source: "LEARN win32/fwp/object-management"] LIFETIMES;
     /// A session that outlived the service answers STATUS_FWP_SESSION_ABORTED, or else RPC_NT_SERVER_UNAVAILABLE.
@@ -131,9 +142,9 @@ behaviours! {
     /// A list that does not say that it was put together has the headers of its first datagram, not those of the whole.
     [mark: Unknown, source: "WDD network/udp-rsc-offload asks for the whole's"] UNSAID_COALESCING_KEEPS_HEADERS;
     /// An endpoint handle is good until its socket is closed.
-    [mark: Inferred, source: "DDI fwpsk/nf-fwpsk-fwpsinjecttransportsendasync1"] ENDPOINTS_LIVE_AS_LONG_AS_SOCKETS;
+    [mark: Documented, source: "DDI fwpsk/nf-fwpsk-fwpsinjecttransportsendasync1"] ENDPOINTS_LIVE_AS_LONG_AS_SOCKETS;
     /// An injected list may have several buffers, each a datagram.
-    [mark: Inferred, source: "facts/wfp.md 4: outbound lists have that shape"] INJECTED_LISTS_OF_MANY_BUFFERS;
+    [mark: ReadInSource, source: "microsoft/Windows-driver-samples network/trans/ddproxy/sys/DD_proxy.c injects clones of such"] INJECTED_LISTS_OF_MANY_BUFFERS;
     /// An injected list comes back at any IRQL up to DISPATCH, on any CPU, in any order, inside the call or after it.
     [mark: Documented, source: "DDI fwpsk/nc-fwpsk-fwps_inject_complete0"] INJECTIONS_COMPLETE_ANYWHERE;
     /// An injected list that the outbound layer blocks completes with STATUS_ACCESS_DENIED.
@@ -147,7 +158,7 @@ behaviours! {
     /// A send or injection that somebody absorbed succeeds, once he is done with it.
     [mark: Inferred, source: "WDD network/types-of-callouts: it is discarded silently"] ABSORBED_SENDS_SUCCEED;
     /// PKTINFO and TOS of an injected list are honoured as a socket's.
-    [mark: Inferred, source: "DDI fwpsk/ns-fwpsk-fwps_transport_send_params1_"] INJECTED_CONTROL_DATA_COUNTS;
+    [mark: Documented, source: "DDI fwpsk/ns-fwpsk-fwps_transport_send_params1_: control data as of WSASendMsg"] INJECTED_CONTROL_DATA_COUNTS;
 }
 
 /// The socket behind an endpoint handle, as WFP sees it.

@@ -15,6 +15,9 @@ use crate::loader::probe::{self, Fault};
 /// The dynamic session an object goes with; `None`: it stays until the service stops.
 pub(crate) type Owner = Option<usize>;
 
+/// Whose objects are not the driver's ([`super::foreign`]).
+pub(crate) const FOREIGN: Owner = Some(usize::MAX);
+
 /// `FWP_ACTION_BLOCK`.
 pub(crate) const BLOCK: u32 = 0x1001;
 /// `FWP_ACTION_PERMIT`.
@@ -75,7 +78,7 @@ pub(crate) struct Filter {
 }
 
 /// Memory of an `FWPS_FILTER2` or `FWPS_FILTER3`, which are the same.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Seen(Box<[u64; 8]>);
 
 impl Seen {
@@ -148,9 +151,21 @@ impl Store {
         self.len() != before
     }
 
-    /// How many objects there are.
+    /// How many objects of the driver's there are.
     pub(crate) fn len(&self) -> usize {
-        self.filters.len() + self.callouts.len() + self.sublayers.len() + self.providers.len()
+        let filters = self.filters.values().map(|filter| filter.owner);
+        let callouts = self.callouts.values().map(|callout| callout.owner);
+        let sublayers = self.sublayers.values().map(|sublayer| sublayer.owner);
+        let all = filters.chain(callouts).chain(sublayers).chain(self.providers.values().copied());
+        all.filter(|owner| *owner != FOREIGN).count()
+    }
+
+    /// Forgets what goes with the service: others' objects are persistent.
+    pub(crate) fn service_stops(&mut self) {
+        self.filters.retain(|_, filter| filter.owner == FOREIGN);
+        self.callouts.retain(|_, callout| callout.owner == FOREIGN);
+        self.sublayers.retain(|_, sublayer| sublayer.owner == FOREIGN);
+        self.providers.retain(|_, owner| *owner == FOREIGN);
     }
 
     /// Objects of one session may stand on those of the same session, or on such as stay.
@@ -242,7 +257,7 @@ impl Store {
             action,
             callout,
             context: probe::read(at + 152)?,
-            seen: Arc::new(Seen(Box::new([0; 8]))),
+            seen: Arc::default(),
         };
         filter.seen = Arc::new(Seen::new(&filter, self.weight_of(&sublayer), 0));
         Ok(filter)

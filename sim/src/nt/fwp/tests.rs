@@ -19,6 +19,7 @@ use crate::nt::machine::{Dead, Options, Power};
 use crate::nt::wsk::control_messages::PacketInfo;
 use crate::verifier::schedule::{Mode, Presence, World};
 
+mod clashing;
 mod classifying;
 mod cloning;
 mod engine_objects;

@@ -197,9 +197,13 @@ pub(super) fn bind(thread: &Thread, wsk: &Wsk, socket: &Arc<Socket>, local: Sock
                     (State::Bound, Some(at), Some(open));
                 settings.ephemeral = local.port() == 0;
                 drop(settings);
-                let endpoint = fwp::fwp(machine).open_endpoint(machine, landing);
+                let endpoint = fwp::fwp(machine).open_endpoint(machine, landing.clone());
                 socket.endpoint.store(endpoint, Ordering::Release);
-                return answer::SUCCESS;
+                if fwp::bind::may_bind(machine, endpoint, at) {
+                    return answer::SUCCESS;
+                }
+                unbind(machine, socket);
+                answer::ACCESS_DENIED
             }
             Err(error) => status_of(error),
         };
@@ -209,6 +213,19 @@ pub(super) fn bind(thread: &Thread, wsk: &Wsk, socket: &Arc<Socket>, local: Sock
         }
     }
     last
+}
+
+/// Undoes a bind that was not authorised.
+fn unbind(machine: &Machine, socket: &Socket) {
+    let host = {
+        let mut settings = lock(&socket.settings);
+        (settings.state, settings.local) = (State::Created, None);
+        settings.host.take()
+    };
+    if let Some(host) = host {
+        host.close();
+    }
+    fwp::fwp(machine).close_endpoint(machine, socket.endpoint.swap(0, Ordering::AcqRel));
 }
 
 fn status_of(error: OpenError) -> i32 {
