@@ -151,7 +151,8 @@ fn retreat_uses_the_room_in_front_and_then_grows() {
     assert_eq!((word(buffer + OFFSET), word(buffer + LENGTH)), (8, 92));
     assert_eq!(probe::read::<u64>(buffer + CURRENT_MDL).unwrap(), mdls[0]);
     assert_eq!(ndis(&machine, retreat, &[at, 28, 4, 0]), 0);
-    assert_eq!((word(buffer + OFFSET), word(buffer + LENGTH)), (4, 120), "the backfill is left");
+    let (offset, length) = (word(buffer + OFFSET), word(buffer + LENGTH));
+    assert_eq!((offset, length), (4 + 8, 120), "the backfill is left, and as much as was room");
     assert_ne!(probe::read::<u64>(buffer + CHAIN).unwrap(), mdls[0], "an MDL in front");
     ndis(&machine, advance, &[at, 28, 1, 0]);
     ndis(&machine, advance, &[at, 12, 1, 0]);

@@ -46,7 +46,7 @@ pub struct Foreign {
 /// Adds a filter of somebody else's, and its sublayer; the number to [`remove_foreign`] it by.
 pub fn add_foreign(machine: &Machine, foreign: &Foreign) -> u64 {
     let fwp = fwp(machine);
-    let id = engine::intrude(machine, &fwp, |store, id| {
+    engine::intrude(machine, &fwp, |store, id| {
         let mut sublayer = *b"somebody else's ";
         sublayer[..8].copy_from_slice(&id.to_le_bytes());
         store.sublayers.insert(sublayer, Sublayer { owner: FOREIGN, weight: foreign.sublayer });
@@ -79,8 +79,7 @@ pub fn add_foreign(machine: &Machine, foreign: &Foreign) -> u64 {
         filter.seen = Arc::new(Seen::new(&filter, foreign.sublayer, 0));
         store.filters.insert(id, filter);
         id
-    });
-    id
+    })
 }
 
 /// Takes a filter of somebody else's away.

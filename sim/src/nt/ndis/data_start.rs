@@ -43,7 +43,7 @@ pub(crate) fn retreat(
     if buffer.offset >= delta {
         buffer.offset -= delta;
     } else {
-        let room = (delta - buffer.offset) + backfill;
+        let room = delta + backfill;
         let pool = thread.machine().pool();
         let Some(block) = pool.allocate(MDL_ROOM + room as usize, TAG, 0, thread.caller()) else {
             return Ok(false);

@@ -40,8 +40,8 @@ behaviours! {
     [mark: Inferred, source: "DDI nbl/ns-nbl-net_buffer_list: each layer may use them"] RESERVED_FIELDS_ARE_NOT_KEPT;
     /// A pool whose lists have data but no buffer is not made.
     [mark: Inferred, source: "DDI nblapi/ns-nblapi-net_buffer_list_pool_parameters forbids it, without a reaction"] DATA_NEEDS_A_BUFFER;
-    /// The MDL of a retreat beyond the room in front holds what was missing and the backfill.
-    [mark: Inferred, source: "DDI nblapi/nf-nblapi-ndisretreatnetbufferdatastart"] RETREAT_GROWS_BY_DELTA_AND_BACKFILL;
+    /// The MDL of a retreat beyond the room in front holds as many bytes as are added, and the backfill.
+    [mark: Documented, source: "DDI nblapi/nf-nblapi-ndisretreatnetbufferdatastart: DataBackFill"] RETREAT_GROWS_BY_DELTA_AND_BACKFILL;
     /// Data that is not aligned as asked is copied, or not given at all without storage.
     [mark: Inferred, source: "DDI nblapi/nf-nblapi-ndisgetdatabuffer does not say who frees what NDIS allocates"] MISALIGNED_DATA_IS_COPIED;
 }
