@@ -14,6 +14,7 @@ use std::time::Duration;
 use abi::policy::Policy;
 use abi::statistics::Counter;
 use sim::host::memory::pair::Pair;
+use sim::nt::dpc;
 use sim::nt::machine::Options;
 
 use crate::machines::accounting::Ledger;
@@ -90,6 +91,8 @@ fn so_does_one_that_callouts_take() {
         let options = Options { cpus: 4, ..machines::with_policy(Policy::FastPath, 1) };
         with_pair_of(seed, &options, |pair| {
             machines::ping(&pair.alpha, &pair.beta);
+            // So that a DPC that comes late finds more than one chunk in its ring.
+            dpc::keep_busy(pair.beta.computer().machine(), Duration::from_millis(1));
             let mut numbers = burst(pair, 1000);
             numbers.sort_unstable();
             assert!(numbers.iter().copied().eq(0..BURST), "seed {seed}: {numbers:?}");
