@@ -10,7 +10,7 @@ use netadapter::{TxFlight, TxPacket};
 use crate::counters::Counters;
 
 /// Pieces of one packet, its padding included. A packet in more is copied together first.
-pub(super) const PACKET_PIECES: usize = 4;
+pub(super) const PACKET_PIECES: usize = 7;
 /// What padding is made of.
 const ZEROES: [u8; 16] = [0; 16];
 

@@ -39,7 +39,7 @@ use crate::{
 /// Packets opened in one call: their jobs and pieces lie on the stack.
 const OPEN_PACKETS: usize = 16;
 /// Pieces of one datagram. One in more is put together in its buffer first.
-const DATAGRAM_PIECES: usize = 3;
+const DATAGRAM_PIECES: usize = 6;
 
 /// A packet being opened.
 struct Opening {

@@ -5,6 +5,8 @@
 //! their own results most of the time; the wide pass takes little longer and does twice the work.
 #![allow(unsafe_code)] // Lanes are read and written through raw places; rounds in assembly.
 
+use core::arch::x86_64::_bzhi_u64;
+
 use super::chacha::{CONSTANTS, DOUBLE_ROUNDS, Words, double_round};
 use super::deal::{Blocks, Dealer, Lanes};
 use super::group::{GROUP, Group};
@@ -252,7 +254,8 @@ fn finish_lane<const N: usize>(
     // costs the CPU hundreds of cycles.
 }
 
-/// Keeps the one-time key if the lane is block 0, or adds the key stream to the last bytes of a text.
+/// Keeps the one-time key if the lane is block 0, or adds the key stream to a text that is less than
+/// a block or in pieces.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,bmi2,avx2")]
 #[inline(never)]
 fn finish_edge<const N: usize>(
@@ -267,11 +270,17 @@ fn finish_edge<const N: usize>(
         return;
     };
     let packet = group.packet(index);
-    let mask = u64::MAX >> (64 - u32::from(lanes.rest[lane % N]));
-    // SAFETY: by the invariants of `Lanes` and `Packet` the source has these bytes.
-    let text = unsafe { block.xor_part_once(packet.source.wrapping_add(start), mask) };
-    // SAFETY: by the same the destination has these bytes.
-    unsafe { text.store_part(packet.destination.wrapping_add(start), mask) };
+    let (mut text, len, mut done) = (*block, lanes.len(lane), 0);
+    let first = |count: usize| _bzhi_u64(u64::MAX, count as u32);
+    while done < len {
+        let (source, left) = packet.run(start + done);
+        let end = len.min(done + left);
+        // SAFETY: the run has these bytes.
+        text = unsafe { text.xor_part_once(source.wrapping_sub(done), first(end) & !first(done)) };
+        done = end;
+    }
+    // SAFETY: by the invariants of `Lanes` and `Packet` the destination has these bytes.
+    unsafe { text.store_part(packet.destination.wrapping_add(start), first(len)) };
 }
 
 /// In each 128-bit lane, groups of four registers of one word become four registers of four words.

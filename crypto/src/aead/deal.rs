@@ -24,20 +24,27 @@ pub(super) enum Blocks {
 /// # Invariants
 ///
 /// While the group lasts, a lane with `rest > 0` is a block of packet `packet < GROUP`: block 0 with
-/// `rest` 32, or one that starts inside the packet's text, of which `rest <= 64` bytes follow.
+/// `rest` 32, or one that starts inside the packet's text, of which `rest <= 64` bytes follow. With
+/// [`IN_PIECES`] added the packet is in pieces; without, it is together.
 #[repr(C, align(64))]
 pub(super) struct Lanes<const N: usize> {
     /// The block counter; `MAX_LEN` keeps it in 16 bits.
     pub(super) block: [u16; N],
     /// The packet, as index into the group; idle lanes have that of the last one that is not.
     pub(super) packet: [u8; N],
-    /// How many bytes of the block are wanted; 0 for an idle lane.
+    /// How many bytes of the block are wanted, and whether those are in pieces; 0 for an idle lane.
     pub(super) rest: [u8; N],
 }
 
 impl<const N: usize> Lanes<N> {
     /// Lanes that do nothing.
     pub(super) const IDLE: Self = Self { block: [0; N], packet: [0; N], rest: [0; N] };
+
+    /// How many bytes of a lane's block are wanted.
+    #[inline(always)]
+    pub(super) fn len(&self, lane: usize) -> usize {
+        usize::from(self.rest[lane % N] & !IN_PIECES)
+    }
 
     /// Whether all lanes are of one packet. As they are dealt in order, their blocks then follow each
     /// other.
@@ -54,6 +61,9 @@ impl<const N: usize> Lanes<N> {
         (packet, start.map(|block| block * BLOCK_LEN))
     }
 }
+
+/// What is added to `rest` where a packet is in pieces.
+const IN_PIECES: u8 = 0x80;
 
 /// How much of block 0 is used. [RFC 8439 §2.6]
 const ONE_TIME_LEN: u8 = 32;
@@ -131,18 +141,19 @@ impl Dealer {
         let mut filled = 0;
         while filled < N && next.packet < limit {
             let len = group.packet(next.packet).len();
+            let flag = if group.packet(next.packet).is_together() { 0 } else { IN_PIECES };
             let end = Self::end(next.blocks, len);
             let count = (end - next.block).min(N - filled);
             // INVARIANT: each block starts inside the text and ends at its end.
             let rest = |block: usize| match block.checked_sub(1) {
-                Some(before) => (len - before * BLOCK_LEN).min(BLOCK_LEN) as u8,
+                Some(before) => (len - before * BLOCK_LEN).min(BLOCK_LEN) as u8 | flag,
                 None => ONE_TIME_LEN,
             };
             if count == N {
                 // The same as below, in a few wide stores: long packets are dealt like this.
                 lanes.block = core::array::from_fn(|lane| (next.block + lane) as u16);
                 lanes.packet = [next.packet as u8; N];
-                lanes.rest = [BLOCK_LEN as u8; N];
+                lanes.rest = [BLOCK_LEN as u8 | flag; N];
                 lanes.rest[0] = rest(next.block);
                 lanes.rest[N - 1] = rest(next.block + N - 1);
             } else {

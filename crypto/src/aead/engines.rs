@@ -270,13 +270,14 @@ fn ifma_open_one(proof: Ifma<'_>, key: &[u32; 8], counter: u64, packet: &Packet,
     })
 }
 
-/// The tag of one packet: in general registers while that is faster than making powers.
+/// The tag of one packet: in general registers while that is faster than making powers, or if the
+/// packet is in pieces.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512ifma,avx512vbmi2,bmi2,avx2")]
 #[inline]
 fn ifma_alone(proof: Ifma<'_>, packet: &Packet, one_time: &[u64; 4]) -> Tag {
     /// Where the two ways cross. Measured.
     const LONG: usize = 512;
-    if packet.len() < LONG {
+    if packet.len() < LONG || !packet.is_together() {
         poly64::alone(packet, one_time)
     } else {
         poly52::alone(proof, packet, one_time)

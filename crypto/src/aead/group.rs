@@ -6,6 +6,8 @@
 //! wiped with the stack it lies on, see `wipe`.
 #![allow(unsafe_code)] // Raw places of packets.
 
+use super::lanes::xor_part;
+use super::piece::{self, read_once};
 use super::{Job, Piece, Source, TAG_LEN};
 
 /// Most packets in a group: two registers of eight Poly1305 lanes.
@@ -16,10 +18,12 @@ pub(super) const GROUP: usize = 16;
 /// # Invariants
 ///
 /// While the borrow of its job lasts: `destination` is valid for reads and writes of `len` bytes
-/// and nobody else has them; `source` is valid for reads of `len` bytes.
+/// and nobody else has them; `source` is valid for reads of `len` bytes, or, if `in_pieces`, is the
+/// address of the first of some [`Piece`]s that have at least as many together.
 #[derive(Clone, Copy)]
 pub(super) struct Packet {
-    /// First byte of the input text; it may equal `destination`, but does not overlap it otherwise.
+    /// First byte of the input text, or its first piece. The text may be the destination's, but does
+    /// not overlap it otherwise.
     pub(super) source: *const u8,
     /// First byte of the output text.
     pub(super) destination: *mut u8,
@@ -27,15 +31,16 @@ pub(super) struct Packet {
     len: u32,
     /// Which job it is.
     job: u8,
-    /// Whether the text was brought together in the destination before the cipher came by.
-    gathered: bool,
+    in_pieces: bool,
+    /// Whether the text was copied to the destination before the cipher came by.
+    copied: bool,
 }
 
 /// The one-time Poly1305 key of a packet: `r`, then `s`, unclamped. [RFC 8439 §2.6]
 pub(super) type OneTimeKey = [u64; 4];
 
 /// The one-time keys of a group.
-#[repr(C, align(64))]
+#[repr(C, align(32))]
 pub(super) struct OneTimeKeys(pub(super) [OneTimeKey; GROUP]);
 
 /// A tag as two words. [RFC 8439 §2.5]
@@ -159,29 +164,22 @@ impl<'g, 'j> Group<'g, 'j> {
 
 impl Packet {
     /// No packet: no bytes. All zero, so that a group of them is made in its place.
-    const NONE: Self = Self {
+    pub(super) const NONE: Self = Self {
         source: core::ptr::null(),
         destination: core::ptr::null_mut(),
         len: 0,
         job: 0,
-        gathered: false,
+        in_pieces: false,
+        copied: false,
     };
 
     /// The place of a job to seal, whose destination has room for text and tag.
-    ///
-    /// What lies in several pieces is brought together in the destination first.
     pub(super) fn to_seal(job: &mut Job<'_>, index: u8) -> Self {
-        let len = job.destination.len().saturating_sub(TAG_LEN) as u32;
-        let only = match job.source {
-            Source::Pieces(pieces) => only_piece(pieces),
-            Source::InPlace { .. } => None,
-        };
-        let gathered = only.is_none() && job.source.gather(job.destination) > 0;
-        let destination = job.destination.as_mut_ptr();
-        // INVARIANT: the lengths agree; a borrowed piece cannot overlap the destination, a raw one
-        // was promised not to.
-        let source = only.map_or(destination.cast_const(), Piece::start);
-        Self { source, destination, len, job: index, gathered }
+        let len = job.destination.len().saturating_sub(TAG_LEN);
+        match job.source {
+            Source::Pieces(pieces) if len > 0 => Self::from_pieces(pieces, job, len, index),
+            _ => Self::in_place(job, len, index),
+        }
     }
 
     /// The place of a job to open, whose source has a tag and whose destination has room; and the
@@ -189,23 +187,107 @@ impl Packet {
     pub(super) fn to_open(job: &mut Job<'_>, index: u8) -> (Self, Tag) {
         let len = job.source.len().saturating_sub(TAG_LEN);
         let mut tag = [0; TAG_LEN];
-        let steady = match job.source {
-            Source::Pieces(pieces) => only_piece(pieces).filter(|piece| piece.is_steady()),
-            Source::InPlace { .. } => None,
-        };
-        let gathered = match steady {
-            Some(piece) => {
-                piece.split_at(len).1.copy_to(&mut tag);
-                false
+        let packet = match job.source {
+            Source::Pieces(pieces) if len > 0 && pieces.iter().all(Piece::is_steady) => {
+                piece::copy_from(pieces, len, &mut tag);
+                Self::from_pieces(pieces, job, len, index)
             }
-            None => job.source.gather_split(job.destination, len, &mut tag) > 0,
+            _ => {
+                let copied = job.source.gather_split(job.destination, len, &mut tag) > 0;
+                Self { copied, ..Self::in_place(job, len, index) }
+            }
         };
-        let destination = job.destination.as_mut_ptr();
-        // INVARIANT: the lengths agree; a borrowed piece cannot overlap the destination.
-        let source = steady.map_or(destination.cast_const(), Piece::start);
         let tag = u128::from_le_bytes(tag);
-        let packet = Self { source, destination, len: len as u32, job: index, gathered };
         (packet, [tag as u64, (tag >> 64) as u64])
+    }
+
+    /// A packet whose text is where it is to be.
+    fn in_place(job: &mut Job<'_>, len: usize, job_index: u8) -> Self {
+        let destination = job.destination.as_mut_ptr();
+        // INVARIANT: the lengths agree.
+        Self { source: destination, destination, len: len as u32, job: job_index, ..Self::NONE }
+    }
+
+    /// A packet whose text is the first `len` bytes, at least one, of these pieces.
+    fn from_pieces(pieces: &[Piece<'_>], job: &mut Job<'_>, len: usize, job_index: u8) -> Self {
+        let empty = pieces.iter().take_while(|piece| piece.is_empty()).count();
+        let pieces = pieces.get(empty..).unwrap_or(pieces);
+        let in_pieces = pieces.first().is_none_or(|first| first.len() < len);
+        // INVARIANT: the lengths agree; a borrowed piece cannot overlap the destination, a raw one
+        // was promised not to.
+        let source = match pieces.first() {
+            Some(first) if !in_pieces => first.start(),
+            _ => pieces.as_ptr().cast(),
+        };
+        Self { source, in_pieces, ..Self::in_place(job, len, job_index) }
+    }
+
+    /// Whether the text lies in one piece, at `source`.
+    #[inline(always)]
+    pub(super) fn is_together(&self) -> bool {
+        !self.in_pieces
+    }
+
+    /// Where the text from `start` on is, and how many bytes of it lie there one after the other.
+    #[inline(always)]
+    pub(super) fn run(&self, start: usize) -> (*const u8, usize) {
+        let left = self.len().saturating_sub(start);
+        if !self.in_pieces || left == 0 {
+            return (self.source.wrapping_add(start), left);
+        }
+        // SAFETY: by the type invariant the pieces have a byte at `start`.
+        let (place, len) = unsafe { piece::run(self.source.cast(), start) };
+        (place, len.min(left))
+    }
+
+    /// Where the `count` bytes of text from `start` on are, which the packet has, if they lie one after
+    /// the other.
+    #[inline(always)]
+    pub(super) fn whole(&self, start: usize, count: usize) -> Option<*const u8> {
+        if self.is_together() {
+            return Some(self.source.wrapping_add(start));
+        }
+        let (place, len) = self.run(start);
+        (len >= count).then_some(place)
+    }
+
+    /// Copies the text from `start` on, which does not change, to `into`.
+    #[inline(never)]
+    pub(super) fn copy(&self, start: usize, into: &mut [u8]) {
+        let mut done = 0;
+        while let (from, len) = self.run(start + done)
+            && let Some(into) = into.get_mut(done..).filter(|into| !into.is_empty() && len > 0)
+        {
+            let count = len.min(into.len());
+            let (words, rest) = into[..count].as_chunks_mut::<8>();
+            let mut from = from;
+            for word in words {
+                // SAFETY: the run has `count` bytes, of which these are the next.
+                *word = unsafe { read_once(from) };
+                from = from.wrapping_add(8);
+            }
+            for byte in rest {
+                // SAFETY: as above.
+                [*byte] = unsafe { read_once(from) };
+                from = from.wrapping_add(1);
+            }
+            done += count;
+        }
+    }
+
+    /// Adds this key stream to the text from `start` on, which has as many bytes.
+    #[inline(never)]
+    pub(super) fn add_stream(&self, start: usize, stream: &[u8]) {
+        let mut done = 0;
+        while let (source, len) = self.run(start + done)
+            && let Some(stream) = stream.get(done..).filter(|stream| !stream.is_empty() && len > 0)
+        {
+            let count = len.min(stream.len());
+            let destination = self.destination.wrapping_add(start + done);
+            // SAFETY: source and destination have `count` bytes here, by the type invariant.
+            unsafe { xor_part(source, destination, &stream[..count]) };
+            done += count;
+        }
     }
 
     /// Length of the text, without the tag.
@@ -216,13 +298,13 @@ impl Packet {
 
     /// Bytes of text written to the destination when all is done, each as often as it is written.
     pub(super) fn written(&self) -> usize {
-        self.len() << u32::from(self.gathered)
+        self.len() << u32::from(self.copied)
     }
 
     /// From here on the output is the input.
     pub(super) fn read_back(&mut self) {
         // INVARIANT: the destination is readable.
-        self.source = self.destination;
+        (self.source, self.in_pieces) = (self.destination, false);
     }
 
     /// Writes the tag behind the text of a packet that was sealed.
@@ -244,11 +326,4 @@ impl Packet {
 /// Whether the difference of two tags is none. Takes the same time wherever they differ.
 pub(super) fn is_zero(difference: Tag) -> bool {
     subtle::ConstantTimeEq::ct_eq(&(difference[0] | difference[1]), &0).into()
-}
-
-/// The only piece that has bytes, if there is just one.
-fn only_piece<'p, 'a>(pieces: &'p [Piece<'a>]) -> Option<&'p Piece<'a>> {
-    let mut filled = pieces.iter().filter(|piece| !piece.is_empty());
-    let first = filled.next()?;
-    filled.next().is_none().then_some(first)
 }

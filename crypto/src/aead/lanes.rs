@@ -81,8 +81,8 @@ pub(super) fn pass<R: Register<N>, const N: usize>(
     for (word, start) in state.iter_mut().zip(start) {
         *word = word.add(start);
     }
-    if lanes.are_of_one_packet() {
-        finish_one::<R, N>(group, lanes, &state);
+    if let Some(source) = one_run(group, lanes) {
+        finish_one::<R, N>(group, lanes, source, &state);
     } else {
         finish::<R, N>(group, lanes, &mut state);
     }
@@ -141,11 +141,25 @@ fn start<R: Register<N>, const N: usize>(
     state
 }
 
-/// Adds the key stream to the text of one packet.
+/// Where the text of the lanes is, if it is all of one packet and one run: that of block 1.
+#[inline(always)]
+fn one_run<const N: usize>(group: &Group<'_, '_>, lanes: &Lanes<N>) -> Option<*const u8> {
+    if !lanes.are_of_one_packet() {
+        return None;
+    }
+    let packet = group.packet(usize::from(lanes.packet[0]));
+    let block = usize::from(lanes.block[0]);
+    let start = BLOCK_LEN * block.saturating_sub(1);
+    let end = (BLOCK_LEN * (block + N - 1)).min(packet.len());
+    packet.whole(start, end.saturating_sub(start)).map(|place| place.wrapping_sub(start))
+}
+
+/// Adds the key stream to the text of one packet, which lies at `source` as far as it is of the lanes.
 #[inline(always)]
 fn finish_one<R: Register<N>, const N: usize>(
     group: &mut Group<'_, '_>,
     lanes: &Lanes<N>,
+    source: *const u8,
     state: &[R; 16],
 ) {
     let packet = *group.packet(usize::from(lanes.packet[0]));
@@ -156,23 +170,24 @@ fn finish_one<R: Register<N>, const N: usize>(
     for (part, words) in state.as_chunks::<N>().0.iter().enumerate() {
         for (lane, stream) in R::transpose(*words).into_iter().enumerate() {
             let at = 4 * N * part;
-            if usize::from(lanes.rest[lane]) == BLOCK_LEN {
+            if lanes.len(lane) == BLOCK_LEN {
                 let at = start.wrapping_add(BLOCK_LEN * lane + at);
                 // SAFETY: by the invariants of `Lanes` and `Packet` the source has 64 bytes here.
-                let text = unsafe { stream.xor_once(packet.source.wrapping_add(at)) };
+                let text = unsafe { stream.xor_once(source.wrapping_add(at)) };
                 // SAFETY: by the same the destination has 64 bytes here.
                 unsafe { text.store(packet.destination.wrapping_add(at)) };
-            } else if lanes.rest[lane] > 0 {
+            } else if lanes.len(lane) > 0 {
                 let edge = &mut edges[usize::from(lane > 0)];
                 // SAFETY: the array has 64 bytes, and there are `16 / N` parts.
                 unsafe { stream.store(edge.as_mut_ptr().wrapping_add(at)) };
             }
         }
     }
-    finish_edge(group, lanes, 0, &edges[0]);
     let last = lanes.rest.iter().rposition(|rest| *rest > 0).unwrap_or(0);
-    if last > 0 {
-        finish_edge(group, lanes, last, &edges[1]);
+    for (lane, edge) in [0, last].into_iter().zip(&edges).take(1 + last.min(1)) {
+        if lanes.len(lane) < BLOCK_LEN {
+            finish_edge(group, lanes, lane, edge);
+        }
     }
 }
 
@@ -188,11 +203,11 @@ fn finish<R: Register<N>, const N: usize>(
         *words = R::transpose(*words);
     }
     for lane in 0..N {
-        if usize::from(lanes.rest[lane]) == BLOCK_LEN {
-            let (index, start) = lanes.place(lane);
-            let packet = *group.packet(index);
-            let source = packet.source.wrapping_add(start.unwrap_or(0));
-            let destination = packet.destination.wrapping_add(start.unwrap_or(0));
+        if lanes.len(lane) == BLOCK_LEN
+            && let (index, Some(start)) = lanes.place(lane)
+            && let Some(source) = group.packet(index).whole(start, BLOCK_LEN)
+        {
+            let destination = group.packet(index).destination.wrapping_add(start);
             for (part, stream) in parts.iter().enumerate() {
                 let at = 4 * N * part;
                 // SAFETY: by the invariants of `Lanes` and `Packet` the source has 64 bytes here.
@@ -211,7 +226,8 @@ fn finish<R: Register<N>, const N: usize>(
     }
 }
 
-/// Keeps the one-time key if the lane is block 0, or adds the key stream to the last bytes of a text.
+/// Keeps the one-time key if the lane is block 0, or adds the key stream to a text that is less than
+/// a block or lies in pieces.
 #[inline(always)]
 fn finish_edge<const N: usize>(
     group: &mut Group<'_, '_>,
@@ -219,8 +235,8 @@ fn finish_edge<const N: usize>(
     lane: usize,
     stream: &[u8; BLOCK_LEN],
 ) {
-    let rest = usize::from(lanes.rest[lane]);
-    if rest == 0 || rest == BLOCK_LEN {
+    let stream = stream.get(..lanes.len(lane)).unwrap_or(stream);
+    if stream.is_empty() {
         return;
     }
     let (index, Some(start)) = lanes.place(lane) else {
@@ -231,37 +247,28 @@ fn finish_edge<const N: usize>(
         }
         return;
     };
-    let packet = group.packet(index);
-    let source = packet.source.wrapping_add(start);
-    let destination = packet.destination.wrapping_add(start);
-    // SAFETY: by the invariants of `Lanes` and `Packet` both have `rest` bytes here.
-    unsafe { xor_part(source, destination, rest, stream) };
+    group.packet(index).add_stream(start, stream);
 }
 
-/// Adds the first bytes of the key stream to the text.
+/// Adds the key stream to the text.
 ///
 /// # Safety
 ///
-/// `source` is valid for reads and `destination` for writes of `rest` bytes, `rest <= 64`, and they
-/// are the same or do not overlap.
-pub(super) unsafe fn xor_part(
-    source: *const u8,
-    destination: *mut u8,
-    rest: usize,
-    stream: &[u8; BLOCK_LEN],
-) {
-    let (words, _) = stream.as_chunks::<8>();
+/// `source` is valid for reads and `destination` for writes of as many bytes as `stream` has, and
+/// they are the same or do not overlap.
+pub(super) unsafe fn xor_part(source: *const u8, destination: *mut u8, stream: &[u8]) {
+    let (words, rest) = stream.as_chunks::<8>();
     let mut done = 0;
-    for word in words.iter().take(rest / 8) {
-        // SAFETY: the caller's promise: `done + 8 <= rest`.
+    for word in words {
+        // SAFETY: the caller's promise.
         let text = unsafe { read_once::<8>(source.wrapping_add(done)) };
         let text = (u64::from_le_bytes(text) ^ u64::from_le_bytes(*word)).to_le_bytes();
         // SAFETY: as above; an array of bytes needs no alignment.
         unsafe { destination.wrapping_add(done).cast::<[u8; 8]>().write(text) };
         done += 8;
     }
-    for byte in stream.get(done..rest).unwrap_or(&[]) {
-        // SAFETY: the caller's promise: `done < rest`.
+    for byte in rest {
+        // SAFETY: as above.
         let [text] = unsafe { read_once::<1>(source.wrapping_add(done)) };
         // SAFETY: as above.
         unsafe { destination.wrapping_add(done).write(text ^ byte) };

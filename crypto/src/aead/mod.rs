@@ -26,7 +26,9 @@
 //! **Forged packets.** The tag is computed over the ciphertext first, and the text of a packet whose
 //! tag is wrong is never computed: its place is zeroed. **Sources that change.** What is sealed is
 //! authenticated where it was written. What is opened from memory that may change is copied to the
-//! destination, and the copy is authenticated and decrypted.
+//! destination, and the copy is authenticated and decrypted. **Sources in pieces** are read where they
+//! are. Only when opening, and only where a piece ends inside a block of Poly1305, are that block's 16
+//! bytes brought together, on the stack.
 //!
 //! Nothing here allocates, blocks or panics; a call uses at most 4 KiB of stack. It runs at any IRQL
 //! up to `DISPATCH_LEVEL`; on Windows every tier above the baseline takes an [`ExtendedState`].
@@ -177,8 +179,8 @@ pub struct Job<'a> {
 ///
 /// A job is [`Verdict::Done`] afterwards, or [`Verdict::Pending`] if its lengths do not agree.
 ///
-/// Returns how many bytes were written to destinations: text and tag, and the text twice where it was
-/// brought together first, because it lay in several pieces.
+/// Returns how many bytes were written to destinations: text and tag, each byte once. (The portable
+/// tier copies the text there first, and counts it twice.)
 ///
 /// Source: [WG §5.4.6], [RFC 8439 §2.8].
 pub fn seal(state: Option<&ExtendedState>, jobs: &mut [Job<'_>]) -> usize {
@@ -213,8 +215,9 @@ pub fn seal(state: Option<&ExtendedState>, jobs: &mut [Job<'_>]) -> usize {
 /// to hold a tag), or [`Verdict::Pending`] if its lengths do not agree. The plaintext of a forged
 /// packet is never computed, and its place in the destination is zeroed.
 ///
-/// Returns how many bytes were written to destinations: the text, or the zeroes in its place, and the
-/// text twice where it was brought together first: it lay in several pieces, or may change.
+/// Returns how many bytes were written to destinations: the text, or the zeroes in its place, each byte
+/// once; the text twice where it was copied there first, because it may change. (The portable tier
+/// always does so.)
 ///
 /// Source: [WG §5.4.6], [RFC 8439 §2.8].
 pub fn open(state: Option<&ExtendedState>, jobs: &mut [Job<'_>]) -> usize {

@@ -18,7 +18,8 @@ use core::marker::PhantomData;
 #[derive(Clone, Copy)]
 pub struct Piece<'a> {
     start: *const u8,
-    len: usize,
+    /// In 32 bits, so that a piece takes no more room than a slice.
+    len: u32,
     /// The bytes are borrowed as a slice, and so cannot change.
     steady: bool,
     source: PhantomData<&'a [u8]>,
@@ -34,13 +35,13 @@ impl<'a> Piece<'a> {
     #[must_use]
     pub const unsafe fn from_raw(start: *const u8, len: usize) -> Self {
         // INVARIANT: the caller's promise.
-        Self { start, len, steady: false, source: PhantomData }
+        Self { start, len: saturated(len), steady: false, source: PhantomData }
     }
 
     /// How many bytes it has.
     #[must_use]
     pub const fn len(&self) -> usize {
-        self.len
+        self.len as usize
     }
 
     /// Whether it has no bytes.
@@ -61,15 +62,15 @@ impl<'a> Piece<'a> {
 
     /// The first `at` bytes, and the rest; all of it and nothing if it has fewer.
     pub(super) fn split_at(&self, at: usize) -> (Self, Self) {
-        let at = at.min(self.len);
-        let rest = self.start.wrapping_add(at);
+        let at = saturated(at).min(self.len);
+        let rest = self.start.wrapping_add(at as usize);
         // INVARIANT: both are parts of this run.
         (Self { len: at, ..*self }, Self { start: rest, len: self.len - at, ..*self })
     }
 
     /// Reads each byte once into the front of `into`; returns how many fitted.
     pub(super) fn copy_to(&self, into: &mut [u8]) -> usize {
-        let count = self.len.min(into.len());
+        let count = self.len().min(into.len());
         let blocks = count / BLOCK;
         // SAFETY: `count` bytes are readable by the type invariant and writable because `into` has
         // them; `from_raw` excludes an overlap, and a `&mut` excludes it for slices.
@@ -93,7 +94,12 @@ impl<'a> Piece<'a> {
 impl<'a> From<&'a [u8]> for Piece<'a> {
     fn from(bytes: &'a [u8]) -> Self {
         // INVARIANT: a slice is readable for its lifetime.
-        Self { start: bytes.as_ptr(), len: bytes.len(), steady: true, source: PhantomData }
+        Self {
+            start: bytes.as_ptr(),
+            len: saturated(bytes.len()),
+            steady: true,
+            source: PhantomData,
+        }
     }
 }
 
@@ -102,7 +108,46 @@ impl<'a> From<&'a [u8]> for Piece<'a> {
 impl<'a> From<&'a [crate::sync::atomic::AtomicU8]> for Piece<'a> {
     fn from(bytes: &'a [crate::sync::atomic::AtomicU8]) -> Self {
         // INVARIANT: a slice is readable for its lifetime, and an atomic is as large as its byte.
-        Self { start: bytes.as_ptr().cast(), len: bytes.len(), steady: false, source: PhantomData }
+        Self {
+            start: bytes.as_ptr().cast(),
+            len: saturated(bytes.len()),
+            steady: false,
+            source: PhantomData,
+        }
+    }
+}
+
+/// A length in 32 bits. What is longer is no packet: as long as can be said is refused as well.
+const fn saturated(len: usize) -> u32 {
+    if len > u32::MAX as usize { u32::MAX } else { len as u32 }
+}
+
+/// Where byte `skip` of these pieces is, and how many of its piece there are from it on.
+///
+/// # Safety
+///
+/// `piece` is the first of pieces that have more than `skip` bytes together.
+#[inline(always)] // A call would cost the vector registers of whoever is about to add a key stream.
+pub(super) unsafe fn run(mut piece: *const Piece<'_>, mut skip: usize) -> (*const u8, usize) {
+    loop {
+        // SAFETY: the caller's promise: the pieces before had no more than `skip` bytes.
+        let Piece { start, len, .. } = *unsafe { &*piece };
+        let len = len as usize;
+        if skip < len {
+            return (start.wrapping_add(skip), len - skip);
+        }
+        skip -= len;
+        piece = piece.wrapping_add(1);
+    }
+}
+
+/// Reads what lies past the first `skip` bytes of these pieces once, into `into`.
+pub(super) fn copy_from(pieces: &[Piece<'_>], mut skip: usize, mut into: &mut [u8]) {
+    for piece in pieces {
+        let (skipped, rest) = piece.split_at(skip);
+        skip -= skipped.len();
+        let count = rest.copy_to(into);
+        into = into.split_at_mut(count).1;
     }
 }
 

@@ -4,7 +4,7 @@
 //! their ends, so that a short packet's lane is still zero when its first block comes, and no lane
 //! has to be kept from multiplying after its end.
 
-use super::group::{Group, Tag};
+use super::group::{Group, Packet, Tag};
 
 /// What of `r` is used. [RFC 8439 §2.5]
 pub(super) const CLAMP: [u64; 2] = [0x0fff_fffc_0fff_ffff, 0x0fff_fffc_0fff_fffc];
@@ -14,17 +14,20 @@ pub(super) const CLAMP: [u64; 2] = [0x0fff_fffc_0fff_ffff, 0x0fff_fffc_0fff_fffc
 /// # Invariants
 ///
 /// `base[i]` is the packet's first byte moved back by `lead[i]`; both belong to a packet of the
-/// group the schedule was made of.
+/// group the schedule was made of. If it is in pieces, the base is that of the piece that was last
+/// asked for.
 pub(super) struct Schedule<const N: usize, const CHUNK: usize> {
     base: [*const u8; N],
     /// Bytes of the first chunks that are before the packet.
     lead: [u32; N],
     /// Length of each packet.
     pub(super) len: [u32; N],
+    /// The lanes whose packets lie in pieces, as bits.
+    in_pieces: u32,
     /// How many chunks there are, without the block of lengths.
     pub(super) chunks: usize,
     /// The chunks in which every packet has all bytes.
-    pub(super) full: core::ops::Range<usize>,
+    full: core::ops::Range<usize>,
 }
 
 impl<const N: usize, const CHUNK: usize> Schedule<N, CHUNK> {
@@ -35,27 +38,55 @@ impl<const N: usize, const CHUNK: usize> Schedule<N, CHUNK> {
         let per_chunk = CHUNK / 16;
         let chunks = longest.div_ceil(16).div_ceil(per_chunk);
         let (mut base, mut lead, mut len) = ([core::ptr::null(); N], [0; N], [0; N]);
-        let mut full = 0..chunks;
-        let count = group.packets().len();
+        let (mut full, mut in_pieces) = (0..chunks, 0);
         for lane in 0..lanes.min(N) {
-            let packet = group.packet(if lane < count { lane } else { 0 });
+            let packet = Self::packet(group, lane);
             let before = 16 * (per_chunk * chunks - packet.len().div_ceil(16));
             lead[lane] = before as u32;
             len[lane] = packet.len() as u32;
             base[lane] = packet.source.wrapping_sub(before);
+            in_pieces |= u32::from(!packet.is_together()) << lane;
             full.start = full.start.max(before.div_ceil(CHUNK));
             full.end = full.end.min((packet.len() + before) / CHUNK);
         }
-        Self { base, lead, len, chunks, full }
+        Self { base, lead, len, in_pieces, chunks, full }
     }
 
-    /// Whether every packet has all bytes of this chunk.
+    /// The packet that a lane reads.
     #[inline(always)]
-    pub(super) fn is_full(&self, chunk: usize) -> bool {
-        self.full.contains(&chunk)
+    pub(super) fn packet<'g>(group: &'g Group<'_, '_>, lane: usize) -> &'g Packet {
+        group.packet(if lane < group.packets().len() { lane } else { 0 })
     }
 
-    /// Where a lane's chunk starts. Only the bytes of [`Schedule::part`] may be read there.
+    /// Up to which chunk every packet has all bytes from this one on, together at [`Schedule::place`].
+    #[inline(always)]
+    pub(super) fn full_from(&mut self, group: &Group<'_, '_>, chunk: usize) -> usize {
+        if !self.full.contains(&chunk) {
+            return chunk;
+        }
+        let (mut end, in_pieces) = (self.full.end, self.in_pieces);
+        for lane in (0..N).filter(|lane| in_pieces >> lane & 1 == 1) {
+            let (place, len) = Self::packet(group, lane).run(self.start(lane, chunk));
+            self.base[lane] = place.wrapping_sub(CHUNK * chunk);
+            end = end.min(chunk + len / CHUNK);
+        }
+        end
+    }
+
+    /// Whether the lane's packet is in pieces.
+    #[inline(always)]
+    pub(super) fn is_in_pieces(&self, lane: usize) -> bool {
+        self.in_pieces >> lane & 1 == 1
+    }
+
+    /// Where in the text of the lane's packet a chunk starts, if that is not before it.
+    #[inline(always)]
+    pub(super) fn start(&self, lane: usize, chunk: usize) -> usize {
+        (CHUNK * chunk).saturating_sub(self.lead[lane % N] as usize)
+    }
+
+    /// Where a lane's chunk starts. Only the bytes of [`Schedule::part`] may be read there; of a packet
+    /// in pieces, those of the chunks that [`Schedule::full_from`] has found.
     #[inline(always)]
     pub(super) fn place(&self, lane: usize, chunk: usize) -> *const u8 {
         self.base[lane % N].wrapping_add(CHUNK * chunk)

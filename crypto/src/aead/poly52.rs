@@ -11,6 +11,7 @@
 #![allow(unsafe_code)] // Text is read through raw places.
 
 use core::arch::x86_64::*;
+use core::ops::Range;
 
 use super::group::{GROUP, Group, Packet, Tag};
 use super::poly::{self, Schedule};
@@ -156,7 +157,8 @@ pub(super) fn authenticate(proof: Ifma<'_>, group: &mut Group<'_, '_>) {
     let blocks = longest.div_ceil(16) + 1;
     // Abreast costs a multiplication per block whatever the number of packets; alone costs an
     // eighth of that for each packet, and about six more to make the powers. Measured.
-    if count * (blocks / 8 + 6) < blocks + 3 {
+    let together = group.packets().iter().all(Packet::is_together);
+    if together && count * (blocks / 8 + 6) < blocks + 3 {
         for index in 0..count {
             let tag = alone(proof, group.packet(index), &group.one_time.0[index % GROUP]);
             poly::add_tag(&mut group.tags[index % GROUP], tag);
@@ -172,13 +174,14 @@ pub(super) fn authenticate(proof: Ifma<'_>, group: &mut Group<'_, '_>) {
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512ifma,avx512vbmi2,bmi2,avx2")]
 #[inline(never)] // The frames of the two widths would add up.
 fn abreast<const G: usize>(proof: Ifma<'_>, group: &mut Group<'_, '_>) {
-    let schedule = Schedule::<GROUP, 64>::of(group, 8 * G);
+    let mut schedule = Schedule::<GROUP, 64>::of(group, 8 * G);
     let mut sums = [Number::zero(proof); G];
     let mut chunk = 0;
     while chunk < schedule.chunks {
-        if schedule.is_full(chunk) {
-            full_chunks(proof, group, &schedule, chunk, &mut sums);
-            chunk = schedule.full.end;
+        let end = schedule.full_from(group, chunk);
+        if end > chunk {
+            full_chunks(proof, group, &schedule, chunk..end, &mut sums);
+            chunk = end;
         } else {
             part_chunk(proof, group, &schedule, chunk, &mut sums);
             chunk += 1;
@@ -229,7 +232,7 @@ fn one_time_keys(proof: Ifma<'_>, group: &Group<'_, '_>, set: usize) -> (Factor,
     (Factor::of(r), [s0, s1])
 }
 
-/// All chunks in which every packet has 64 bytes.
+/// Chunks in which every packet has 64 bytes together.
 ///
 /// Even and odd blocks apart, each by r^2: two chains of multiplications instead of one.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512ifma,avx512vbmi2,bmi2,avx2")]
@@ -238,7 +241,7 @@ fn full_chunks<const G: usize>(
     proof: Ifma<'_>,
     group: &Group<'_, '_>,
     schedule: &Schedule<GROUP, 64>,
-    chunk: usize,
+    chunks: Range<usize>,
     sums: &mut [Number; G],
 ) {
     let pad = V512::splat64(proof.wide(), PAD);
@@ -248,7 +251,7 @@ fn full_chunks<const G: usize>(
         let (factor, _) = one_time_keys(proof, group, set);
         *square = Factor::of(Number(factor.r).times(proof, &factor));
     }
-    for chunk in chunk..schedule.full.end {
+    for chunk in chunks {
         for (set, ((sum, odd), square)) in sums.iter_mut().zip(&mut odd).zip(&squares).enumerate() {
             let words = full_chunk(proof, schedule, set, chunk);
             for pair in 0..2 {
@@ -275,10 +278,25 @@ fn full_chunk(
 ) -> [V512; 8] {
     let mut rows = [V512::zero(proof.wide()); 8];
     for (lane, row) in rows.iter_mut().enumerate() {
-        // SAFETY: the chunk is full: all packets have these 64 bytes.
+        // SAFETY: the chunk is full: all packets have these 64 bytes there.
         *row = unsafe { V512::load(proof.wide(), schedule.place(8 * set + lane, chunk)) };
     }
     transpose(proof, &rows)
+}
+
+/// The bytes of `part` of a chunk, zero elsewhere; of a packet that may lie in pieces, from `start`.
+#[inline(always)]
+fn parted(proof: Ifma<'_>, packet: &Packet, start: usize, part: Range<usize>) -> V512 {
+    let (mut row, mut done) = (V512::zero(proof.wide()), part.start);
+    while done < part.end {
+        let (place, left) = packet.run(start + (done - part.start));
+        let end = part.end.min(done + left);
+        let mask = (poly::bytes(end as u32) & !poly::bytes(done as u32)) as u64;
+        // SAFETY: the run has these bytes.
+        row = row.or(unsafe { V512::load_part(proof.wide(), place.wrapping_sub(done), mask) });
+        done = end;
+    }
+    row
 }
 
 /// One chunk that some packets have only a part of, or nothing.
@@ -298,7 +316,16 @@ fn part_chunk<const G: usize>(
         for (lane, row) in rows.iter_mut().enumerate() {
             let (skip, end) = schedule.part(8 * set + lane, chunk);
             let mask = _bzhi_u64(u64::MAX, end) & !_bzhi_u64(u64::MAX, skip);
-            if mask != 0 {
+            if mask != 0 && schedule.is_in_pieces(8 * set + lane) {
+                let start = schedule.start(8 * set + lane, chunk);
+                let part = skip as usize..end as usize;
+                *row = parted(
+                    proof,
+                    Schedule::<GROUP, 64>::packet(group, 8 * set + lane),
+                    start,
+                    part,
+                );
+            } else if mask != 0 {
                 let place = schedule.place(8 * set + lane, chunk);
                 // SAFETY: the packet has the bytes of the mask.
                 *row = unsafe { V512::load_part(proof.wide(), place, mask) };
@@ -345,7 +372,7 @@ fn transpose(proof: Ifma<'_>, x: &[V512; 8]) -> [V512; 8] {
     out
 }
 
-/// The tag of one packet, eight of its blocks at a time.
+/// The tag of one packet that is together, eight of its blocks at a time.
 ///
 /// A step is 128 bytes: two loads, whose halves interleaved are blocks 0, 4, 1, 5, 2, 6, 3 and 7.
 /// The last step ends with the block of lengths, so the first may start before the packet does.

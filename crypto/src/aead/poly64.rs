@@ -49,26 +49,41 @@ impl Chain {
         self.sum = [low as u64, (low >> 64) as u64, (d2 & 3) + u64::from(carry)];
     }
 
-    /// Adds all blocks of a text and the one of which there is only a part.
+    /// Adds the blocks of a text that are whole and lie at `text`.
     ///
     /// # Safety
     ///
-    /// `text` is valid for reads of `len` bytes.
+    /// `text` is valid for reads of `count` times 16 bytes.
     #[inline(always)]
-    pub(super) unsafe fn take_all(&mut self, text: *const u8, len: usize) {
-        let count = len % 16;
-        let whole = len - count;
-        for at in (0..whole).step_by(16) {
+    unsafe fn take_blocks(&mut self, text: *const u8, count: usize) {
+        for block in 0..count {
             // SAFETY: the text has this block.
-            self.take(unsafe { load(text.wrapping_add(at)) });
+            self.take(unsafe { load(text.wrapping_add(16 * block)) });
         }
-        if count > 0 {
-            let mut last = [0; 16];
-            // SAFETY: the text has these bytes, `last` has room, and they are different memory.
-            unsafe {
-                core::ptr::copy_nonoverlapping(text.wrapping_add(whole), last.as_mut_ptr(), count);
+    }
+
+    /// Adds the block of text from `start`, also if it lies in pieces or is less than 16 bytes; returns
+    /// how many it is.
+    #[inline(always)]
+    pub(super) fn take_parted(&mut self, packet: &Packet, start: usize) -> usize {
+        let mut block = [0; 16];
+        let count = packet.len().saturating_sub(start).min(16);
+        packet.copy(start, block.get_mut(..count).unwrap_or(&mut []));
+        self.take(u128::from_le_bytes(block));
+        count
+    }
+
+    /// Adds the text from `done` on: all blocks, and the one of which there is only a part.
+    #[inline(always)]
+    pub(super) fn take_rest(&mut self, packet: &Packet, mut done: usize) {
+        while done < packet.len() {
+            let (text, len) = packet.run(done);
+            // SAFETY: the run has `len` bytes.
+            unsafe { self.take_blocks(text, len / 16) };
+            done += len - len % 16;
+            if done < packet.len() {
+                done += self.take_parted(packet, done);
             }
-            self.take(u128::from_le_bytes(last));
         }
     }
 
@@ -124,17 +139,28 @@ fn abreast<const N: usize>(group: &mut Group<'_, '_>, index: usize) {
         core::array::from_fn(|at| Chain::new(&group.one_time.0[(index + at) % GROUP]));
     let packets: [Packet; N] = core::array::from_fn(|at| *group.packet(index + at));
     let blocks = packets.iter().map(|packet| packet.len() / 16).min().unwrap_or(0);
-    for block in 0..blocks {
-        for (chain, packet) in chains.iter_mut().zip(&packets) {
-            // SAFETY: every packet has this block.
-            chain.take(unsafe { load(packet.source.wrapping_add(16 * block)) });
+    let mut block = 0;
+    while block < blocks {
+        let runs = packets.each_ref().map(|packet| packet.run(16 * block));
+        let count = runs.iter().fold(blocks - block, |count, (_, len)| count.min(len / 16));
+        for at in 0..count {
+            for (chain, (text, _)) in chains.iter_mut().zip(&runs) {
+                // SAFETY: every run has this block.
+                chain.take(unsafe { load(text.wrapping_add(16 * at)) });
+            }
+        }
+        block += count;
+        if block < blocks {
+            // The next one of some packet lies in pieces.
+            for (chain, packet) in chains.iter_mut().zip(&packets) {
+                chain.take_parted(packet, 16 * block);
+            }
+            block += 1;
         }
     }
     for (at, (chain, packet)) in chains.iter_mut().zip(&packets).enumerate() {
         let index = (index + at) % GROUP;
-        let (text, left) = (packet.source.wrapping_add(16 * blocks), packet.len() - 16 * blocks);
-        // SAFETY: the packet has so many bytes from here.
-        unsafe { chain.take_all(text, left) };
+        chain.take_rest(packet, 16 * blocks);
         let tag = chain.tag_of(packet.len(), &group.one_time.0[index]);
         poly::add_tag(&mut group.tags[index], tag);
     }
@@ -144,8 +170,7 @@ fn abreast<const N: usize>(group: &mut Group<'_, '_>, index: usize) {
 #[inline(always)]
 pub(super) fn alone(packet: &Packet, key: &[u64; 4]) -> Tag {
     let mut chain = Chain::new(key);
-    // SAFETY: the packet has its bytes.
-    unsafe { chain.take_all(packet.source, packet.len()) };
+    chain.take_rest(packet, 0);
     chain.tag_of(packet.len(), key)
 }
 

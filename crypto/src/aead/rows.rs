@@ -116,28 +116,29 @@ impl<'s, R: Row> Cipher<'s, R> {
         }
     }
 
-    /// Adds a part of the stream to the text from `start`.
+    /// Adds a part of the stream to the text from `start`, a run of it after the other.
     #[inline(always)]
-    fn apply_part(&self, packet: &Packet, start: usize, stream: &Stream, part: Range<usize>) {
-        let source = packet.source.wrapping_add(start);
-        let destination = packet.destination.wrapping_add(start);
-        let mut done = 0;
-        while done + R::LEN <= part.len() {
-            let stream = R::load(self.proof, stream, part.start + done);
-            // SAFETY: by the invariant of `Packet`; the part ends within its length.
-            let text = unsafe { stream.xor_once(source.wrapping_add(done)) };
-            // SAFETY: as above.
-            unsafe { text.store(destination.wrapping_add(done)) };
-            done += R::LEN;
-        }
-        let rest = part.len() - done;
-        if let Some(stream) = stream.bytes.get(part.start + done..)
-            && let Some(stream) = stream.first_chunk::<BLOCK_LEN>()
-            && rest > 0
-        {
-            let (source, destination) = (source.wrapping_add(done), destination.wrapping_add(done));
-            // SAFETY: as above; fewer than 64 bytes are left.
-            unsafe { xor_part(source, destination, rest, stream) };
+    fn apply_part(&self, packet: &Packet, mut start: usize, stream: &Stream, part: Range<usize>) {
+        let mut at = part.start;
+        while at < part.end {
+            let (source, len) = packet.run(start);
+            let end = part.end.min(at + len);
+            let destination = packet.destination.wrapping_add(start);
+            let mut done = 0;
+            while at + done + R::LEN <= end {
+                let stream = R::load(self.proof, stream, at + done);
+                // SAFETY: by the invariant of `Packet`; the run has so many bytes.
+                let text = unsafe { stream.xor_once(source.wrapping_add(done)) };
+                // SAFETY: as above.
+                unsafe { text.store(destination.wrapping_add(done)) };
+                done += R::LEN;
+            }
+            let Some(rest) = stream.bytes.get(at + done..end).filter(|_| len > 0) else { break };
+            // SAFETY: as above; so many bytes are left of the run.
+            unsafe {
+                xor_part(source.wrapping_add(done), destination.wrapping_add(done), rest);
+            }
+            (start, at) = (start + (end - at), end);
         }
     }
 

@@ -16,7 +16,7 @@
 
 use super::chacha::{BLOCK_LEN, DOUBLE_ROUNDS};
 use super::deal::{Blocks, Dealer, Lanes, Position};
-use super::group::{GROUP, Group};
+use super::group::{GROUP, Group, Packet};
 use super::lanes::{self, Register, Rounds};
 use super::poly;
 use super::poly64::{self, Chain};
@@ -126,15 +126,18 @@ pub(super) struct Cursor {
     /// Whether its one-time key is in the chain.
     begun: bool,
     chain: Chain,
-    /// What of its text is next, and how much of it is in the chain.
-    text: *const u8,
+    /// Where its text is, and how much of it is in the chain.
+    place: Packet,
     done: usize,
+    /// What of its text is next, so far as `ready` says.
+    text: *const u8,
 }
 
 impl Cursor {
     fn new() -> Self {
         let chain = Chain::new(&[0; 4]);
-        Self { packet: 0, begun: false, chain, text: core::ptr::null(), done: 0 }
+        let (place, text) = (Packet::NONE, core::ptr::null());
+        Self { packet: 0, begun: false, chain, place, done: 0, text }
     }
 
     /// How many times 64 bytes from `text` can be authenticated next, of what is written; and
@@ -147,7 +150,7 @@ impl Cursor {
             let len = group.packet(self.packet).len();
             let Some(available) = written.text_of(self.packet, len) else { break };
             self.begin(group, written);
-            let steps = (available - self.done) / BLOCK_LEN;
+            let steps = self.steps(available);
             let is_all = available == len;
             if steps > 0 || !is_all {
                 return (steps as u32, is_all);
@@ -157,18 +160,37 @@ impl Cursor {
         (0, false)
     }
 
+    /// How many times 64 bytes of the first `available` lie together at `text`, and are next.
+    #[inline(always)]
+    fn steps(&mut self, available: usize) -> usize {
+        while available - self.done >= BLOCK_LEN {
+            let (text, len) = self.place.run(self.done);
+            self.text = text;
+            let steps = len.min(available - self.done) / BLOCK_LEN;
+            if steps > 0 {
+                return steps;
+            }
+            self.take_parted();
+        }
+        0
+    }
+
+    /// Authenticates a block where a piece ends.
+    #[inline(never)]
+    fn take_parted(&mut self) {
+        self.done += self.chain.take_parted(&self.place, self.done);
+    }
+
     /// Puts the packet's one-time key into the chain, once.
     #[inline(always)]
     fn begin(&mut self, group: &Group<'_, '_>, written: Position) {
         if !self.begun {
-            let packet = group.packet(self.packet);
+            self.place = *group.packet(self.packet);
             self.chain = Chain::new(&group.one_time.0[self.packet % GROUP]);
             // What is being sealed is authenticated where it was written.
-            self.text = if written.blocks == Blocks::All {
-                packet.destination.cast_const()
-            } else {
-                packet.source
-            };
+            if written.blocks == Blocks::All {
+                self.place.read_back();
+            }
             (self.begun, self.done) = (true, 0);
         }
     }
@@ -176,19 +198,15 @@ impl Cursor {
     /// Past so many times 64 bytes.
     #[inline(always)]
     fn skip(&mut self, count: u32) {
-        let bytes = BLOCK_LEN * count as usize;
-        self.text = self.text.wrapping_add(bytes);
-        self.done += bytes;
+        self.done += BLOCK_LEN * count as usize;
     }
 
     /// Authenticates the rest of the packet.
     #[inline(always)]
     fn finish(&mut self, group: &mut Group<'_, '_>) {
         let index = self.packet % GROUP;
-        let left = group.packet(index).len() - self.done;
-        // SAFETY: the text is the packet's, which has so many bytes from here.
-        unsafe { self.chain.take_all(self.text, left) };
-        let tag = self.chain.tag_of(self.done + left, &group.one_time.0[index]);
+        self.chain.take_rest(&self.place, self.done);
+        let tag = self.chain.tag_of(self.place.len(), &group.one_time.0[index]);
         poly::add_tag(&mut group.tags[index], tag);
         self.packet += 1;
         self.begun = false;

@@ -44,8 +44,8 @@ impl Drop for Guarded {
 #[test]
 fn nothing_beside_the_buffers_is_touched() {
     let random = &mut Random(0x0009_0a8d);
-    let (mut sources, mut targets): (Vec<Guarded>, Vec<Guarded>) =
-        (0..COUNT).map(|_| (Guarded::new(), Guarded::new())).unzip();
+    let guarded = || (0..COUNT).map(|_| Guarded::new()).collect::<Vec<Guarded>>();
+    let (mut sources, mut targets) = ([guarded(), guarded()], guarded());
     let step = if cfg!(debug_assertions) { 11 } else { 1 };
     for state in tiers() {
         for count in [1, 2, 7, COUNT] {
@@ -65,14 +65,15 @@ fn check(
     count: usize,
     len: usize,
     at_end: bool,
-    sources: &mut [Guarded],
+    [firsts, seconds]: &mut [Vec<Guarded>; 2],
     targets: &mut [Guarded],
 ) {
     let key = Key::new([0x3c; 32]);
     let lens: Vec<usize> = (0..count).map(|index| len + index % 3).collect();
     for opens in [false, true] {
-        for in_place in [false, true] {
-            let what = (state.tier(), count, len, at_end, opens, in_place);
+        for pieces_count in [0, 1, 2] {
+            let in_place = pieces_count == 0;
+            let what = (state.tier(), count, len, at_end, opens, pieces_count);
             let texts: Vec<Vec<u8>> = lens.iter().map(|len| std::vec![0x77; *len]).collect();
             let sealed: Vec<Vec<u8>> = texts
                 .iter()
@@ -80,13 +81,23 @@ fn check(
                 .map(|(index, text)| expected([0x3c; 32], index as u64, text))
                 .collect();
             let (inputs, wanted) = if opens { (&sealed, &texts) } else { (&texts, &sealed) };
-            let pieces: Vec<[Piece<'_>; 1]> = sources
+            // The second of two pieces is guarded on the other side.
+            let pieces: Vec<[Piece<'_>; 2]> = firsts
                 .iter_mut()
+                .zip(&mut *seconds)
                 .zip(inputs)
-                .map(|(source, input)| {
-                    let bytes = source.bytes(input.len(), at_end);
-                    bytes.copy_from_slice(input);
-                    [Piece::from(&*bytes)]
+                .enumerate()
+                .map(|(index, ((first, second), input))| {
+                    let split =
+                        if pieces_count == 2 { input.len() * index / COUNT } else { input.len() };
+                    let (head, tail) = input.split_at(split);
+                    let place = |guarded: &mut Guarded, bytes: &[u8], at_end| -> &[u8] {
+                        let place = guarded.bytes(bytes.len(), at_end);
+                        place.copy_from_slice(bytes);
+                        // SAFETY: not written again while the pieces are used.
+                        unsafe { core::slice::from_raw_parts(place.as_ptr(), place.len()) }
+                    };
+                    [place(first, head, at_end).into(), place(second, tail, !at_end).into()]
                 })
                 .collect();
             let mut jobs: Vec<Job<'_>> = Vec::new();

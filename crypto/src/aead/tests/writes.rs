@@ -101,9 +101,8 @@ fn every_byte_is_written_as_often_as_is_said() {
                 for lies in [Lies::InPlace, Lies::InOnePiece, Lies::Unsteady, Lies::InPieces] {
                     let first_brought_together = match lies {
                         Lies::InPlace => false,
-                        Lies::InOnePiece => state.tier() == Tier::Portable,
+                        Lies::InOnePiece | Lies::InPieces => state.tier() == Tier::Portable,
                         Lies::Unsteady => opens || state.tier() == Tier::Portable,
-                        Lies::InPieces => true,
                     };
                     let again = if first_brought_together { text } else { 0 };
                     // Tags are not payload, and a build that is not optimised may write one twice.
