@@ -5,12 +5,11 @@
 //! their own results most of the time; the wide pass takes little longer and does twice the work.
 #![allow(unsafe_code)] // Lanes are read and written through raw places; rounds in assembly.
 
-use core::arch::x86_64::_bzhi_u64;
-
-use super::chacha::{CONSTANTS, DOUBLE_ROUNDS, Words, double_round};
+use super::chacha::{BLOCK_LEN, CONSTANTS, DOUBLE_ROUNDS, Words, double_round};
 use super::deal::{Blocks, Dealer, Lanes};
 use super::group::{GROUP, Group};
 use super::lanes::Text;
+use super::poly;
 use super::tier::Avx512;
 use super::vector512::V512;
 
@@ -247,8 +246,7 @@ fn finish_lane<const N: usize>(
         // SAFETY: by the same the destination has 64 bytes here.
         unsafe { text.store(packet.destination.wrapping_add(start)) };
     } else if rest > 0 {
-        // SAFETY: by the invariant of `V512` the features may be used.
-        unsafe { finish_edge(group, lanes, lane, &block) };
+        finish_edge(group, lanes, lane, block);
     }
     // Nothing is touched for an idle lane: even with an empty mask an address that is not mapped
     // costs the CPU hundreds of cycles.
@@ -256,13 +254,12 @@ fn finish_lane<const N: usize>(
 
 /// Keeps the one-time key if the lane is block 0, or adds the key stream to a text that is less than
 /// a block or in pieces.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,bmi2,avx2")]
-#[inline(never)]
+#[inline(always)] // With calls between the blocks all of them would be spilled.
 fn finish_edge<const N: usize>(
     group: &mut Group<'_, '_>,
     lanes: &Lanes<N>,
     lane: usize,
-    block: &V512,
+    block: V512,
 ) {
     let (index, Some(start)) = lanes.place(lane) else {
         let index = usize::from(lanes.packet[lane % N]) % GROUP;
@@ -270,8 +267,16 @@ fn finish_edge<const N: usize>(
         return;
     };
     let packet = group.packet(index);
-    let (mut text, len, mut done) = (*block, lanes.len(lane), 0);
-    let first = |count: usize| _bzhi_u64(u64::MAX, count as u32);
+    let (mut text, len, mut done) = (block, lanes.len(lane), 0);
+    if len == BLOCK_LEN
+        && let Some(source) = packet.whole(start, BLOCK_LEN)
+    {
+        // SAFETY: the source has 64 bytes here.
+        text = unsafe { text.xor_once(source) };
+        // SAFETY: by the invariants of `Lanes` and `Packet` the destination has 64 bytes here.
+        return unsafe { text.store(packet.destination.wrapping_add(start)) };
+    }
+    let first = |count: usize| poly::bytes(count as u32) as u64;
     while done < len {
         let (source, left) = packet.run(start + done);
         let end = len.min(done + left);

@@ -30,7 +30,8 @@ pub(super) trait Row: Text {
     fn add(self, other: Self) -> Self;
     /// Two quarter steps on four rows: additions to `a` and `c`, rotations by 16 and 12, 8 and 7.
     fn quarter_round(rows: &mut [Self; 4]);
-    /// Words of rows 1, 2 and 3 moved by one, two and three places, or back.
+    /// Words of rows 0, 2 and 3 moved until diagonals stand below each other, or back. Row 1, which the
+    /// next step waits for, stays as it is.
     fn diagonal(rows: &mut [Self; 4], back: bool);
     /// Rows 0 to 3 of all blocks become blocks, one behind the other.
     fn blocks(rows: [Self; 4]) -> [Self; 4];
@@ -40,8 +41,9 @@ pub(super) trait Row: Text {
     fn keep(self, stream: &mut Stream, at: usize);
 }
 
-/// Blocks that the buffer holds: enough for a packet of 1420 bytes.
-const STREAM_BLOCKS: usize = 24;
+/// Blocks that the buffer holds: as many as the widest pass makes at a time. More would only be more
+/// stack to wipe.
+const STREAM_BLOCKS: usize = 12;
 
 /// Length of the stream in the buffer.
 const STREAM_LEN: usize = STREAM_BLOCKS * BLOCK_LEN;

@@ -357,11 +357,11 @@ impl Row for V512 {
 
     #[inline(always)]
     fn diagonal(rows: &mut [Self; 4], back: bool) {
-        let [_, b, c, d] = rows;
-        (*b, *c, *d) = if back {
-            (b.turn32::<0x93>(), c.turn32::<0x4e>(), d.turn32::<0x39>())
+        let [a, _, c, d] = rows;
+        (*a, *c, *d) = if back {
+            (a.turn32::<0x39>(), c.turn32::<0x93>(), d.turn32::<0x4e>())
         } else {
-            (b.turn32::<0x39>(), c.turn32::<0x4e>(), d.turn32::<0x93>())
+            (a.turn32::<0x93>(), c.turn32::<0x39>(), d.turn32::<0x4e>())
         };
     }
 

@@ -23,7 +23,7 @@ pub(super) enum Depth {
 }
 
 /// What a packet that goes alone uses at most; a test finds out that it is enough.
-pub(super) const SHALLOW: usize = 2944;
+pub(super) const SHALLOW: usize = 2304;
 /// What a group uses at most; a test finds out that it is enough.
 pub(super) const DEEP: usize = 3904;
 
