@@ -96,6 +96,7 @@ impl Processor {
 
     /// Puts a DPC into the queue, in front for importance High.
     pub(crate) fn insert(&self, machine: &Machine, queued: Queued, in_front: bool) {
+        let delayed = queued.not_before > Duration::ZERO;
         {
             let mut queue = lock(&self.queue);
             if in_front {
@@ -106,7 +107,16 @@ impl Processor {
             self.waiting.fetch_add(1, Ordering::Release);
             self.inserted.fetch_add(1, Ordering::Release);
         }
-        machine.world().wake(Key::of(&self.queue));
+        // Whoever has the CPU runs it before letting go; in Virtual mode the idle thread is told all the same.
+        let mine = || Thread::current().is_some_and(|thread| self.is_of(thread));
+        if delayed || machine.world().is_virtual() || !mine() {
+            machine.world().wake(Key::of(&self.queue));
+        }
+    }
+
+    /// Whether `thread` has the CPU.
+    fn is_of(&self, thread: &Thread) -> bool {
+        self.owner.load(Ordering::Relaxed) == thread.id()
     }
 
     /// Takes a DPC out again; false if it was not there.

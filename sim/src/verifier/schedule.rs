@@ -66,7 +66,7 @@ struct Lot {
     woken: Condvar,
 }
 
-const LOTS: usize = 64;
+const LOTS: usize = 4096;
 /// One scheduling point in this many moves the baton.
 const POINTS_PER_SWITCH: u64 = 4;
 /// Wall clock of a Virtual world at its start: 2026-01-01, so that runs repeat.

@@ -188,7 +188,8 @@ fn transmit(
     let how = Sending { packet_info: control.packet_info, traffic_class: control.traffic_class };
     let local = lock(&socket.settings).local.unwrap_or(remote);
     let from = Destination { endpoint: socket.endpoint.load(Ordering::Acquire), local };
-    let left = outbound::leave(thread.machine(), from, (remote, &how), || payloads(request));
+    let left =
+        outbound::leave(thread.machine(), from, (remote, &how), |most| payloads(request, most));
     let done = match left {
         Leave::Goes => match send_all(host, remote, &how, request) {
             Ok(bytes) => (answer::SUCCESS, bytes),
@@ -202,14 +203,14 @@ fn transmit(
     (done, left)
 }
 
-/// The payloads of a request, copied.
-fn payloads(request: &Request) -> Vec<Vec<u8>> {
+/// The payloads of the first `most` datagrams of a request, copied.
+fn payloads(request: &Request, most: usize) -> Vec<Vec<u8>> {
     let copy = |buffer: Buf| {
         // SAFETY: the chain of a request whose IRP is completed only after this call.
         let pieces = unsafe { Pieces::of(&buffer) };
         pieces.map(|pieces| pieces.flatten().copied().collect()).unwrap_or_default()
     };
-    request.buffers.each().map(copy).collect()
+    request.buffers.each().take(most).map(copy).collect()
 }
 
 fn control_of(socket: &Socket, request: &Request) -> Option<SendControl> {

@@ -415,7 +415,7 @@ fn a_send_of_the_socket_meets_the_outbound_layer() {
             }
             if blocks { asked.answer(BLOCK, 0, 0) } else { asked.permit() }
         });
-        let payloads = || vec![vec![1; 4], vec![2; 4]];
+        let payloads = |_| vec![vec![1; 4], vec![2; 4]];
         let to = (REMOTE.parse().unwrap(), &Sending::default());
         let goes =
             matches!(outbound::leave(&bench.machine, from, to, payloads), outbound::Leave::Goes);

@@ -73,7 +73,10 @@ fn the_firewall_may_let_only_answers_in() {
     assert_eq!(counts(&bench.machine).refused, 1);
     let from = Destination { endpoint: bench.endpoint, local: bench.socket.local };
     let to = (PEER.parse().unwrap(), &Sending::default());
-    assert!(matches!(outbound::leave(&bench.machine, from, to, Vec::new), outbound::Leave::Goes));
+    assert!(matches!(
+        outbound::leave(&bench.machine, from, to, |_| Vec::new()),
+        outbound::Leave::Goes
+    ));
     assert!(bench.classified(PEER, b"answer", |asked| asked.permit()));
 }
 
