@@ -18,6 +18,7 @@ use abi::ioctl::{AdapterState, AllowedIp, Set, Writer, interface_flag, peer_flag
 
 use super::endpoint::Endpoint;
 use super::{Host, Network};
+use crate::host::Outer;
 use crate::host::computer::{BootError, Computer, Tunnel};
 use crate::host::routes::Prefix;
 use crate::nt::machine::Options;
@@ -70,10 +71,27 @@ impl Station {
         options: Options,
         driver: &Path,
     ) -> Result<Self, BootError> {
-        let outer = outer_addresses(number);
-        let host = network.plug_in(&outer);
-        let computer = Arc::new(Computer::boot(world, options, host.clone(), driver)?);
-        Self::on(computer, host, number, outer, PORT)
+        Self::boot_behind(world, network, number, options, driver, |host| host)
+    }
+
+    /// The same, with what `outer` puts between the machine and its host in the network.
+    ///
+    /// # Errors
+    ///
+    /// [`BootError`].
+    pub fn boot_behind(
+        world: &Arc<World>,
+        network: &Network,
+        number: u8,
+        options: Options,
+        driver: &Path,
+        outer: impl FnOnce(Arc<Host>) -> Arc<dyn Outer>,
+    ) -> Result<Self, BootError> {
+        let addresses = outer_addresses(number);
+        let host = network.plug_in(&addresses);
+        let outer = outer(host.clone());
+        let computer = Arc::new(Computer::boot(world, options, outer, driver)?);
+        Self::on(computer, host, number, addresses, PORT)
     }
 
     /// Another adapter of this station's driver: with the inner addresses of station `number`, behind

@@ -202,6 +202,21 @@ impl Adapter {
         Ok(taken)
     }
 
+    /// Whether the queues of the running data path are polled by [`Adapter::poll_here`] alone, for a
+    /// measurement in one thread; to be ended before the adapter pauses.
+    pub fn poll_by_hand(&self, machine: &Machine, by_hand: bool) {
+        if let Some(data_path) = lock(&self.state).data_path.clone() {
+            data_path.set_by_hand(machine, by_hand);
+        }
+    }
+
+    /// Polls both queues in the calling thread until neither has work.
+    pub fn poll_here(&self, machine: &Machine) {
+        if let Some(data_path) = lock(&self.state).data_path.clone() {
+            data_path.poll_here(machine);
+        }
+    }
+
     /// Waits until there is room for a packet or the gate is closed; `false` at the deadline or when
     /// the machine is dead.
     pub fn wait_for_room(&self, machine: &Machine, deadline: Option<Duration>) -> bool {

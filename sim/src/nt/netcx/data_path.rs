@@ -130,6 +130,19 @@ impl DataPath {
         self.tx.queue().context.notify(machine);
     }
 
+    /// Leaves polling to [`DataPath::poll_here`], or ends that.
+    pub(crate) fn set_by_hand(&self, machine: &Machine, by_hand: bool) {
+        for queue in self.queues() {
+            queue.context.set_by_hand(machine, by_hand);
+        }
+    }
+
+    /// Polls both queues in the calling thread until neither has work.
+    pub(crate) fn poll_here(&self, machine: &Machine) {
+        self.tx.queue().context.poll_here(machine, &*self.tx);
+        self.rx.queue().context.poll_here(machine, &*self.rx);
+    }
+
     /// Opens the gates and starts both queues.
     pub(crate) fn start(&self, machine: &Machine) {
         self.adapter.inbox.set_open(true);

@@ -30,6 +30,7 @@ pub(crate) struct ExecutionContext {
     state: Mutex<State>,
     tasks: Mutex<VecDeque<Task>>,
     over: AtomicBool,
+    by_hand: AtomicBool,
     dpc_rounds: u32,
     cpu: u32,
 }
@@ -41,6 +42,7 @@ impl ExecutionContext {
             state: Mutex::new(State::new(true)),
             tasks: Mutex::default(),
             over: AtomicBool::new(false),
+            by_hand: AtomicBool::new(false),
             dpc_rounds,
             cpu,
         })
@@ -100,8 +102,33 @@ impl ExecutionContext {
         waited.is_ok()
     }
 
+    /// Leaves polling to whoever calls [`ExecutionContext::poll_here`]; tasks stay the thread's.
+    pub(crate) fn set_by_hand(&self, machine: &Machine, by_hand: bool) {
+        self.by_hand.store(by_hand, Ordering::Release);
+        machine.world().wake(Key::of(self));
+    }
+
+    /// Polls in the calling thread, as long as there is work and no task.
+    pub(crate) fn poll_here(&self, machine: &Machine, poll: &dyn Poll) {
+        while !machine.is_dead() && !self.task_pending() {
+            let phase = lock(&self.state).phase();
+            match phase {
+                Phase::WaitingWorkerDpc => {
+                    machine.on_cpu(self.cpu, || self.serve(machine, poll, Runner::Dpc));
+                }
+                Phase::WaitingWorkerThread => self.serve(machine, poll, Runner::Thread),
+                Phase::Stopped | Phase::Running => return,
+            }
+        }
+    }
+
+    /// Whether the thread has to leave a poll alone.
+    fn is_left_to_hand(&self) -> bool {
+        self.by_hand.load(Ordering::Acquire)
+    }
+
     fn carry_out(&self, machine: &Machine, wake: Wake) {
-        if wake != Wake::Nobody {
+        if wake != Wake::Nobody && (!self.is_left_to_hand() || self.task_pending()) {
             machine.world().wake(Key::of(self));
         }
     }
@@ -112,7 +139,11 @@ impl ExecutionContext {
                 if self.over.load(Ordering::Acquire) {
                     return Some(None);
                 }
-                match lock(&self.state).phase() {
+                let state = lock(&self.state);
+                if self.is_left_to_hand() && !state.task_pending() {
+                    return None;
+                }
+                match state.phase() {
                     Phase::WaitingWorkerDpc => Some(Some(Runner::Dpc)),
                     Phase::WaitingWorkerThread => Some(Some(Runner::Thread)),
                     _ => None,
