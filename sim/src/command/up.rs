@@ -65,15 +65,19 @@ impl Up {
         let signals = block_signals().map_err(|error| Failure::new(format!("signals: {error}")))?;
         let world = World::new(Mode::Parallel);
         let _main = world.enter("main");
-        let tun = Tun::create(&self.name, MTU)
+        let cpus = std::thread::available_parallelism().map_or(1, |cpus| cpus.get() as u32);
+        let cpus = self.cpus.unwrap_or(cpus.min(64));
+        let tun = Tun::create(&self.name, MTU, cpus as usize)
             .map_err(|error| Failure::new(format!("{}: {error}", self.name)))?;
         let tun = Arc::new(tun);
+        if let Some(lacks) = tun.lacks() {
+            eprintln!("penstock-sim: this kernel does not give {lacks}; it works without");
+        }
         let linux =
             Linux::new(&world).map_err(|error| Failure::new(format!("rtnetlink: {error}")))?;
-        let cpus = std::thread::available_parallelism().map_or(1, |cpus| cpus.get() as u32);
         let options = Options {
             name: self.name.clone(),
-            cpus: self.cpus.unwrap_or(cpus.min(64)),
+            cpus,
             verified: self.verify,
             print: self.log,
             parameters: self.policies.policies.into_iter().collect(),

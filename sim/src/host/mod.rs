@@ -163,6 +163,19 @@ impl<'a> Batch<'a> {
             .map(move |&end| &self.pieces[std::mem::replace(&mut start, end)..end])
     }
 
+    /// The pieces of `count` datagrams from number `first` on, one behind the other.
+    ///
+    /// # Panics
+    ///
+    /// If there are not so many.
+    #[must_use]
+    pub fn run(&self, first: usize, count: usize) -> &[IoSlice<'a>] {
+        let ends = &self.ends[..self.datagrams];
+        let start = first.checked_sub(1).map_or(0, |before| ends[before]);
+        let end = (first + count).checked_sub(1).map_or(0, |last| ends[last]);
+        &self.pieces[start..end]
+    }
+
     /// Whether there is none.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -1,15 +1,21 @@
 //! The TUN device and the simulated adapter, joined: packets both ways.
 //!
-//! Towards the driver a thread reads packets straight into the buffers the transmit ring will
-//! show. From the driver packets are written where the receive queue's poll hands them over; the
-//! write is the last thing done with the buffer, so none is kept.
+//! Towards the driver a thread for each queue of the device reads up to 64 KiB at once, and puts them into the transmit ring
+//! as packets of the MTU with their checksums done ([`super::split`]): the driver is given what tcpip gives an adapter that
+//! was granted neither segmentation nor checksums, and this one asks for neither. From the driver packets are written where
+//! the receive queue's poll hands them over, consecutive segments of a TCP flow as one ([`super::merge`]); the write is the
+//! last thing done with the buffers, so none is kept.
 
+use std::borrow::Cow;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use super::merge::merge;
+use super::split::Split;
 use super::tun::Tun;
+use super::vnet::{self, VnetHeader};
 use crate::nt::machine::Machine;
 use crate::nt::netcx::adapter::Adapter;
 use crate::nt::netcx::tx_translator::Refused;
@@ -24,7 +30,7 @@ const FULL: Duration = Duration::from_millis(100);
 pub struct Bridge {
     tun: Arc<Tun>,
     flags: Arc<Flags>,
-    reader: Option<JoinHandle>,
+    readers: Vec<JoinHandle>,
     machine: Arc<Machine>,
 }
 
@@ -33,6 +39,7 @@ struct Flags {
     stopped: AtomicBool,
     gone: AtomicBool,
     refused: AtomicU64,
+    malformed: AtomicU64,
 }
 
 impl Bridge {
@@ -42,30 +49,43 @@ impl Bridge {
         let flags = Arc::new(Flags::default());
         let (sink, counts) = (tun.clone(), flags.clone());
         adapter.on_receive(move |packets| {
-            for packet in packets.iter() {
-                let written = match packet.contiguous() {
-                    Some(bytes) => sink.write(bytes),
-                    None => sink.write(&packet.pieces().collect::<Vec<_>>().concat()),
-                };
-                if !written {
+            let whole: Vec<Cow<'_, [u8]>> = packets
+                .iter()
+                .map(|packet| match packet.contiguous() {
+                    Some(bytes) => bytes.into(),
+                    None => packet.pieces().collect::<Vec<_>>().concat().into(),
+                })
+                .collect();
+            merge(whole.iter().map(|packet| &**packet), |pieces| {
+                if !sink.write(pieces) {
                     counts.refused.fetch_add(1, Ordering::Relaxed);
                 }
-            }
+            });
         });
-        let pump = Pump {
-            machine: machine.clone(),
-            tun: tun.clone(),
-            adapter: adapter.clone(),
-            flags: flags.clone(),
+        let pump = |queue| {
+            let pump = Pump {
+                machine: machine.clone(),
+                tun: tun.clone(),
+                queue,
+                adapter: adapter.clone(),
+                flags: flags.clone(),
+            };
+            machine.world().spawn("tun", move || pump.run())
         };
-        let reader = machine.world().spawn("tun", move || pump.run());
-        Self { tun: tun.clone(), flags, reader: Some(reader), machine: machine.clone() }
+        let readers = (0..tun.queues()).map(pump).collect();
+        Self { tun: tun.clone(), flags, readers, machine: machine.clone() }
     }
 
     /// Whether the TUN device has been deleted.
     #[must_use]
     pub fn is_gone(&self) -> bool {
         self.flags.gone.load(Ordering::Acquire)
+    }
+
+    /// Packets of the kernel whose `virtio_net_hdr` made no sense.
+    #[must_use]
+    pub fn malformed(&self) -> u64 {
+        self.flags.malformed.load(Ordering::Relaxed)
     }
 
     /// Packets of the driver that the kernel would not take.
@@ -79,22 +99,32 @@ impl Drop for Bridge {
     fn drop(&mut self) {
         self.flags.stopped.store(true, Ordering::Release);
         self.tun.wake();
-        if let Some(reader) = self.reader.take() {
+        for reader in self.readers.drain(..) {
             reader.join(Some(self.machine.world().now() + Duration::from_secs(5)));
         }
     }
 }
 
-/// The thread that reads the TUN device.
+/// The thread that reads one queue of the TUN device.
 struct Pump {
     machine: Arc<Machine>,
     tun: Arc<Tun>,
+    queue: usize,
     adapter: Arc<Adapter>,
     flags: Arc<Flags>,
 }
 
+/// What was read and is not in the ring yet.
+struct Reading {
+    bytes: Box<[u8]>,
+    len: usize,
+    split: Option<Split>,
+}
+
 impl Pump {
     fn run(&self) {
+        let bytes = vec![0; vnet::HEADER + (1 << 16)].into_boxed_slice();
+        let mut reading = Reading { bytes, len: 0, split: None };
         while !self.flags.stopped.load(Ordering::Acquire) && !self.machine.is_dead() {
             // What is sent before the adapter's link is up waits where tcpip would keep it too.
             if !self.adapter.link().connected {
@@ -104,13 +134,10 @@ impl Pump {
             let mut failed: Option<io::Error> = None;
             let mut read = 0;
             let taken = self.adapter.send_with(&self.machine, |buffer| {
-                let room = buffer.len();
-                match self.tun.read(buffer) {
-                    // A packet that fills the buffer was cut by the kernel: longer than the
-                    // adapter's MTU allows, and the driver discards and counts it as such.
+                match self.next(&mut reading, buffer) {
                     Ok(length) => {
                         read += usize::from(length.is_some());
-                        length.map(|length| length.min(room))
+                        length
                     }
                     Err(error) => {
                         failed = Some(error);
@@ -125,7 +152,7 @@ impl Pump {
             match taken {
                 Ok(_) if read > 0 => {}
                 Ok(_) => {
-                    if self.tun.wait(-1).is_err() {
+                    if self.tun.wait(self.queue, -1).is_err() {
                         return;
                     }
                 }
@@ -135,6 +162,42 @@ impl Pump {
                 }
                 Err(Refused::Paused) => self.machine.world().sleep(PAUSED),
             }
+        }
+    }
+
+    /// The next packet for the ring, into `buffer`; `None` if there is none at the moment.
+    ///
+    /// One that does not fit is cut to the buffer: longer than the adapter's MTU allows, and the driver discards and counts
+    /// it as such.
+    fn next(&self, reading: &mut Reading, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+        loop {
+            if let Some(split) = &mut reading.split {
+                let packet = &reading.bytes[vnet::HEADER..reading.len];
+                if let Some(length) = split.next(packet, buffer) {
+                    return Ok(Some(length));
+                }
+                reading.split = None;
+            }
+            let Some(length) = self.tun.read(self.queue, &mut reading.bytes)? else {
+                return Ok(None);
+            };
+            reading.len = length;
+            match VnetHeader::parse(&reading.bytes[..length]).map(|(header, _)| header) {
+                Some(header) if header.gso_type != vnet::GSO_NONE => {
+                    reading.split = Split::new(&header, &reading.bytes[vnet::HEADER..length]);
+                    if reading.split.is_some() {
+                        continue;
+                    }
+                }
+                Some(header) if header.complete(&mut reading.bytes[vnet::HEADER..length]) => {
+                    let packet = &reading.bytes[vnet::HEADER..length];
+                    let length = packet.len().min(buffer.len());
+                    buffer[..length].copy_from_slice(&packet[..length]);
+                    return Ok(Some(length));
+                }
+                _ => {}
+            }
+            self.flags.malformed.fetch_add(1, Ordering::Relaxed);
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! [`Linux`] is the [`Outer`] network of one machine: UDP sockets of the kernel ([`udp`]), its
 //! interfaces and routes ([`netlink`]), kept fresh by a thread that listens for changes. The inner
-//! side is a TUN device ([`tun`]). Only for worlds in Parallel mode: threads here block in the
+//! side is a TUN device ([`tun`]), which gives and takes up to 64 KiB at once. Only for worlds in Parallel mode: threads here block in the
 //! kernel, where a virtual clock has no say.
 
 use std::io;
@@ -17,9 +17,15 @@ use crate::verifier::schedule::{World, lock};
 
 pub mod bridge;
 pub(crate) mod descriptor;
+pub mod merge;
 pub mod netlink;
+pub mod split;
 pub mod tun;
 pub mod udp;
+pub mod vnet;
+
+#[cfg(test)]
+mod tests;
 
 /// The network namespace as one machine's outer network.
 pub struct Linux {

@@ -1,17 +1,24 @@
 //! The TUN device: the inner side of a simulated adapter, as Linux programs see it.
 //!
-//! One packet per read and write, without the extra header (offloads are a later matter). The
-//! device lives as long as the descriptor; when somebody deletes it, reads fail with `EBADFD`.
+//! Every packet has a `virtio_net_hdr` before it ([`super::vnet`]): a read gives up to 64 KiB of one flow at once, whose
+//! checksums and segments are the reader's to finish. It has a queue for each reader; the kernel gives a flow to one of
+//! them. The device lives as long as its descriptors; when somebody deletes it, reads fail with `EBADFD`.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use super::descriptor::{self, check, zeroed};
+use super::vnet;
 
 /// Most bytes an interface name has: IFNAMSIZ less its NUL.
 pub const NAME_MAX: usize = 15;
+/// `TUNSETOFFLOAD`, and what a reader can finish: checksums; TCP over IPv4 and IPv6, with ECN; UDP (Linux 6.2 and later).
+const SET_OFFLOAD: libc::c_ulong = 0x4004_54D0;
+const CHECKSUMS: libc::c_ulong = 1;
+const TCP_SEGMENTS: libc::c_ulong = 2 | 4 | 8;
+const UDP_SEGMENTS: libc::c_ulong = 32 | 64;
 
 /// Why there is no TUN device.
 #[derive(Debug)]
@@ -65,49 +72,44 @@ pub fn check_name(name: &str) -> Result<(), TunError> {
 /// An open TUN device.
 #[derive(Debug)]
 pub struct Tun {
-    fd: OwnedFd,
+    queues: Vec<OwnedFd>,
     wake: OwnedFd,
     name: String,
     index: u32,
+    lacks: Option<&'static str>,
 }
 
 impl Tun {
-    /// Makes the device `name` with the given MTU; it is down.
+    /// Makes the device `name` with the given MTU and as many queues as may be read at once; it is down.
     ///
     /// # Errors
     ///
     /// [`TunError`].
-    pub fn create(name: &str, mtu: u32) -> Result<Self, TunError> {
+    pub fn create(name: &str, mtu: u32, queues: usize) -> Result<Self, TunError> {
         check_name(name)?;
         if Path::new("/sys/class/net").join(name).exists() {
             return Err(TunError::Exists);
         }
-        let opened = std::fs::OpenOptions::new().read(true).write(true).open("/dev/net/tun");
-        let fd: OwnedFd = match opened {
-            Ok(file) => file.into(),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Err(TunError::NoDevice);
-            }
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                return Err(TunError::Denied);
-            }
-            Err(error) => return Err(TunError::Other(error)),
-        };
-        let mut request: libc::ifreq = named(name);
-        request.ifr_ifru.ifru_flags = (libc::IFF_TUN | libc::IFF_NO_PI) as i16;
-        // SAFETY: TUNSETIFF takes an ifreq and writes back the name.
-        let made = check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNSETIFF, &raw mut request) });
-        made.map_err(|error| match error.raw_os_error() {
-            Some(libc::EPERM | libc::EACCES) => TunError::Denied,
-            Some(libc::EBUSY) => TunError::Exists,
-            _ => TunError::Other(error),
-        })?;
-        // SAFETY: F_SETFL takes flags.
-        check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, libc::O_NONBLOCK) })
-            .map_err(TunError::Other)?;
+        let many = queues > 1;
+        let queues: Result<Vec<OwnedFd>, TunError> =
+            (0..queues.max(1)).map(|_| queue(name, many)).collect();
+        let queues = queues?;
+        let lacks = offloads(&queues);
         let index = set_mtu(name, mtu).and_then(|()| index_of(name)).map_err(TunError::Other)?;
         let wake = descriptor::event().map_err(TunError::Other)?;
-        Ok(Self { fd, wake, name: name.to_owned(), index })
+        Ok(Self { queues, wake, name: name.to_owned(), index, lacks })
+    }
+
+    /// What this kernel does not give, in words.
+    #[must_use]
+    pub fn lacks(&self) -> Option<&'static str> {
+        self.lacks
+    }
+
+    /// How many queues it has.
+    #[must_use]
+    pub fn queues(&self) -> usize {
+        self.queues.len()
     }
 
     /// Its name.
@@ -122,15 +124,19 @@ impl Tun {
         self.index
     }
 
-    /// Reads one packet; `None` if there is none at the moment.
+    /// Reads a `virtio_net_hdr` and a packet from one of the queues; `None` if there is none at the moment.
     ///
     /// # Errors
     ///
     /// An error if the device is gone.
-    pub fn read(&self, packet: &mut [u8]) -> io::Result<Option<usize>> {
+    ///
+    /// # Panics
+    ///
+    /// If there is no such queue.
+    pub fn read(&self, queue: usize, packet: &mut [u8]) -> io::Result<Option<usize>> {
+        let fd = self.queues[queue].as_raw_fd();
         // SAFETY: as many writable bytes as it says.
-        let read =
-            unsafe { libc::read(self.fd.as_raw_fd(), packet.as_mut_ptr().cast(), packet.len()) };
+        let read = unsafe { libc::read(fd, packet.as_mut_ptr().cast(), packet.len()) };
         match usize::try_from(read) {
             Ok(read) => Ok(Some(read)),
             Err(_) => match io::Error::last_os_error() {
@@ -149,14 +155,18 @@ impl Tun {
         }
     }
 
-    /// Waits until there may be a packet, at most `timeout_ms`; false after [`Tun::wake`].
+    /// Waits until there may be a packet in a queue, at most `timeout_ms`; false after [`Tun::wake`].
     ///
     /// # Errors
     ///
     /// Whatever `poll` says.
-    pub fn wait(&self, timeout_ms: i32) -> io::Result<bool> {
-        let (_, woken) =
-            descriptor::wait_readable(self.fd.as_raw_fd(), self.wake.as_raw_fd(), timeout_ms)?;
+    ///
+    /// # Panics
+    ///
+    /// If there is no such queue.
+    pub fn wait(&self, queue: usize, timeout_ms: i32) -> io::Result<bool> {
+        let fd = self.queues[queue].as_raw_fd();
+        let (_, woken) = descriptor::wait_readable(fd, self.wake.as_raw_fd(), timeout_ms)?;
         Ok(!woken)
     }
 
@@ -165,12 +175,14 @@ impl Tun {
         descriptor::signal(&self.wake);
     }
 
-    /// Writes one packet, which goes to the kernel's stack; false if the stack would not have it.
-    pub fn write(&self, packet: &[u8]) -> bool {
-        // SAFETY: as many readable bytes as it says.
-        let written =
-            unsafe { libc::write(self.fd.as_raw_fd(), packet.as_ptr().cast(), packet.len()) };
-        usize::try_from(written) == Ok(packet.len())
+    /// Writes a `virtio_net_hdr` and a packet, in pieces, which go to the kernel's stack; false if the stack would not
+    /// have them.
+    #[must_use]
+    pub fn write(&self, pieces: &[IoSlice<'_>]) -> bool {
+        let count = pieces.len() as i32;
+        // SAFETY: an IoSlice is an iovec; the kernel reads as many as it is told of.
+        let written = unsafe { libc::writev(self.as_raw_fd(), pieces.as_ptr().cast(), count) };
+        usize::try_from(written) == Ok(pieces.iter().map(|piece| piece.len()).sum())
     }
 
     /// Whether the interface is up, asked by its descriptor alone: for a device that was moved to
@@ -180,12 +192,13 @@ impl Tun {
     /// counts one more malformed packet, so this is not for a device that can be seen.
     #[must_use]
     pub fn probe_up(&self) -> Option<bool> {
-        let packet = [0x45_u8];
-        // SAFETY: one readable byte.
+        let mut packet = [0; vnet::HEADER + 1];
+        packet[vnet::HEADER] = 0x45;
+        // SAFETY: as many readable bytes as it says.
         let written =
-            unsafe { libc::write(self.fd.as_raw_fd(), packet.as_ptr().cast(), packet.len()) };
+            unsafe { libc::write(self.as_raw_fd(), packet.as_ptr().cast(), packet.len()) };
         match (written, io::Error::last_os_error().raw_os_error()) {
-            (1, _) => Some(true),
+            (1.., _) => Some(true),
             (_, Some(libc::EIO)) => Some(false),
             (_, Some(libc::EBADFD)) => None,
             _ => Some(true),
@@ -193,9 +206,51 @@ impl Tun {
     }
 }
 
+/// Opens one queue of the device `name`, the first of which makes it.
+fn queue(name: &str, many: bool) -> Result<OwnedFd, TunError> {
+    let opened = std::fs::OpenOptions::new().read(true).write(true).open("/dev/net/tun");
+    let fd: OwnedFd = match opened {
+        Ok(file) => file.into(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(TunError::NoDevice),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            return Err(TunError::Denied);
+        }
+        Err(error) => return Err(TunError::Other(error)),
+    };
+    let mut request: libc::ifreq = named(name);
+    let flags = libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
+    request.ifr_ifru.ifru_flags = (flags | if many { libc::IFF_MULTI_QUEUE } else { 0 }) as i16;
+    // SAFETY: TUNSETIFF takes an ifreq and writes back the name.
+    let made = check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNSETIFF, &raw mut request) });
+    made.map_err(|error| match error.raw_os_error() {
+        Some(libc::EPERM | libc::EACCES) => TunError::Denied,
+        Some(libc::EBUSY) => TunError::Exists,
+        _ => TunError::Other(error),
+    })?;
+    // SAFETY: F_SETFL takes flags.
+    check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, libc::O_NONBLOCK) })
+        .map_err(TunError::Other)?;
+    Ok(fd)
+}
+
+/// Asks for as much as the kernel has, and says what it has not.
+fn offloads(queues: &[OwnedFd]) -> Option<&'static str> {
+    let all = |wanted: libc::c_ulong| {
+        // SAFETY: TUNSETOFFLOAD takes flags.
+        queues.iter().all(|fd| unsafe { libc::ioctl(fd.as_raw_fd(), SET_OFFLOAD, wanted) } == 0)
+    };
+    if all(CHECKSUMS | TCP_SEGMENTS | UDP_SEGMENTS) {
+        None
+    } else if all(CHECKSUMS | TCP_SEGMENTS) {
+        Some("segments of UDP through a TUN device (Linux 6.2)")
+    } else {
+        Some("segments of TCP and UDP through a TUN device")
+    }
+}
+
 impl AsRawFd for Tun {
     fn as_raw_fd(&self) -> RawFd {
-        self.fd.as_raw_fd()
+        self.queues[0].as_raw_fd()
     }
 }
 

@@ -1,9 +1,15 @@
 //! UDP sockets of the kernel: batches in, batches out.
 //!
-//! Receiving is a thread per socket: it waits, then takes up to [`BATCH`] datagrams in one
-//! `recvmmsg`, each written straight into the place where the driver will read it. Sending is one
-//! `sendmmsg` in the caller's thread, from the driver's own memory. Local address and interface
-//! travel both ways as PKTINFO.
+//! Receiving is a thread per socket: it waits, then takes up to [`MESSAGES`] messages in one `recvmmsg`, each written
+//! straight into the place where the driver will read it. A message may be many datagrams that the kernel has coalesced
+//! (`UDP_GRO`): the first stays where it is, the others are copied to places of their own, and the driver sees them as it
+//! sees every burst, as a list of datagrams. Sending is a `sendmmsg` in the caller's thread, from the driver's own memory;
+//! datagrams of one length that follow each other leave as one message (`UDP_SEGMENT`). Local address and interface travel
+//! both ways as PKTINFO.
+//!
+//! Both stand for what lies below WSK on Windows: a stack that takes a whole `WSK_BUF_LIST` in one call, and a network card
+//! that hands over a burst at a time (`WSK_DATAGRAM_INDICATION` is a list). WSK's own segmentation and coalescing
+//! (`UDP_SEND_MSG_SIZE`, `UDP_RECV_MAX_COALESCED_SIZE`) are another thing, which a driver sees; the driver asks for neither.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -18,8 +24,18 @@ use crate::host::{BATCH_DATAGRAMS, Batch, Landing, OpenError, Place, SendError, 
 use crate::nt::wsk::control_messages::PacketInfo;
 use crate::verifier::schedule::{Key, World, lock};
 
-/// Datagrams taken from the kernel at once.
+/// Messages taken from the kernel at once, and given.
+const MESSAGES: usize = 16;
+/// Datagrams handed to the landing at once.
 const BATCH: usize = 64;
+/// Payload bytes of one message: what fits a UDP datagram of either family, and a little less.
+const MESSAGE_BYTES: usize = 65_000;
+/// Payload bytes of a datagram that no usual network has to fragment; segments may not be fragmented.
+const UNFRAGMENTED: usize = 1452;
+/// `SOL_UDP`, and its options.
+const SOL_UDP: i32 = 17;
+const UDP_SEGMENT: i32 = 103;
+const UDP_GRO: i32 = 104;
 /// Bytes of the kernel's receive and send buffers: what WireGuard implementations ask for.
 const KERNEL_BUFFER: i32 = 7 << 20;
 /// Room for the control messages of one datagram.
@@ -35,6 +51,8 @@ pub struct UdpSocket {
     world: Arc<World>,
     closed: AtomicBool,
     ended: AtomicBool,
+    /// Whether the kernel cuts messages into datagrams.
+    segments: AtomicBool,
     reader: Mutex<Option<ThreadId>>,
 }
 
@@ -59,6 +77,7 @@ impl UdpSocket {
             world: world.clone(),
             closed: AtomicBool::new(false),
             ended: AtomicBool::new(false),
+            segments: AtomicBool::new(true),
             reader: Mutex::new(None),
         });
         let reader = socket.clone();
@@ -78,11 +97,11 @@ impl UdpSocket {
     }
 
     fn read(&self, landing: &dyn Landing) {
-        let mut places: Vec<Place> = Vec::with_capacity(BATCH);
+        let mut places: Vec<Place> = Vec::with_capacity(MESSAGES);
         let mut filled: Vec<Place> = Vec::with_capacity(BATCH);
         let mut batch = Box::new(Receiving::new());
         while !self.closed.load(Ordering::Acquire) {
-            let missing = BATCH - places.len();
+            let missing = MESSAGES - places.len();
             landing.places(&mut places, missing);
             if places.is_empty() {
                 self.world.sleep(NO_PLACES);
@@ -91,7 +110,9 @@ impl UdpSocket {
             let count = batch.receive(&self.fd, &mut places);
             match count {
                 Ok(count) => {
-                    filled.extend(places.drain(..count));
+                    for (place, segment) in places.drain(..count).zip(batch.segments) {
+                        self.land(landing, &mut filled, place, segment);
+                    }
                     landing.landed(&mut filled);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -107,45 +128,153 @@ impl UdpSocket {
         }
         landing.unused(&mut places);
     }
-}
 
-impl Socket for UdpSocket {
-    fn send(&self, to: SocketAddr, how: &Sending, batch: &Batch<'_>) -> Result<(), SendError> {
-        let (mut name, name_len) = descriptor::to_native(to);
-        let mut control = Control([0; CONTROL]);
-        let control_len = control.write(how, self.ipv6);
-        let mut messages: [libc::mmsghdr; BATCH_DATAGRAMS] = zeroed();
-        let mut count = 0;
-        for (message, pieces) in messages.iter_mut().zip(batch.datagrams()) {
-            let header = &mut message.msg_hdr;
-            header.msg_name = (&raw mut name).cast();
-            header.msg_namelen = name_len;
-            // An IoSlice is an iovec; the kernel only reads it.
-            header.msg_iov = pieces.as_ptr().cast_mut().cast();
-            header.msg_iovlen = pieces.len();
-            if control_len > 0 {
-                header.msg_control = control.0.as_mut_ptr().cast();
-                header.msg_controllen = control_len;
+    /// Adds a message, as the datagrams it is, to `filled`, and hands that on whenever it is full.
+    fn land(
+        &self,
+        landing: &dyn Landing,
+        filled: &mut Vec<Place>,
+        mut place: Place,
+        segment: usize,
+    ) {
+        let whole = place.len;
+        let segment = if segment == 0 { whole } else { segment.min(whole) };
+        place.len = segment;
+        // SAFETY: the network has written so many bytes there; nobody writes them while the place is ours.
+        let bytes = unsafe { std::slice::from_raw_parts(place.payload.as_ptr(), whole) };
+        let rest = bytes.get(segment..).unwrap_or_default().chunks(segment.max(1));
+        let mut others = Vec::new();
+        while others.len() < rest.len() && !self.closed.load(Ordering::Acquire) {
+            let missing = rest.len() - others.len();
+            landing.places(&mut others, missing);
+            if others.len() < rest.len() {
+                self.world.sleep(NO_PLACES);
             }
-            count += 1;
         }
+        for (other, datagram) in others.iter_mut().zip(rest) {
+            other.fill(datagram);
+            (other.remote, other.local) = (place.remote, place.local);
+            other.traffic_class = place.traffic_class;
+        }
+        for place in std::iter::once(place).chain(others) {
+            filled.push(place);
+            if filled.len() == BATCH {
+                landing.landed(filled);
+            }
+        }
+    }
+
+    /// Sends datagrams `first` to `end` of `batch`: as few messages as may be, or with `whole` each by itself.
+    fn transmit(
+        &self,
+        to: &mut (libc::sockaddr_storage, u32),
+        how: &Sending,
+        batch: &Batch<'_>,
+        (first, end): (usize, usize),
+        whole: bool,
+    ) -> Result<(), SendError> {
+        let lens: [usize; BATCH_DATAGRAMS] = lengths(batch);
+        let mut controls: [Control; MESSAGES] = std::array::from_fn(|_| Control([0; CONTROL]));
+        let mut at = first;
+        while at < end {
+            let mut messages: [libc::mmsghdr; MESSAGES] = zeroed();
+            let mut starts = [end; MESSAGES + 1];
+            let mut count = 0;
+            while count < MESSAGES && at < end {
+                let run = if whole { 1 } else { run_length(&lens[at..end]) };
+                let segment = (run > 1).then(|| lens[at] as u16);
+                let pieces = batch.run(at, run);
+                let header = &mut messages[count].msg_hdr;
+                header.msg_name = (&raw mut to.0).cast();
+                header.msg_namelen = to.1;
+                // An IoSlice is an iovec; the kernel only reads it.
+                header.msg_iov = pieces.as_ptr().cast_mut().cast();
+                header.msg_iovlen = pieces.len();
+                let control = &mut controls[count];
+                let used = control.write(how, self.ipv6, segment);
+                if used > 0 {
+                    header.msg_control = control.0.as_mut_ptr().cast();
+                    header.msg_controllen = used;
+                }
+                starts[count] = at;
+                (at, count) = (at + run, count + 1);
+            }
+            starts[count] = at;
+            self.send_messages(&mut messages[..count], |failed, error| {
+                let range = (starts[failed], starts[failed + 1]);
+                if whole || range.1 - range.0 == 1 || !refuses_segments(&error) {
+                    return Err(send_error(&error));
+                }
+                // Perhaps they are too long for the way they take; perhaps there is nothing that cuts them.
+                if lens[range.0] <= UNFRAGMENTED && self.segments.swap(false, Ordering::Relaxed) {
+                    eprintln!(
+                        "penstock-sim: the kernel sends no UDP segments ({error}); it works without"
+                    );
+                }
+                self.transmit(to, how, batch, range, true)
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Hands over `messages`; `failed` decides about each that the kernel does not take.
+    fn send_messages(
+        &self,
+        messages: &mut [libc::mmsghdr],
+        mut failed: impl FnMut(usize, io::Error) -> Result<(), SendError>,
+    ) -> Result<(), SendError> {
         let mut sent = 0;
-        while sent < count {
-            let (rest, left) = (&mut messages[sent..count], (count - sent) as u32);
+        while sent < messages.len() {
+            let rest = &mut messages[sent..];
+            let (at, left) = (rest.as_mut_ptr(), rest.len() as u32);
             // SAFETY: `left` messages whose names, pieces and control outlive the call.
-            let result =
-                check(unsafe { libc::sendmmsg(self.fd.as_raw_fd(), rest.as_mut_ptr(), left, 0) });
-            match result {
+            match check(unsafe { libc::sendmmsg(self.fd.as_raw_fd(), at, left, 0) }) {
                 Ok(more) => sent += more as usize,
                 Err(error) => match error.raw_os_error() {
-                    Some(libc::EINTR) => {}
-                    // An ICMP error of an earlier datagram: it is cleared by having been told.
-                    Some(libc::ECONNREFUSED) => {}
-                    _ => return Err(send_error(&error)),
+                    // The second is an ICMP error of an earlier datagram: it is cleared by having been told.
+                    Some(libc::EINTR | libc::ECONNREFUSED) => {}
+                    _ => {
+                        failed(sent, error)?;
+                        sent += 1;
+                    }
                 },
             }
         }
         Ok(())
+    }
+}
+
+/// The length of each datagram.
+fn lengths(batch: &Batch<'_>) -> [usize; BATCH_DATAGRAMS] {
+    let mut lens = [0; BATCH_DATAGRAMS];
+    for (len, pieces) in lens.iter_mut().zip(batch.datagrams()) {
+        *len = pieces.iter().map(|piece| piece.len()).sum();
+    }
+    lens
+}
+
+/// How many datagrams at the front make one message: of one length, the last perhaps shorter.
+fn run_length(lens: &[usize]) -> usize {
+    let Some(&first) = lens.first() else { return 0 };
+    let most = (MESSAGE_BYTES / first.max(1)).clamp(1, lens.len());
+    let same = lens[..most].iter().take_while(|len| **len == first).count();
+    let shorter = lens[..most].get(same).is_some_and(|len| (1..first).contains(len));
+    if first == 0 { 1 } else { same + usize::from(shorter) }
+}
+
+/// Whether a message may have been refused for what it is, and its datagrams would not be.
+fn refuses_segments(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EINVAL | libc::EMSGSIZE | libc::EIO | libc::ENOPROTOOPT | libc::EOPNOTSUPP)
+    )
+}
+
+impl Socket for UdpSocket {
+    fn send(&self, to: SocketAddr, how: &Sending, batch: &Batch<'_>) -> Result<(), SendError> {
+        let mut to = descriptor::to_native(to);
+        let whole = !self.segments.load(Ordering::Relaxed);
+        self.transmit(&mut to, how, batch, (0, batch.datagrams().len()), whole)
     }
 
     fn close(&self) {
@@ -163,16 +292,19 @@ impl Socket for UdpSocket {
 
 /// Buffers of one `recvmmsg`.
 struct Receiving {
-    messages: [libc::mmsghdr; BATCH],
-    pieces: [libc::iovec; BATCH],
-    names: [libc::sockaddr_storage; BATCH],
-    controls: [Control; BATCH],
+    messages: [libc::mmsghdr; MESSAGES],
+    pieces: [libc::iovec; MESSAGES],
+    names: [libc::sockaddr_storage; MESSAGES],
+    controls: [Control; MESSAGES],
+    /// Bytes of each datagram of a coalesced message; 0 for one that is none.
+    segments: [usize; MESSAGES],
 }
 
 impl Receiving {
     fn new() -> Self {
         let controls = std::array::from_fn(|_| Control([0; CONTROL]));
-        Self { messages: zeroed(), pieces: zeroed(), names: zeroed(), controls }
+        let segments = [0; MESSAGES];
+        Self { messages: zeroed(), pieces: zeroed(), names: zeroed(), controls, segments }
     }
 
     /// Fills places from the front and returns how many.
@@ -195,7 +327,7 @@ impl Receiving {
             header.msg_controllen = CONTROL;
             header.msg_flags = 0;
         }
-        let count = places.len().min(BATCH) as u32;
+        let count = places.len().min(MESSAGES) as u32;
         let (flags, no_timeout) = (libc::MSG_DONTWAIT, std::ptr::null_mut());
         // SAFETY: `count` messages with names, pieces (free places) and control buffers of their lengths.
         let taken = unsafe {
@@ -208,7 +340,7 @@ impl Receiving {
             let unknown = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0);
             place.remote = descriptor::from_native(&self.names[number]).unwrap_or(unknown);
             let control = &self.controls[number].0[..message.msg_hdr.msg_controllen.min(CONTROL)];
-            (place.local, place.traffic_class) = read_control(control);
+            (place.local, place.traffic_class, self.segments[number]) = read_control(control);
         }
         Ok(taken)
     }
@@ -222,9 +354,12 @@ struct Control([u8; CONTROL]);
 const HEADER: usize = 16;
 
 impl Control {
-    /// Writes what `how` asks for and returns the length.
-    fn write(&mut self, how: &Sending, ipv6: bool) -> usize {
+    /// Writes what `how` asks for, and into how long datagrams the message is to be cut; returns the length.
+    fn write(&mut self, how: &Sending, ipv6: bool, segment: Option<u16>) -> usize {
         let mut used = 0;
+        if let Some(segment) = segment {
+            used = self.append(used, SOL_UDP, UDP_SEGMENT, &segment.to_ne_bytes());
+        }
         match how.packet_info {
             Some(PacketInfo { address: IpAddr::V4(address), interface }) if !ipv6 => {
                 let mut data = [0; 12];
@@ -262,9 +397,9 @@ impl Control {
     }
 }
 
-/// Where a datagram arrived, and its traffic class.
-fn read_control(mut control: &[u8]) -> (Option<PacketInfo>, Option<u8>) {
-    let (mut local, mut class) = (None, None);
+/// Where a message arrived, its traffic class, and the length of its datagrams if it was coalesced.
+fn read_control(mut control: &[u8]) -> (Option<PacketInfo>, Option<u8>, usize) {
+    let (mut local, mut class, mut segment) = (None, None, 0);
     while let Some(header) = control.first_chunk::<HEADER>() {
         let (len, kinds) = header.split_at(8);
         let len = usize::from_ne_bytes(len.try_into().unwrap_or_default());
@@ -283,13 +418,14 @@ fn read_control(mut control: &[u8]) -> (Option<PacketInfo>, Option<u8>) {
                 let interface = u32::from_ne_bytes(interface.try_into().unwrap_or_default());
                 local = Some(PacketInfo { address: IpAddr::from(address), interface });
             }
+            (SOL_UDP, UDP_GRO, &[a, b, ..]) => segment = usize::from(u16::from_ne_bytes([a, b])),
             (libc::IPPROTO_IP, libc::IP_TOS, &[tos, ..]) => class = Some(tos),
             (libc::IPPROTO_IPV6, libc::IPV6_TCLASS, &[tclass, ..]) => class = Some(tclass),
             _ => {}
         }
         control = control.get(len.next_multiple_of(8)..).unwrap_or_default();
     }
-    (local, class)
+    (local, class, segment)
 }
 
 /// A socket with the options we want, bound to `local`.
@@ -310,6 +446,8 @@ fn bound(local: SocketAddr) -> io::Result<OwnedFd> {
         // As on Windows: datagrams may be fragmented on their way.
         descriptor::set_option(&fd, level, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DONT)?;
     }
+    // Without it datagrams come one by one.
+    let _ = descriptor::set_option(&fd, SOL_UDP, UDP_GRO, 1);
     for (forced, plain) in
         [(libc::SO_RCVBUFFORCE, libc::SO_RCVBUF), (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF)]
     {
@@ -355,15 +493,118 @@ mod tests {
             let info = PacketInfo { address: address.parse().unwrap(), interface: 7 };
             let how = Sending { packet_info: Some(info), traffic_class: Some(2) };
             let mut control = Control([0; CONTROL]);
-            let used = control.write(&how, ipv6);
+            let used = control.write(&how, ipv6, Some(1452));
             if !ipv6 {
                 // What is sent as the address to use is received as the header's destination.
-                control.0.copy_within(HEADER + 4..HEADER + 8, HEADER + 8);
+                let info = HEADER + 8 + HEADER;
+                control.0.copy_within(info + 4..info + 8, info + 8);
             }
-            assert_eq!(read_control(&control.0[..used]), (Some(info), Some(2)));
+            // What is sent as UDP_SEGMENT is received as UDP_GRO.
+            assert_eq!(read_control(&control.0[..used]), (Some(info), Some(2), 0));
+            control.0[12] = UDP_GRO as u8;
+            assert_eq!(read_control(&control.0[..used]), (Some(info), Some(2), 1452));
             for cut in 0..used {
                 let _ = read_control(&control.0[..cut]);
             }
         }
+    }
+
+    #[test]
+    fn runs_are_of_one_length_and_end_with_a_shorter_one() {
+        assert_eq!(run_length(&[100, 100, 100]), 3);
+        assert_eq!(run_length(&[100, 100, 60, 100]), 3);
+        assert_eq!(run_length(&[100, 101]), 1);
+        assert_eq!(run_length(&[100, 0]), 1);
+        assert_eq!(run_length(&[0, 0]), 1);
+        assert_eq!(run_length(&[60_000, 60_000]), 1);
+        assert_eq!(run_length(&[65_507]), 1);
+        assert_eq!(run_length(&[]), 0);
+        assert_eq!(run_length(&[1452; 64]), 44);
+    }
+
+    /// A landing that keeps what it gets.
+    #[derive(Default)]
+    struct Kept {
+        datagrams: Mutex<Vec<Vec<u8>>>,
+        rooms: Mutex<Vec<Box<[u8]>>>,
+    }
+
+    impl Landing for Kept {
+        fn places(&self, places: &mut Vec<Place>, count: usize) {
+            for name in 0..count {
+                let mut room = vec![0; 1 << 16].into_boxed_slice();
+                let payload = std::ptr::NonNull::new(room.as_mut_ptr()).unwrap();
+                lock(&self.rooms).push(room);
+                let remote = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0);
+                let (capacity, len) = (1 << 16, 0);
+                let (local, traffic_class) = (None, None);
+                places.push(Place { payload, capacity, name, len, remote, local, traffic_class });
+            }
+        }
+
+        fn landed(&self, filled: &mut Vec<Place>) {
+            assert!(filled.len() <= BATCH);
+            for place in filled.drain(..) {
+                // SAFETY: filled, in a room that is kept.
+                let bytes =
+                    unsafe { std::slice::from_raw_parts(place.payload.as_ptr(), place.len) };
+                lock(&self.datagrams).push(bytes.to_vec());
+            }
+        }
+
+        fn unused(&self, _: &mut Vec<Place>) {}
+    }
+
+    /// Batches of every shape over the loopback interface: every datagram arrives, alone, whole, in order.
+    #[test]
+    fn what_leaves_in_one_message_arrives_as_datagrams() {
+        let world = World::new(crate::verifier::schedule::Mode::Parallel);
+        let _main = world.enter("main");
+        let any = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0);
+        let kept = Arc::new(Kept::default());
+        let receiver = UdpSocket::open(&world, any, kept.clone()).unwrap();
+        let sender = UdpSocket::open(&world, any, Arc::new(Kept::default())).unwrap();
+        let to = local_address(&receiver);
+        let shapes: [&[usize]; 6] = [
+            &[1452; 64],
+            &[96; 64],
+            &[700, 700, 300, 700, 0, 5, 5, 5, 6, 1],
+            &[60_000, 60_000, 1],
+            // Longer than the loopback's MTU is fragmented, which segments may not be.
+            &[32_000, 32_000],
+            &[1],
+        ];
+        let mut sent = Vec::new();
+        for shape in shapes {
+            let datagrams: Vec<Vec<u8>> =
+                shape.iter().enumerate().map(|(n, len)| vec![n as u8; *len]).collect();
+            let mut batch = Batch::default();
+            for datagram in &datagrams {
+                let (front, back) = datagram.split_at(datagram.len() / 3);
+                assert!(batch.push([front, back].into_iter()));
+            }
+            assert_eq!(sender.send(to, &Sending::default(), &batch), Ok(()));
+            sent.extend(datagrams);
+            let arrived = || (lock(&kept.datagrams).len() >= sent.len()).then_some(());
+            while arrived().is_none() {
+                world.sleep(Duration::from_millis(1));
+            }
+        }
+        assert!(*lock(&kept.datagrams) == sent);
+        assert!(
+            sender.segments.load(Ordering::Relaxed),
+            "what was too long says nothing about the kernel"
+        );
+        receiver.close();
+        sender.close();
+    }
+
+    fn local_address(socket: &UdpSocket) -> SocketAddr {
+        let mut storage: libc::sockaddr_storage = zeroed();
+        let mut len = size_of::<libc::sockaddr_storage>() as u32;
+        let at = (&raw mut storage).cast();
+        // SAFETY: room for an address, of the length that is said.
+        check(unsafe { libc::getsockname(socket.fd.as_raw_fd(), at, &raw mut len) }).unwrap();
+        descriptor::from_native(&storage).unwrap()
     }
 }

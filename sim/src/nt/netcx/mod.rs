@@ -56,6 +56,12 @@ behaviours! {
     /// A list of tcpip may have several NET_BUFFERs, each a packet; it is complete with the last of them.
     [mark: ReadInSource, source: "facts/netcx-os.md 5"]
     SEND_LISTS_OF_SEVERAL_PACKETS;
+    /// For an adapter without granted segmentation and checksums tcpip cuts to the MTU and does the sums.
+    [mark: ReadInSource, source: "facts/netcx-os.md 5; host/linux/split.rs"]
+    SEGMENTS_ARE_CUT_BEFORE_THE_RING;
+    /// Received TCP segments that follow each other are one for the host, though nothing below it coalesced them.
+    [mark: Inferred, source: "WDD network/rules-for-coalescing-tcp-ip-segments; host/linux/merge.rs"]
+    SEGMENTS_ARE_MERGED_BEHIND_THE_RING;
     /// A driver does not write what it is given to send: the pages may be others' too.
     [mark: Inferred, source: "DDI nbl: NDIS_NBL_FLAGS_SEND_READ_ONLY; clones share their pages"]
     SENT_DATA_IS_READ_ONLY;

@@ -155,6 +155,9 @@ behaviours! {
     /// Received datagrams come as lists of 1 to 32, on any CPU, in MDL chains.
     [mark: Documented, source: "DDI wsk/nc-wsk-pfn_wsk_receive_from_event"]
     INDICATIONS_AS_LISTS;
+    /// The datagrams of one send that have the same length go down the stack together.
+    [mark: Inferred, source: "DDI wsk/nc-wsk-pfn_wsk_send_messages takes a list; host/linux/udp.rs"]
+    SENT_LISTS_STAY_TOGETHER;
     /// The control messages of a send are read until the IRP completes; address and WSK_BUF are not.
     [mark: Documented, source: "DDI wsk/nc-wsk-pfn_wsk_send_messages"]
     CONTROL_INFO_LIVES_TO_COMPLETION;

@@ -1,0 +1,143 @@
+//! `virtio_net_hdr`, with which the kernel gives and takes packets that are not finished: longer than the MTU, and with
+//! checksums half done.
+//!
+//! A Windows host gives an adapter that was granted no segmentation and no checksums whole packets of its MTU; what
+//! [`super::split`] makes of the kernel's is what tcpip would have sent. [`super::merge`] is the way back.
+//!
+//! Source: `include/uapi/linux/virtio_net.h`, `include/uapi/linux/if_tun.h`.
+
+/// Bytes of the header.
+pub const HEADER: usize = 10;
+/// The packet's checksum is to be completed.
+pub const NEEDS_CSUM: u8 = 1;
+/// `gso_type`: a packet as it is.
+pub const GSO_NONE: u8 = 0;
+/// `gso_type`: TCP over IPv4.
+pub const GSO_TCP4: u8 = 1;
+/// `gso_type`: TCP over IPv6.
+pub const GSO_TCP6: u8 = 4;
+/// `gso_type`: UDP datagrams of one length, the last perhaps shorter.
+pub const GSO_UDP: u8 = 5;
+/// Set in `gso_type`: CWR is set in the first segment.
+pub const GSO_ECN: u8 = 0x80;
+
+/// IP's number of TCP.
+pub const TCP: u8 = 6;
+/// IP's number of UDP.
+pub const UDP: u8 = 17;
+/// Where the checksum is in a TCP and in a UDP header.
+pub const TCP_CHECKSUM: usize = 16;
+/// See [`TCP_CHECKSUM`].
+pub const UDP_CHECKSUM: usize = 6;
+
+/// `virtio_net_hdr`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct VnetHeader {
+    /// [`NEEDS_CSUM`] and others.
+    pub flags: u8,
+    /// One of the `GSO` constants, perhaps with [`GSO_ECN`].
+    pub gso_type: u8,
+    /// Bytes of the headers; a hint.
+    pub hdr_len: u16,
+    /// Payload bytes of each segment.
+    pub gso_size: u16,
+    /// Where the checksum begins to count: at the transport header.
+    pub csum_start: u16,
+    /// Where it is, from there.
+    pub csum_offset: u16,
+}
+
+impl VnetHeader {
+    /// Reads a header and gives what follows it.
+    #[must_use]
+    pub fn parse(bytes: &[u8]) -> Option<(Self, &[u8])> {
+        let (header, packet) = bytes.split_first_chunk::<HEADER>()?;
+        let &[flags, gso_type, a, b, c, d, e, f, g, h] = header;
+        let word = |low, high| u16::from_ne_bytes([low, high]);
+        let (hdr_len, gso_size) = (word(a, b), word(c, d));
+        let (csum_start, csum_offset) = (word(e, f), word(g, h));
+        Some((Self { flags, gso_type, hdr_len, gso_size, csum_start, csum_offset }, packet))
+    }
+
+    /// Its bytes.
+    #[must_use]
+    pub fn to_bytes(self) -> [u8; HEADER] {
+        let [a, b] = self.hdr_len.to_ne_bytes();
+        let [c, d] = self.gso_size.to_ne_bytes();
+        let [e, f] = self.csum_start.to_ne_bytes();
+        let [g, h] = self.csum_offset.to_ne_bytes();
+        [self.flags, self.gso_type, a, b, c, d, e, f, g, h]
+    }
+
+    /// Completes the checksum of a packet that is none of several; false if the header makes no sense for it.
+    #[must_use]
+    pub fn complete(&self, packet: &mut [u8]) -> bool {
+        if self.flags & NEEDS_CSUM == 0 {
+            return true;
+        }
+        let start = usize::from(self.csum_start);
+        let at = start + usize::from(self.csum_offset);
+        if start >= packet.len() || at + 2 > packet.len() {
+            return false;
+        }
+        // The field holds the sum of the pseudo header; so it is part of what is summed.
+        let protocol = if at - start == UDP_CHECKSUM { UDP } else { TCP };
+        let checksum = finish(protocol, sum(&packet[start..]));
+        packet[at..at + 2].copy_from_slice(&checksum.to_ne_bytes());
+        true
+    }
+}
+
+/// The sum of RFC 1071, not folded, of words as this machine reads them.
+#[must_use]
+pub fn sum(bytes: &[u8]) -> u64 {
+    let (words, rest) = bytes.as_chunks::<4>();
+    let whole: u64 = words.iter().map(|word| u64::from(u32::from_ne_bytes(*word))).sum();
+    let mut last = [0; 4];
+    last[..rest.len()].copy_from_slice(rest);
+    whole + u64::from(u32::from_ne_bytes(last))
+}
+
+/// A sum folded to 16 bits.
+#[must_use]
+pub fn fold(mut sum: u64) -> u16 {
+    while sum > 0xFFFF {
+        sum = (sum & 0xFFFF) + (sum >> 16);
+    }
+    sum as u16
+}
+
+/// The checksum a sum makes; in UDP never 0, which would say that there is none.
+#[must_use]
+pub fn finish(protocol: u8, sum: u64) -> u16 {
+    match !fold(sum) {
+        0 if protocol == UDP => 0xFFFF,
+        checksum => checksum,
+    }
+}
+
+/// The sum of a pseudo header: `addresses` are source and destination, `len` the bytes from the transport header on.
+#[must_use]
+pub fn pseudo(addresses: &[u8], protocol: u8, len: usize) -> u64 {
+    let [.., b, c, d] = (len as u32).to_be_bytes();
+    sum(addresses) + sum(&[0, b, c, d]) + sum(&[0, 0, 0, protocol])
+}
+
+/// The addresses in an IP header of 20 bytes or 40.
+#[must_use]
+pub fn addresses(packet: &[u8]) -> &[u8] {
+    let range = if packet.first().is_some_and(|first| first >> 4 == 6) { 8..40 } else { 12..20 };
+    packet.get(range).unwrap_or_default()
+}
+
+/// Writes length and checksum of an IP header whose transport header is at `l4`, for a packet of `len` bytes.
+pub fn finish_ip(packet: &mut [u8], l4: usize, len: usize) {
+    if packet[0] >> 4 == 6 {
+        packet[4..6].copy_from_slice(&((len - 40) as u16).to_be_bytes());
+        return;
+    }
+    packet[2..4].copy_from_slice(&(len as u16).to_be_bytes());
+    packet[10..12].copy_from_slice(&[0, 0]);
+    let checksum = !fold(sum(&packet[..l4]));
+    packet[10..12].copy_from_slice(&checksum.to_ne_bytes());
+}
