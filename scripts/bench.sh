@@ -8,40 +8,64 @@ usage() {
     cat <<'TEXT'
 usage: scripts/bench.sh PART [OPTION...]
 
-  tunnel   TCP through a tunnel between two network namespaces: penstock.sys in the simulator's fast mode against
-           wireguard-go and boringtun-cli, each with itself; throughput and CPU seconds per GB. Root only.
-             --seconds N   seconds of TCP per run (default 5)
+  tunnel   TCP, small UDP packets, ping and memory of a tunnel between two network namespaces: penstock.sys in the
+           simulator's fast mode against wireguard-go, boringtun-cli and gotatun, each with itself, and the bare cable.
+           Root only; a quarter of an hour
+             --seconds N   seconds of each TCP run (default 5)
              --runs N      interleaved runs of each, medians are printed (default 3)
+             --policy NAME=VALUE, --only IMPLEMENTATION   may be repeated
+  datapath what a packet costs in the driver, in the simulator's fast mode on one CPU with full batches, against boringtun's
+           Tunn in the same process; where the time goes; and one flow on 1 and 2 simulated CPUs
+             --rounds N    interleaved samples of each, medians are printed (default 150)
+             --functions N lines of each profile (default 12)
+             --only WORD   only the ways whose names have WORD in them: 'in,', sockets, ...
   aead     sealing and opening batches of packets, against ring, aws-lc, OpenSSL and chacha20poly1305; also draws
            target/bench/aead.svg. OPTIONs are words: only lines that contain them all are measured
+  all      every part, with its defaults
 
+The last figures of all parts, with plots, are in target/bench/report.html.
 Quote ratios: machines are noisy, and only what ran in the same run compares.
 TEXT
 }
 part=${1:-}
 [ $# -eq 0 ] || shift
+out=$PWD/target/bench
+mkdir -p "$out"
 case $part in
 -h | --help) usage; exit 0 ;;
+all)
+    for part in datapath aead tunnel; do "$0" "$part"; done
+    exit
+    ;;
 tunnel)
     scripts/setup.sh
     scripts/build.sh
     cargo build --quiet --locked --release -p sim
-    peers=$PWD/target/bench/peers
-    if [ ! -x "$peers/bin/boringtun-cli" ]; then
-        echo "installing boringtun-cli, to measure against"
-        cargo install --quiet --locked --root "$peers" boringtun-cli
-    fi
+    peers=$out/peers
+    for peer in boringtun-cli:boringtun-cli gotatun-cli:gotatun; do
+        [ -x "$peers/bin/${peer#*:}" ] && continue
+        echo "installing ${peer%:*}, to measure against"
+        cargo install --quiet --locked --root "$peers" "${peer%:*}" || echo "bench.sh: ${peer%:*} is left out" >&2
+    done
+    clang-19 -O2 -Wall -o "$out/udp" scripts/bench/udp.c
     target=$(realpath "${CARGO_TARGET_DIR:-target}")
-    exec python3 scripts/bench/tunnel.py --simulator "$target/release/penstock-sim" \
-        --driver "$PWD/target/driver/penstock.sys" --boringtun "$peers/bin/boringtun-cli" "$@"
+    python3 scripts/bench/tunnel.py --simulator "$target/release/penstock-sim" \
+        --driver "$PWD/target/driver/penstock.sys" --peers "$peers/bin" --udp "$out/udp" --out "$out" "$@"
+    ;;
+datapath)
+    scripts/setup.sh
+    scripts/build.sh
+    cargo run --quiet --locked --release --manifest-path sim/benches/datapath/Cargo.toml \
+        --target-dir "${CARGO_TARGET_DIR:-target}/peers" -- "$@"
     ;;
 aead)
     for needed in cc:gcc pkg-config:pkg-config; do
         command -v "${needed%:*}" >/dev/null || { echo "bench.sh: apt-get install ${needed#*:}" >&2; exit 1; }
     done
     pkg-config --exists openssl || { echo "bench.sh: apt-get install libssl-dev" >&2; exit 1; }
-    exec cargo run --quiet --locked --release --manifest-path crypto/benches/peers/Cargo.toml \
+    cargo run --quiet --locked --release --manifest-path crypto/benches/peers/Cargo.toml \
         --target-dir "${CARGO_TARGET_DIR:-target}/peers" -- "$@"
     ;;
 *) usage >&2; exit 2 ;;
 esac
+python3 scripts/bench/report.py "$out"
