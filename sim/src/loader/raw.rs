@@ -41,6 +41,29 @@ raw_chkstk:                      # rax = size of the frame; only r10 and r11 may
 .type raw_memcpy,@function
 raw_memcpy:                      # rcx = to, rdx = from, r8 = count
   mov rax, rcx
+  cmp r8, 256                    # few bytes are there before rep movsb has begun
+  ja 6f
+2:
+  cmp r8, 8
+  jb 3f
+  mov r10, [rdx]
+  mov [rcx], r10
+  add rdx, 8
+  add rcx, 8
+  sub r8, 8
+  jmp 2b
+3:
+  test r8, r8
+  jz 5f
+  mov r10b, [rdx]
+  mov [rcx], r10b
+  inc rdx
+  inc rcx
+  dec r8
+  jmp 3b
+5:
+  ret
+6:
   mov r10, rdi
   mov r11, rsi
   mov rdi, rcx
@@ -154,6 +177,19 @@ mod tests {
             // SAFETY: both ranges are inside the array.
             unsafe { function("memmove")(base.wrapping_add(to), base.wrapping_add(from), count) };
             assert_eq!(ours, theirs, "{to} {from} {count}");
+        }
+        for count in (0..40).chain(250..260) {
+            for (to, from) in [(0, 300), (300, 0), (1, 0), (0, 1), (0, 9), (9, 0)] {
+                let mut ours: [u8; 600] = std::array::from_fn(|number| number as u8);
+                let mut theirs = ours;
+                theirs.copy_within(from..from + count, to);
+                let base = ours.as_mut_ptr();
+                // SAFETY: both ranges are inside the array.
+                unsafe {
+                    function("memmove")(base.wrapping_add(to), base.wrapping_add(from), count)
+                };
+                assert_eq!(ours, theirs, "{to} {from} {count}");
+            }
         }
         let mut to = [0_u8; 5];
         // SAFETY: five bytes each.
