@@ -81,10 +81,12 @@ impl Split {
                 u32::from_be_bytes([transport[4], transport[5], transport[6], transport[7]]);
             let sequence = sequence.wrapping_add((from - self.headers) as u32);
             transport[4..8].copy_from_slice(&sequence.to_be_bytes());
-            let kept = 0xFF
-                & if last { 0xFF } else { !LAST_ONLY }
-                & if first { 0xFF } else { !FIRST_ONLY };
-            transport[13] &= kept;
+            if !last {
+                transport[13] &= !LAST_ONLY;
+            }
+            if !first {
+                transport[13] &= !FIRST_ONLY;
+            }
         } else {
             transport[4..6].copy_from_slice(&((8 + payload) as u16).to_be_bytes());
         }

@@ -60,7 +60,7 @@ impl Made {
                 2,
                 3,
                 4,
-                ((20 + self.options) / 4 << 4) as u8,
+                (((20 + self.options) / 4) << 4) as u8,
                 self.flags,
                 1,
                 0,
