@@ -175,7 +175,7 @@ fn a_send_is_held_for_as_long_as_its_clone() {
     clones_all(&bench);
     let from = Destination { endpoint: bench.endpoint, local: bench.socket.local };
     let to = (REMOTE.parse().unwrap(), &Sending::default());
-    let payloads = || vec![vec![1; 4], vec![2; 5]];
+    let payloads = |_| vec![vec![1; 4], vec![2; 5]];
     let leave = outbound::leave(&bench.machine, from, to, payloads);
     assert!(matches!(leave, outbound::Leave::Absorbed(_)) && leave.is_held());
     neighbour::put_back_all(&bench.machine);
