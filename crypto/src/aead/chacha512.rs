@@ -9,7 +9,6 @@ use super::chacha::{BLOCK_LEN, CONSTANTS, DOUBLE_ROUNDS, Words, double_round};
 use super::deal::{Blocks, Dealer, Lanes};
 use super::group::{GROUP, Group};
 use super::lanes::Text;
-use super::poly;
 use super::tier::Avx512;
 use super::vector512::V512;
 
@@ -276,7 +275,7 @@ fn finish_edge<const N: usize>(
         // SAFETY: by the invariants of `Lanes` and `Packet` the destination has 64 bytes here.
         return unsafe { text.store(packet.destination.wrapping_add(start)) };
     }
-    let first = |count: usize| poly::bytes(count as u32) as u64;
+    let first = |count: usize| u64::MAX.unbounded_shr(64 - count as u32);
     while done < len {
         let (source, left) = packet.run(start + done);
         let end = len.min(done + left);

@@ -291,7 +291,7 @@ fn parted(proof: Ifma<'_>, packet: &Packet, start: usize, part: Range<usize>) ->
     while done < part.end {
         let (place, left) = packet.run(start + (done - part.start));
         let end = part.end.min(done + left);
-        let mask = (poly::bytes(end as u32) & !poly::bytes(done as u32)) as u64;
+        let mask = u64::MAX.unbounded_shr(64 - (end - done) as u32) << done;
         // SAFETY: the run has these bytes.
         row = row.or(unsafe { V512::load_part(proof.wide(), place.wrapping_sub(done), mask) });
         done = end;
