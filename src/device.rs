@@ -38,7 +38,11 @@ use crate::{
     processors::{Errand, Processors, Task},
 };
 
+mod back_pressure;
 mod ways;
+
+pub(crate) use back_pressure::Waiters;
+use back_pressure::WaitsSince;
 
 /// How often it is looked whether the last send by sockets that are going has returned.
 const CLOSE_POLL: Duration = Duration::from_millis(1);
@@ -58,6 +62,7 @@ pub(crate) struct Device {
     failures: AtomicU64,
     /// What other CPUs are to do.
     errands: AtomicUsize,
+    waits_since: WaitsSince,
     /// The interface's LUID while it is kept out of routes; 0 otherwise.
     luid: AtomicU64,
     control: Mutex<Control>,
@@ -109,6 +114,7 @@ impl Device {
             sockets_lost: AtomicBool::new(false),
             failures: AtomicU64::new(0),
             errands: AtomicUsize::new(0),
+            waits_since: WaitsSince::default(),
             luid: AtomicU64::new(0),
             control: Mutex::try_new(Control { port: 0, owner: None, pause })?,
         };

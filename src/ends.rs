@@ -38,6 +38,10 @@ impl Receiver for Outer {
         self.0.counters.discard(reason, datagrams);
     }
 
+    fn returned(&self) {
+        self.0.run_returned();
+    }
+
     fn judged(&self, counter: Counter, datagrams: usize) {
         self.0.counters.add(counter, datagrams);
     }

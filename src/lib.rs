@@ -65,7 +65,7 @@ use nt::{
 
 use crate::{
     control::Context,
-    device::Device,
+    device::{Device, Waiters},
     ends::Inner,
     interceptions::Interceptions,
     peer::Paths,
@@ -97,6 +97,7 @@ pub(crate) struct Core {
     pub(crate) routes: Routes,
     pub(crate) buffers: RxPool,
     pub(crate) runs: RunPool,
+    pub(crate) waiters: Waiters,
     pub(crate) provider: Provider,
     pub(crate) load: Shared<HandshakeLoad>,
     pub(crate) indices: Shared<IndexTable<Paths>>,
@@ -140,6 +141,7 @@ impl Core {
             routes,
             buffers,
             runs,
+            waiters: Waiters::default(),
             provider,
             load,
             indices,

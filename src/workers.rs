@@ -187,6 +187,7 @@ impl Worker {
     /// In turns: a flood of handshake messages must not keep rekeys and timers waiting.
     fn serve(&mut self, device: &Shared<Device>, passive: &Passive) {
         Device::reopen(device, passive);
+        device.look_for_runs();
         loop {
             let messages = self.consume_handshakes(device, passive);
             let peers = self.serve_peers(device, passive);

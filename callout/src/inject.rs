@@ -159,5 +159,7 @@ impl<R: Receiver> InjectionEvents for Ear<R> {
         if let (Some(error), Some(remote)) = (outcome.error, decode(&request.remote().0)) {
             self.receiver.failed(remote, error);
         }
+        drop(request);
+        self.receiver.returned();
     }
 }

@@ -78,6 +78,16 @@ impl RunPool {
         }?;
         Some(Run { request, end: 0, bytes: 0 })
     }
+
+    /// How many full runs can be taken now.
+    ///
+    /// # IRQL
+    ///
+    /// Any.
+    #[must_use]
+    pub fn full_runs(&self) -> usize {
+        self.fulls.available()
+    }
 }
 
 /// Up to 32 datagrams for one destination.

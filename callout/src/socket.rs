@@ -65,6 +65,13 @@ pub trait Receiver: Clone + Send + Sync + 'static {
     /// `<= DISPATCH_LEVEL`, and maybe inside [`Sockets::send`].
     fn discarded(&self, reason: Discard, datagrams: usize);
 
+    /// A run is back in its pool, sent or not.
+    ///
+    /// # IRQL
+    ///
+    /// `<= DISPATCH_LEVEL`, and maybe inside [`Sockets::send`].
+    fn returned(&self);
+
     /// The callouts judged datagrams of this adapter: to be counted, each once. Those that pass come
     /// by [`Receiver::receive`] all the same, later.
     ///
@@ -323,6 +330,8 @@ impl<R: Receiver> Events for Ear<R> {
                 }
             }
         }
+        drop(request);
+        self.receiver.returned();
     }
 
     fn lost(&self, _level: &AtMostDispatch) {

@@ -143,6 +143,11 @@ impl Slots {
         self.set(index, HELD, Ordering::Relaxed);
     }
 
+    /// The packet was not looked at after all.
+    pub(crate) fn forget(&self, index: u32) {
+        self.set(index, IDLE, Ordering::Relaxed);
+    }
+
     /// The packet is done, in the callback that looked at it.
     pub(crate) fn finish(&self, index: u32) {
         self.set(index, DONE, Ordering::Relaxed);

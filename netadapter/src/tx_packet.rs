@@ -40,6 +40,14 @@ impl<'advance> TxBatch<'advance> {
         (self.next, self.malformed, self.unmapped)
     }
 
+    /// Leaves the packet that was given last in the ring, with those after it.
+    pub fn put_back(&mut self, packet: TxPacket<'advance>) {
+        let packet = core::mem::ManuallyDrop::new(packet);
+        debug_assert!(step(packet.body.index, 1, self.mask) == self.next);
+        self.state.slots.forget(packet.body.index);
+        self.next = packet.body.index;
+    }
+
     /// How many packets there are still, at most.
     #[must_use]
     pub fn remaining(&self) -> u32 {

@@ -27,7 +27,7 @@ use netadapter::{TxBatch, TxPacket};
 use nt::{irql::AtMostDispatch, pool::try_box};
 
 use super::{
-    MOST_CHUNKS, WORTH_DEALING_BYTES,
+    MOST_CHUNKS, MOST_CHUNKS_FROM_RING, WORTH_DEALING_BYTES,
     packet::{Flight, PACKET_PIECES, Packet},
     turn::{Stage, Turn},
 };
@@ -97,8 +97,8 @@ impl<'d> Collector<'d> {
         Self { device, now, level, destination, peer, work, dealt: deals.then_some(0) }
     }
 
-    /// Adds a packet of the ring's to the chunk of its peer.
-    fn collect(&mut self, packet: TxPacket<'_>) -> Result<(), Discard> {
+    /// Adds a packet of the ring's to the chunk of its peer, or gives it back if enough is under way.
+    fn collect<'p>(&mut self, packet: TxPacket<'p>) -> Result<Option<TxPacket<'p>>, Discard> {
         let device = self.device;
         let mut head = [0; HEAD_LEN];
         let seen = packet.copy_to(&mut head);
@@ -112,10 +112,31 @@ impl<'d> Collector<'d> {
             self.turn_to(peer.ok_or(Discard::NoPeer)?);
             self.destination = Some(destination);
         }
+        if !self.has_chunk(tos) && !self.has_room() {
+            return Ok(Some(packet));
+        }
         let work = self.chunk(tos)?;
         let packet = Packet::of(packet, &mut work.flight, &device.counters)?;
         let _ = work.packets.push(packet);
-        Ok(())
+        Ok(None)
+    }
+
+    /// Whether one chunk more is not too many, of this peer's or of all.
+    fn has_room(&self) -> bool {
+        let lane = self.peer.as_ref().map(|peer| &peer.attached().seal);
+        let ground = At(self.level);
+        self.device.has_room(self.now, || {
+            lane.is_none_or(|lane| lane.len(&ground) < MOST_CHUNKS_FROM_RING)
+        })
+    }
+
+    /// Whether the chunk being collected takes another packet of this type-of-service. If it does not it
+    /// is sent.
+    fn has_chunk(&mut self, tos: u8) -> bool {
+        if self.work.as_ref().is_some_and(|work| work.tos != tos || work.packets.is_full()) {
+            self.send(true);
+        }
+        self.work.is_some()
     }
 
     /// Collects for `peer` from here on.
@@ -129,10 +150,7 @@ impl<'d> Collector<'d> {
 
     /// A chunk of this type-of-service that has room for a packet.
     fn chunk(&mut self, tos: u8) -> Result<&mut SendWork, Discard> {
-        if self.work.as_ref().is_some_and(|work| work.tos != tos || work.packets.is_full()) {
-            self.send(true);
-        }
-        if self.work.is_none() {
+        if !self.has_chunk(tos) {
             self.work = Some(SendWork::boxed(tos)?);
         }
         self.work.as_deref_mut().ok_or(Discard::NoMemory)
@@ -163,12 +181,18 @@ impl Device {
         let now = this.now();
         let mut collector = Collector::new(this, now, level, true);
         let (mut packets, mut bytes) = (0_usize, 0_usize);
-        for packet in batch {
-            packets = packets.saturating_add(1);
-            bytes = bytes.saturating_add(packet.byte_count());
-            if let Err(reason) = collector.collect(packet) {
-                this.counters.discard(reason, 1);
+        while let Some(packet) = batch.next() {
+            let len = packet.byte_count();
+            match collector.collect(packet) {
+                Ok(None) => {}
+                Ok(Some(left)) => {
+                    batch.put_back(left);
+                    break;
+                }
+                Err(reason) => this.counters.discard(reason, 1),
             }
+            packets = packets.saturating_add(1);
+            bytes = bytes.saturating_add(len);
         }
         collector.finish();
         this.counters.add(Counter::PacketsOut, packets);
@@ -478,6 +502,8 @@ impl Owner<Sending> for Sender<'_> {
         let Some(work) = chunk.with_work(&At(level), Option::take) else { return };
         self.0.count(work.run.as_ref().map_or(0, Run::len));
         Device::send_run(device, work, now, level);
+        // If it was discarded, nobody else tells.
+        device.run_returned();
     }
 
     fn has_enough(&mut self) -> bool {

@@ -13,6 +13,7 @@ use core::{
     ffi::c_void,
     mem::ManuallyDrop,
     ptr::{self, NonNull},
+    sync::atomic::{AtomicUsize, Ordering},
 };
 
 use super::socket::Core;
@@ -294,6 +295,8 @@ pub(super) struct Outgoing {
 /// Where free blocks are, at an address that blocks know.
 struct Home {
     free: SpinLock<Free>,
+    /// Blocks in the list; written with the lock held.
+    count: AtomicUsize,
     /// One reference for each block that is away.
     away: Rundown,
 }
@@ -323,6 +326,7 @@ impl Home {
             // SAFETY: the caller gives the block up, so this borrow is the only one.
             unsafe { &mut *block.as_ptr() }.next = free.first;
             free.first = Some(block);
+            home.count.store(home.count.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
         }
         // SAFETY: entered when the block left.
         drop(unsafe { home.away.from_raw() });
@@ -358,7 +362,8 @@ impl SendPool {
     /// `PASSIVE_LEVEL`; so is dropping the pool, which waits until every request is back. Every
     /// socket that may still be sending one is closed before.
     pub fn new(_level: &Passive, count: usize, capacity: usize) -> Result<Self, NtError> {
-        let home = Home { free: SpinLock::new(Free { first: None }), away: Rundown::new() };
+        let free = SpinLock::new(Free { first: None });
+        let home = Home { free, count: AtomicUsize::new(0), away: Rundown::new() };
         let home = NonNull::from(Box::leak(try_box(home)?));
         // INVARIANT: just made, with no blocks; dropped by `?` below it frees those made so far.
         let pool = Self { home };
@@ -389,10 +394,22 @@ impl SendPool {
         let block = free.first?;
         // SAFETY: a block in the list is owned by it.
         free.first = unsafe { block.as_ref() }.next;
+        home.count.store(home.count.load(Ordering::Relaxed).saturating_sub(1), Ordering::Relaxed);
         drop(free);
         inside.into_raw();
         // INVARIANT: out of the list, and counted as away.
         Some(SendRequest { block })
+    }
+
+    /// How many requests are not away; a moment later it may be another number.
+    ///
+    /// # IRQL
+    ///
+    /// Any.
+    #[must_use]
+    pub fn available(&self) -> usize {
+        // SAFETY: by the type invariant.
+        unsafe { self.home.as_ref() }.count.load(Ordering::Relaxed)
     }
 }
 

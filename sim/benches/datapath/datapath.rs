@@ -36,6 +36,8 @@ use peer::Boringtun;
 const SIZES: [usize; 3] = [64, 256, 1420];
 /// boringtun's session is renewed after this: it is refused at 180 s.
 const RENEW: Duration = Duration::from_secs(60);
+/// Packets of one sample of a flow that does not stop.
+const STREAM: u64 = 16 * PACKETS as u64;
 /// One sample of the bare AEAD.
 const AEAD: Duration = Duration::from_millis(3);
 
@@ -83,7 +85,7 @@ fn main() {
     for (_, pair) in ways {
         pair.shut_down();
     }
-    if arguments.only.is_empty() {
+    if arguments.only.is_empty() || arguments.only == "CPUs" {
         rows.extend(scaling(&world, &arguments));
     }
     let json = serde_json::to_string_pretty(&rows).expect("plain values");
@@ -174,7 +176,8 @@ fn scaling(world: &std::sync::Arc<World>, arguments: &Arguments) -> Vec<serde_js
         let mut rates: [Vec<f64>; 6] = Default::default();
         for _ in 0..arguments.rounds {
             for (index, pair) in pairs.iter().enumerate() {
-                rates[index].push(1e3 / per_packet(pair.send(size).wall));
+                let wall = pair.stream(size, STREAM);
+                rates[index].push(STREAM as f64 / wall.as_secs_f64() / 1e6);
                 rates[2 + index].push(1e3 / per_packet(pair.receive(size).wall));
                 rates[4 + index].push(scaling::sealed_a_second(1 + index, size, AEAD) / 1e6);
             }

@@ -150,6 +150,33 @@ impl Pair {
         taken
     }
 
+    /// Sends `total` packets of `size` bytes, the ring filled again as it empties: time until the last of them is sent.
+    pub(super) fn stream(&self, size: usize, total: u64) -> Duration {
+        let end = &self.from;
+        let packet = self.packet(size);
+        let adapter = end.station.tunnel().adapter();
+        let (sent, done) = (end.outer.sent(), adapter.sent().completed);
+        let (mut queued, begun) = (0, Instant::now());
+        while end.outer.sent() - sent < total || adapter.sent().completed - done < total {
+            let room = PACKETS as u64 - (queued - (adapter.sent().completed - done));
+            let mut left = room.min(total - queued);
+            if left >= PACKETS as u64 / 4 || (left > 0 && left == total - queued) {
+                let taken = adapter.send_with(end.machine(), |buffer: &mut [u8]| {
+                    left = left.checked_sub(1)?;
+                    buffer[..packet.len()].copy_from_slice(&packet);
+                    Some(packet.len())
+                });
+                queued += taken.expect("an adapter that runs") as u64;
+            }
+            end.poll();
+            if begun.elapsed() > PATIENCE {
+                self.print_ways();
+                panic!("{} of {total} were sent, {queued} queued, {:?}", end.outer.sent() - sent, adapter.sent());
+            }
+        }
+        begun.elapsed()
+    }
+
     /// Receives [`PACKETS`] packets of `size` bytes: time from the first indication to the last packet's, sealing not counted.
     pub(super) fn receive(&self, size: usize) -> Taken {
         self.from.outer.set_mode(Mode::Record);
@@ -199,9 +226,13 @@ impl Pair {
             let block = end.station.tunnel().statistics().expect("statistics");
             let statistics = abi::statistics::Statistics::parse(&block).expect("our layout");
             let used = abi::statistics::Counter::ALL.iter().filter(|c| statistics.counter(**c) > 0);
-            let used: Vec<_> =
-                used.map(|c| format!("{} {}", c.name(), statistics.counter(*c))).collect();
-            println!("  {name}: {}", used.join(", "));
+            let used = used.map(|c| format!("{} {}", c.name(), statistics.counter(*c)));
+            let lost = abi::discard::Discard::ALL.iter();
+            let lost = lost.filter(|reason| statistics.discarded(**reason) > 0);
+            let lost = lost.map(|reason| {
+                format!("{} {}", reason.name(), statistics.discarded(*reason))
+            });
+            println!("  {name}: {}", used.chain(lost).collect::<Vec<_>>().join(", "));
         }
     }
 

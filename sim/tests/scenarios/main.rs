@@ -14,6 +14,7 @@
 //! | [`port_change`], [`adapter_state`], [`peer_removal`], [`lost_sockets`] | changes under load |
 //! | [`two_adapters`], [`dead_peers`] | several tunnels, many peers |
 //! | [`simd_tiers`] | each tier of the AEAD, and that registers not saved are found out |
+//! | [`back_pressure`] | the network keeps what it was given |
 //! | [`spreading`] | one flow on several CPUs, in order |
 //! | [`zero_copy`] | a byte of payload is written once, each way, by every path |
 //! | [`callouts`] | taken or let pass: the same bytes, and every reason counted |
@@ -37,6 +38,7 @@
 
 mod adapter_state;
 mod allocations;
+mod back_pressure;
 mod both_paths;
 mod callouts;
 mod clones;

@@ -10,6 +10,7 @@
 use std::sync::Mutex;
 use std::time::Duration;
 
+use super::send;
 use super::{Wsk, answer};
 use crate::loader::probe;
 use crate::nt::io;
@@ -28,6 +29,8 @@ pub(super) type Work = Box<dyn FnMut(&Thread) -> Option<Done> + Send>;
 const LATEST_US: u64 = 2000;
 /// How long work that is not ready waits for its next try.
 const RETRY: Duration = Duration::from_micros(200);
+/// The same while the network keeps everything ([`send::hold_sends`]).
+const RETRY_HELD: Duration = Duration::from_millis(5);
 /// The part of an IRP that belongs to WSK until completion: all of it but the list entry and the
 /// stack location, which the I/O manager walks.
 const IRP_LEN: usize = 0x70;
@@ -134,7 +137,9 @@ pub(super) fn run(machine: &Machine, wsk: &Wsk) {
 
 fn carry_out(thread: &Thread, wsk: &Wsk, mut late: Late) {
     let Some(done) = (late.work)(thread) else {
-        late.due = thread.machine().world().now() + RETRY;
+        let machine = thread.machine();
+        let retry = if send::is_held(machine) { RETRY_HELD } else { RETRY };
+        late.due = machine.world().now() + retry;
         lock(&wsk.queue.late).push(late);
         return;
     };

@@ -36,6 +36,7 @@ mod socket;
 
 pub(crate) use provider::{DATAGRAM_IMPORTS, PROVIDER_IMPORTS};
 pub(crate) use receive::descriptors;
+pub use send::hold_sends;
 pub(crate) use send::status_of as send_status;
 
 /// The statuses WSK answers.

@@ -9,7 +9,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::completion::{Done, finish, finish_now};
 use super::control_messages::{self, SendControl};
@@ -20,6 +20,7 @@ use crate::host::{self, Batch, SendError, Sending};
 use crate::loader::probe;
 use crate::nt::fwp::inbound::Destination;
 use crate::nt::fwp::outbound::{self, Leave};
+use crate::nt::machine::Machine;
 use crate::nt::thread::Thread;
 use crate::verifier::schedule::lock;
 
@@ -74,6 +75,20 @@ impl Buffers {
     }
 }
 
+/// Whether a machine's network keeps what it is given.
+#[derive(Default)]
+struct Holds(AtomicBool);
+
+/// Has sends of a machine not be completed until this is called with `false`. Verified mode only.
+pub fn hold_sends(machine: &Machine, hold: bool) {
+    machine.extension::<Holds>().0.store(hold, Ordering::Release);
+}
+
+/// Whether they are not completed.
+pub(super) fn is_held(machine: &Machine) -> bool {
+    machine.extension::<Holds>().0.load(Ordering::Acquire)
+}
+
 /// Sends, and completes the request's IRP.
 pub(super) fn send(thread: &Thread, wsk: &Wsk, socket: &Arc<Socket>, request: Request) -> i32 {
     let (bound, host) = {
@@ -105,7 +120,7 @@ pub(super) fn send(thread: &Thread, wsk: &Wsk, socket: &Arc<Socket>, request: Re
     socket.sending.fetch_add(1, Ordering::AcqRel);
     let socket = socket.clone();
     let work = Box::new(move |thread: &Thread| {
-        if left.is_held() {
+        if left.is_held() || is_held(thread.machine()) {
             return None;
         }
         socket.sending.fetch_sub(1, Ordering::AcqRel);

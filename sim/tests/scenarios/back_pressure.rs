@@ -1,0 +1,79 @@
+//! A network that keeps what it was given: packets stay in the adapter's ring, and the stack above sees a full queue.
+//!
+//! ```text
+//!   stack ──► ring ──► sealed into runs ──► the network keeps them: no run left
+//!         full ◄── stays                    └─ gives one back: the ring is looked at again
+//! ```
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use std::time::Duration;
+
+use abi::discard::Discard;
+use abi::policy::Policy;
+use sim::host::memory::pair::Pair;
+use sim::nt::wsk;
+
+use crate::machines::accounting::Ledger;
+use crate::machines::{self, with_pair_of};
+
+/// More than there are runs for, and room in the ring.
+const MANY: usize = 20_000;
+
+/// Sends until the stack is told that the queue is full; how many were taken.
+fn fill(pair: &Pair) -> usize {
+    (0..MANY)
+        .take_while(|number| {
+            if number % 32 == 0 {
+                pair.world.sleep(Duration::from_micros(50));
+            }
+            pair.alpha.endpoint().send_datagram(pair.beta.inner()[0], vec![0x77; 1000])
+        })
+        .count()
+}
+
+fn with_a_network_that_keeps(scenario: impl Fn(&Pair, &dyn Fn(bool))) {
+    for seed in 1..=2 {
+        with_pair_of(seed, &machines::with_policy(Policy::SendEngine, 0), |pair| {
+            machines::ping(&pair.alpha, &pair.beta);
+            let machine = pair.alpha.computer().machine();
+            scenario(pair, &|keeps| wsk::hold_sends(machine, keeps));
+        });
+    }
+}
+
+fn arrived(pair: &Pair) -> usize {
+    let next = || pair.beta.endpoint().take_datagram(Duration::from_millis(200));
+    std::iter::from_fn(next).count()
+}
+
+#[test]
+fn what_the_network_gives_back_in_time_loses_nothing() {
+    with_a_network_that_keeps(|pair, keep| {
+        keep(true);
+        let taken = fill(pair);
+        assert!((1000..MANY).contains(&taken), "{taken} were taken before the queue was full");
+        pair.world.sleep(Duration::from_millis(20));
+        keep(false);
+        assert_eq!(arrived(pair), taken);
+        let ledger = Ledger::of(&pair.alpha);
+        assert_eq!(ledger.discarded(Discard::QueueFull), 0, "{ledger}");
+    });
+}
+
+#[test]
+fn an_adapter_that_goes_down_meanwhile_leaves_nothing_in_its_ring() {
+    with_a_network_that_keeps(|pair, keep| {
+        keep(true);
+        fill(pair);
+        let (clock, machine) = (pair.world.clone(), pair.alpha.computer().machine().clone());
+        let released = pair.world.spawn("network", move || {
+            clock.sleep(Duration::from_millis(30));
+            wsk::hold_sends(&machine, false);
+        });
+        // Waits for the sends, since the sockets must not close before.
+        pair.alpha.set_up(false).unwrap();
+        assert!(released.join(Some(pair.world.now() + Duration::from_secs(1))));
+        pair.alpha.set_up(true).unwrap();
+        machines::ping(&pair.alpha, &pair.beta);
+    });
+}

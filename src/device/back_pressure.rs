@@ -1,0 +1,91 @@
+//! Back-pressure: packets stay in the adapter's ring while enough are under way.
+//!
+//! Sealing may be faster than sending, or one CPU slower than another, and then a packet more has no
+//! run to be sealed into, or no place in its peer's order. It is left where it is, so that the stack
+//! above sees a full queue and slows down, and is looked at again when a run comes back, of whichever
+//! adapter. Nothing is waited for longer than a while: then packets are taken, and discarded for want
+//! of room, so that a peer whose datagrams the network keeps does not stop the others for good.
+//!
+//! `<= DISPATCH_LEVEL`.
+
+use core::{
+    sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence},
+    time::Duration,
+};
+
+use crypto::protocol::Now;
+
+use super::Device;
+
+/// Runs that are left for those who do not ask: other CPUs at the same moment, what has waited for a
+/// session.
+const SPARE_RUNS: usize = 8;
+/// How long room is waited for.
+const LONGEST_WAIT: Duration = Duration::from_millis(100);
+
+/// How many adapters wait for runs; the driver's.
+#[derive(Default)]
+pub(crate) struct Waiters(AtomicUsize);
+
+/// Since when an adapter waits for runs, in nanoseconds since boot; 0 if it does not.
+#[derive(Default)]
+pub(crate) struct WaitsSince(AtomicU64);
+
+impl Device {
+    /// Whether a packet of the ring's may be taken, where `also` has to be true, too; if not, the queue is
+    /// resumed when a run has come back.
+    pub(crate) fn has_room(&self, now: Now, also: impl Fn() -> bool) -> bool {
+        let enough = || self.core.runs.full_runs() > SPARE_RUNS && also();
+        if enough() {
+            return true;
+        }
+        let nanoseconds = u64::try_from(now.monotonic.0.as_nanos()).unwrap_or(u64::MAX).max(1);
+        let since = self.waits_since.0.compare_exchange(
+            0,
+            nanoseconds,
+            Ordering::Relaxed,
+            Ordering::Relaxed,
+        );
+        if since.is_ok() {
+            self.core.waiters.0.fetch_add(1, Ordering::Relaxed);
+        }
+        // Pairs with the fence in `run_returned`: it sees that we wait, or we see its run.
+        fence(Ordering::SeqCst);
+        if enough() {
+            self.stop_waiting();
+            return true;
+        }
+        let waited = since.map_or_else(|since| nanoseconds.saturating_sub(since), |_| 0);
+        u128::from(waited) > LONGEST_WAIT.as_nanos()
+    }
+
+    /// A run is back in the pool: who waits for one looks again.
+    pub(crate) fn run_returned(&self) {
+        // Pairs with the fence in `has_room`.
+        fence(Ordering::SeqCst);
+        if self.core.waiters.0.load(Ordering::Relaxed) == 0 {
+            return;
+        }
+        self.look_for_runs();
+        if self.core.waiters.0.load(Ordering::Relaxed) != 0 {
+            // Other adapters, which are not known here.
+            self.core.call_workers();
+        }
+    }
+
+    /// Has the ring looked at again if it waits for runs.
+    pub(crate) fn look_for_runs(&self) {
+        if self.stop_waiting() {
+            self.adapter.tx().resume();
+        }
+    }
+
+    /// Waits for nothing any more; returns whether it did.
+    fn stop_waiting(&self) -> bool {
+        let waited = self.waits_since.0.swap(0, Ordering::Relaxed) != 0;
+        if waited {
+            self.core.waiters.0.fetch_sub(1, Ordering::Relaxed);
+        }
+        waited
+    }
+}
