@@ -55,6 +55,8 @@ struct State {
     wanted: Vec<Wanted>,
     /// Filters that nobody wants any more.
     unwanted: Vec<[u64; LAYERS]>,
+    /// Why the engine is not as wanted, and is tried again.
+    trouble: Option<NtError>,
 }
 
 /// One port whose packets are to be shown.
@@ -120,6 +122,11 @@ impl Engine {
         Ok(())
     }
 
+    /// Why the filters are not there although the engine runs; it is tried again.
+    pub(crate) fn trouble(&self, passive: &Passive) -> Option<NtError> {
+        self.keeper.state.lock(passive).trouble
+    }
+
     /// Has packets no longer shown with `context`.
     pub(crate) fn unwant(&self, passive: &Passive, context: u64) {
         let mut state = self.keeper.state.lock(passive);
@@ -179,6 +186,12 @@ impl State {
 
     /// Makes the engine as wanted; that it does not run is no error.
     fn settle(&mut self, is_stale: bool, passive: &Passive) -> Result<(), NtError> {
+        let settled = self.try_settle(is_stale, passive);
+        self.trouble = settled.err();
+        settled
+    }
+
+    fn try_settle(&mut self, is_stale: bool, passive: &Passive) -> Result<(), NtError> {
         if is_stale || !is_running() {
             self.forget();
         }

@@ -175,6 +175,17 @@ impl<R: Receiver> Interception<R> {
         }
     }
 
+    /// Why the filter engine, although it runs, shows no packets: somebody else's object has our key, say.
+    /// It is tried again every second; meanwhile the sockets do all.
+    ///
+    /// # IRQL
+    ///
+    /// `PASSIVE_LEVEL`.
+    #[must_use]
+    pub fn trouble(&self, passive: &Passive) -> Option<NtError> {
+        self.0.engine.as_ref().and_then(|engine| engine.trouble(passive))
+    }
+
     /// Has the datagrams of `sockets` judged, and those of `instead_of` no longer, without a gap.
     ///
     /// `instead_of` is dropped next: the same sockets with other ways, or others, which go then.

@@ -66,9 +66,23 @@ impl Device {
             let done = self.core.interceptions.with(passive, |callouts| {
                 sockets.intercept(passive, callouts?, ways, old.as_deref())
             });
-            let Err(error) = done else { return };
+            let Err(error) = done else {
+                return self.say_trouble(passive);
+            };
             let what = if ways.inject.is_some() { "injection" } else { "callouts" };
             self.say(passive, Level::Warning, format_args!("no {what}: {error}"));
+        }
+    }
+
+    /// Says that the filter engine refuses the callouts, if it does.
+    fn say_trouble(&self, passive: &Passive) {
+        let trouble = self
+            .core
+            .interceptions
+            .with(passive, |callouts| callouts.ok().and_then(|callouts| callouts.trouble(passive)));
+        if let Some(error) = trouble {
+            let why = format_args!("no callouts until the filter engine takes them: {error}");
+            self.say(passive, Level::Warning, why);
         }
     }
 }

@@ -230,6 +230,8 @@ fn occupied(seed: u64, which: usize) {
         // A new port, meanwhile, is no trouble.
         machines::set_port(&pair.beta, 4501);
         machines::ping(&pair.beta, &pair.alpha);
+        let log = beta.prints();
+        assert!(log.iter().any(|line| line.contains("until the filter engine takes")), "{log:?}");
         foreign::clean_up(beta, object);
         pair.world.sleep(Duration::from_secs(2));
         assert_eq!(fwp::objects(beta), OBJECTS, "{why}: tried again");
