@@ -80,7 +80,8 @@ scenarios() {
     "${run[@]}" --test '*' || return
     # The same by the other ways packets can take, injected and by sockets alone, but for those that choose their ways.
     local policy file skip=()
-    for file in callouts filter_engine both_paths injection neighbour firewall nic_buffers policy zero_copy; do
+    for file in callouts filter_engine filter_clash both_paths injection neighbour clones loopback shapes firewall \
+        nic_buffers held policy policy_change allocations zero_copy; do
         skip+=(--skip "$file::")
     done
     for policy in SendEngine=1 FastPath=0; do
