@@ -48,8 +48,6 @@ table! {
         LongestAtDispatch100ns,
         /// Times one CPU had delivered enough of a peer's chunks, and the next went on.
         Handovers,
-        /// Chunks that were given to another CPU to be sealed or opened.
-        ChunksDealt,
         /// Datagrams that the callout took out of the network stack, past the socket.
         Absorbed,
         /// Datagrams that the callout let pass to the socket: another callout had decided already.
@@ -89,8 +87,10 @@ table! {
         /// it wrote it: a datagram once, and a packet once more for each time that it had to be copied.
         PayloadWrittenOut,
         /// Bytes of packets that the driver wrote on their way in: a packet once, and once more if its
-        /// datagram lay in pieces.
+        /// datagram lay in more than six pieces.
         PayloadWrittenIn,
+        /// Chunks that were given to another CPU to be sealed or opened.
+        ChunksDealt,
     }
 }
 
