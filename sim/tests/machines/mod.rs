@@ -132,6 +132,14 @@ pub(crate) fn ping(one: &Station, other: &Station) {
     }
 }
 
+/// Sends a file from `one` to `other`, where it must arrive as it is.
+pub(crate) fn send_file(one: &Station, other: &Station, file: &[u8], why: &str) {
+    let sent = one.endpoint().send_file(other.inner()[0], file, PATIENCE);
+    assert!(sent.is_some(), "{why}");
+    let got = other.endpoint().take_file(one.inner()[0]);
+    assert!(got.as_deref() == Some(file), "{why}: another file");
+}
+
 /// Changes the port `station` listens on, and nothing else.
 pub(crate) fn set_port(station: &Station, port: u16) {
     try_port(station, port).unwrap();

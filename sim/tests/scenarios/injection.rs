@@ -54,10 +54,7 @@ fn every_engine_carries_files_byte_for_byte() {
             machines::with_pair_of(seed, &engine(number, fast), |pair| {
                 let why = format!("seed {seed}, engine {number}, fast path {fast}");
                 for (from, at) in [(&pair.alpha, &pair.beta), (&pair.beta, &pair.alpha)] {
-                    let sent = from.endpoint().send_file(at.inner()[0], &file, machines::PATIENCE);
-                    assert!(sent.is_some(), "{why}");
-                    let got = at.endpoint().take_file(from.inner()[0]);
-                    assert!(got.as_ref() == Some(&file), "{why}: another file");
+                    machines::send_file(from, at, &file, &why);
                     pair.world.sleep(Duration::from_secs(1));
                     let ledger = Ledger::of(from);
                     let injected = ledger.counter(Counter::InjectedOut);
