@@ -277,8 +277,7 @@ impl Visitor for Answer<'_> {
         flags |= if *preshared_key == NO_KEY { 0 } else { peer_flag::HAS_PRESHARED_KEY };
         flags |= peer.endpoint.map_or(0, |_| peer_flag::HAS_ENDPOINT);
         let filetime = |since_1970: core::time::Duration| {
-            let since_1970 = u64::try_from(since_1970.as_nanos() / 100).unwrap_or(u64::MAX);
-            since_1970.saturating_add(UNIX_EPOCH_100NS)
+            nt::time::to_100ns(since_1970).saturating_add(UNIX_EPOCH_100NS)
         };
         writer.peer(&PeerFields {
             flags,

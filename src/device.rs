@@ -144,9 +144,9 @@ impl Device {
 
     /// Notes how long a callback took that began at `began`, and how many packets it was for.
     pub(crate) fn note_time_at_dispatch(&self, began: Now, packets: usize, level: &AtMostDispatch) {
-        self.core.processors.note(began.monotonic.0, packets, level);
-        let took = self.now().monotonic.0.saturating_sub(began.monotonic.0);
-        let took_100ns = u64::try_from(took.as_nanos() / 100).unwrap_or(u64::MAX);
+        let ended = nt::time::monotonic();
+        let took_100ns = nt::time::to_100ns(ended.saturating_sub(began.monotonic.0));
+        self.core.processors.note(ended, took_100ns, packets, level);
         self.counters.raise(Counter::LongestAtDispatch100ns, took_100ns);
     }
 
@@ -301,19 +301,30 @@ impl Device {
         })
     }
 
-    /// Has another CPU seal or open a chunk; `turn` counts those of one batch.
+    /// Has another CPU seal or open a chunk, or does it here: it is this CPU's turn, or the other one has
+    /// enough to do.
     ///
-    /// # Errors
-    ///
-    /// What was to be done: it is this CPU's turn, or the other one has enough to do.
-    pub(crate) fn deal(
-        errand: Errand,
-        turn: &mut usize,
+    /// `dealt` counts the chunks of one batch; without it the chunk stays here.
+    pub(crate) fn deal_or_do(
+        this: &Shared<Self>,
+        peer: &Shared<Peer>,
+        task: Task,
+        dealt: Option<&mut usize>,
+        now: Now,
         level: &AtMostDispatch,
-    ) -> Result<(), Errand> {
-        Self::send_on(errand, Counter::ChunksDealt, |processors, errand| {
-            processors.deal(errand, turn, level)
-        })
+    ) {
+        let task = match dealt {
+            None => task,
+            Some(turn) => {
+                let errand = Errand { task, peer: peer.clone(), device: this.clone() };
+                let given = Self::send_on(errand, Counter::ChunksDealt, |processors, errand| {
+                    processors.deal(errand, turn, level)
+                });
+                let Err(Errand { task, .. }) = given else { return };
+                task
+            }
+        };
+        Self::do_task(this, peer, task, now, level);
     }
 
     /// Sends another CPU on an errand, and counts it.
@@ -338,17 +349,28 @@ impl Device {
     pub(crate) fn run_errand(errand: Errand, level: &AtMostDispatch) {
         let Errand { task, peer, device } = errand;
         let began = device.now();
-        let packets = match task {
-            Task::GoOn(Stage::Seal, baton) => Self::go_on_sealing(&device, &peer, baton, level),
-            Task::GoOn(Stage::Send, baton) => Self::go_on_sending(&device, &peer, baton, level),
-            Task::GoOn(Stage::Open, baton) => Self::go_on_opening(&device, &peer, baton, level),
-            Task::Seal(chunk) => Self::seal_chunk(&device, &peer, &chunk, began, level),
-            Task::Open(chunk) => Self::open_chunk(&device, &peer, &chunk, began, level),
-        };
+        let packets = Self::do_task(&device, &peer, task, began, level);
         device.note_time_at_dispatch(began, packets, level);
         drop(peer);
         // Release pairs with the Acquire of `recall`.
         device.errands.fetch_sub(1, Ordering::Release);
+    }
+
+    /// Does a task here; returns for how many packets.
+    fn do_task(
+        this: &Shared<Self>,
+        peer: &Shared<Peer>,
+        task: Task,
+        now: Now,
+        level: &AtMostDispatch,
+    ) -> usize {
+        match task {
+            Task::GoOn(Stage::Seal, baton) => Self::go_on_sealing(this, peer, baton, now, level),
+            Task::GoOn(Stage::Send, baton) => Self::go_on_sending(this, peer, baton, now, level),
+            Task::GoOn(Stage::Open, baton) => Self::go_on_opening(this, peer, baton, now, level),
+            Task::Seal(chunk) => Self::seal_chunk(this, peer, &chunk, now, level),
+            Task::Open(chunk) => Self::open_chunk(this, peer, &chunk, now, level),
+        }
     }
 
     /// Waits until no CPU has anything to do for this device, nor a reference to it.

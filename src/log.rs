@@ -126,8 +126,7 @@ fn entry(weight: Level, text: fmt::Arguments<'_>) -> Entry {
         }
     }
     let mut entry = [0; LOG_ENTRY_LEN];
-    let since_1970 = u64::try_from(nt::time::wall().as_nanos() / 100).unwrap_or(u64::MAX);
-    let filetime = since_1970.saturating_add(UNIX_EPOCH_100NS);
+    let filetime = nt::time::to_100ns(nt::time::wall()).saturating_add(UNIX_EPOCH_100NS);
     if let Some((time, line)) = entry.split_first_chunk_mut::<8>() {
         *time = filetime.to_le_bytes();
         // The last byte stays the terminating NUL.

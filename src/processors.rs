@@ -27,13 +27,13 @@ use nt::{
     processor::{self, Processor},
     status::NtError,
     thread::{self, Thread},
+    time::{monotonic, to_100ns},
 };
 
 use crate::{
     datapath::{Receiving, Sending, Stage},
     device::Device,
     ground::At,
-    now,
     peer::Peer,
 };
 
@@ -82,7 +82,7 @@ struct Cpu {
     index: u32,
     post: Shared<Post>,
     dpc: Dpc<Shared<Post>>,
-    /// There unless starting it failed half-way.
+    /// Its end is waited for when it is dropped.
     _thread: Thread,
 }
 
@@ -169,11 +169,17 @@ impl Processors {
         self.set.get(at)
     }
 
-    /// Notes that this CPU was kept at `DISPATCH_LEVEL` since `began`, for so many packets.
-    pub(crate) fn note(&self, began: Duration, packets: usize, level: &AtMostDispatch) {
+    /// Notes that this CPU was kept at `DISPATCH_LEVEL` until `ended`, for so long and so many packets.
+    pub(crate) fn note(
+        &self,
+        ended: Duration,
+        took_100ns: u64,
+        packets: usize,
+        level: &AtMostDispatch,
+    ) {
         let here = level.pinned(processor::current);
         if let Some(cpu) = self.set.iter().find(|cpu| cpu.index == here) {
-            cpu.post.account.note(began, now().monotonic.0, packets);
+            cpu.post.account.note(ended, took_100ns, packets);
         }
     }
 
@@ -181,7 +187,7 @@ impl Processors {
     pub(crate) fn settle(&self, passive: &Passive) {
         dpc::flush(passive);
         for Cpu { post, .. } in &self.set {
-            // Acquire pairs with the Release in `Post::work`.
+            // Acquire pairs with the Release in `Post::do_one`.
             let errand = post.errands.load(Ordering::Acquire);
             while errand % 2 == 1 && post.errands.load(Ordering::Acquire) == errand {
                 let _never_set = self.pause.wait_for(passive, SETTLE_POLL);
@@ -225,7 +231,7 @@ impl Cpu {
     fn give(&self, errand: Errand, most: usize, level: &AtMostDispatch) -> Result<(), Errand> {
         match self.post.queue.push(&At(level), errand, most)? {
             Server::Awake => {}
-            Server::ToWake if self.post.account.is_spent(now().monotonic.0) => self.post.more.set(),
+            Server::ToWake if self.post.account.is_spent() => self.post.more.set(),
             Server::ToWake => {
                 self.dpc.queue();
             }
@@ -270,7 +276,7 @@ impl Post {
 /// The DPC's routine: does what there is, as far as it may, and leaves the rest to the thread.
 fn serve(post: &Shared<Post>, level: &Dispatch<'_>) {
     let level = level.at_most();
-    while !post.account.is_spent(now().monotonic.0) {
+    while !post.account.is_spent() {
         let Some(errand) = post.queue.pop(&At(level)) else { return };
         Device::run_errand(errand, level);
     }
@@ -289,12 +295,12 @@ struct Account {
 }
 
 impl Account {
-    /// Adds what was done from `began` to `ended`.
-    fn note(&self, began: Duration, ended: Duration, packets: usize) {
-        let tick = units(ended) / TICK_100NS;
+    /// Adds what was done until `ended`.
+    fn note(&self, ended: Duration, took_100ns: u64, packets: usize) {
+        let tick = to_100ns(ended) / TICK_100NS;
         let same = self.tick.load(Ordering::Relaxed) == tick;
         let carried = |word: &AtomicU32| if same { word.load(Ordering::Relaxed) } else { 0 };
-        let took = u32::try_from(units(ended.saturating_sub(began))).unwrap_or(u32::MAX);
+        let took = u32::try_from(took_100ns).unwrap_or(u32::MAX);
         let time = carried(&self.time_100ns).saturating_add(took);
         let packets = carried(&self.packets).saturating_add(packets as u32);
         self.time_100ns.store(time, Ordering::Relaxed);
@@ -302,15 +308,10 @@ impl Account {
         self.tick.store(tick, Ordering::Relaxed);
     }
 
-    /// Whether nothing is left of the tick that `now` lies in.
-    fn is_spent(&self, now: Duration) -> bool {
-        self.tick.load(Ordering::Relaxed) == units(now) / TICK_100NS
+    /// Whether nothing is left of the present tick.
+    fn is_spent(&self) -> bool {
+        self.tick.load(Ordering::Relaxed) == to_100ns(monotonic()) / TICK_100NS
             && (self.packets.load(Ordering::Relaxed) >= PACKETS_PER_TICK
                 || self.time_100ns.load(Ordering::Relaxed) >= TIME_PER_TICK_100NS)
     }
-}
-
-/// A duration in NT's unit, 100 nanoseconds.
-fn units(duration: Duration) -> u64 {
-    duration.as_secs() * 10_000_000 + u64::from(duration.subsec_nanos()) / 100
 }

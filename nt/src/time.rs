@@ -46,6 +46,13 @@ pub fn wall() -> Duration {
     from_100ns(u64::try_from(since_1601).unwrap_or(0)).saturating_sub(UNIX_EPOCH)
 }
 
+/// `duration` in NT's unit of 100 nanoseconds, rounded down; the most there is if it is longer.
+#[must_use]
+pub const fn to_100ns(duration: Duration) -> u64 {
+    let rest = duration.subsec_nanos() as u64 / 100;
+    duration.as_secs().saturating_mul(UNITS_PER_SECOND).saturating_add(rest)
+}
+
 /// `units` of 100 nanoseconds.
 const fn from_100ns(units: u64) -> Duration {
     #[expect(clippy::cast_possible_truncation, reason = "less than a second in nanoseconds")]
@@ -62,6 +69,19 @@ pub(crate) fn relative_100ns(delay: Duration) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_duration_in_units_is_rounded_down_and_never_wraps() {
+        for (duration, units) in [
+            (Duration::ZERO, 0),
+            (Duration::from_nanos(99), 0),
+            (Duration::from_nanos(199), 1),
+            (Duration::new(3, 999_999_999), 39_999_999),
+            (Duration::MAX, u64::MAX),
+        ] {
+            assert_eq!(to_100ns(duration), units, "{duration:?}");
+        }
+    }
 
     #[test]
     fn a_delay_is_negative_never_zero_and_never_short() {

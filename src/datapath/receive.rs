@@ -33,7 +33,7 @@ use crate::{
     device::Device,
     ground::At,
     peer::{Keypair, Peer},
-    processors::{Errand, Task},
+    processors::Task,
 };
 
 /// Packets opened in one call: their jobs and pieces lie on the stack.
@@ -234,32 +234,12 @@ impl Device {
         match peer.attached().open.reserve(&ground, Some(work), MOST_CHUNKS, |_| Ok::<(), ()>(())) {
             Ok(chunk) => {
                 let dealt = dealt.filter(|_| bytes >= WORTH_DEALING_BYTES);
-                Self::open_or_deal(this, peer, chunk, dealt, now, level);
+                Self::deal_or_do(this, &peer, Task::Open(chunk), dealt, now, level);
             }
             Err(Refused::Full | Refused::Unnumbered(())) => {
                 this.counters.discard(Discard::HeldFull, count);
             }
             Err(Refused::OutOfMemory) => this.counters.discard(Discard::OutOfMemory, count),
-        }
-    }
-
-    /// Has another CPU open a chunk, or does it here.
-    fn open_or_deal(
-        this: &Shared<Self>,
-        peer: Shared<Peer>,
-        chunk: Shared<Chunk<Receiving>>,
-        dealt: Option<&mut usize>,
-        now: Now,
-        level: &AtMostDispatch,
-    ) {
-        let Some(dealt) = dealt else {
-            Self::open_chunk(this, &peer, &chunk, now, level);
-            return;
-        };
-        let errand = Errand { task: Task::Open(chunk), peer, device: this.clone() };
-        if let Err(Errand { task: Task::Open(chunk), peer, .. }) = Self::deal(errand, dealt, level)
-        {
-            Self::open_chunk(this, &peer, &chunk, now, level);
         }
     }
 
@@ -287,9 +267,10 @@ impl Device {
         this: &Shared<Self>,
         peer: &Shared<Peer>,
         baton: Baton,
+        now: Now,
         level: &AtMostDispatch,
     ) -> usize {
-        let mut opener = Opener(Turn::begin(Stage::Open, this, peer, this.now(), level));
+        let mut opener = Opener(Turn::begin(Stage::Open, this, peer, now, level));
         peer.attached().open.resume(&At(level), baton, &mut opener);
         opener.0.packets()
     }

@@ -35,7 +35,7 @@ use crate::{
     device::Device,
     ground::At,
     peer::{Keypair, Peer},
-    processors::{Errand, Task},
+    processors::Task,
 };
 
 /// Bytes of a packet's front that are looked at: an IPv6 header.
@@ -256,7 +256,7 @@ impl Device {
             Ok(chunk) => {
                 this.counters.add(Counter::KeepalivesOut, count.saturating_sub(data));
                 let dealt = dealt.filter(|_| bytes >= WORTH_DEALING_BYTES);
-                Self::seal_or_deal(this, peer, chunk, dealt, now, level);
+                Self::deal_or_do(this, peer, Task::Seal(chunk), dealt, now, level);
             }
             Err(Refused::Unnumbered(no_session)) => {
                 waiting.iter_mut().for_each(|work| this.stage(peer, work, level));
@@ -264,26 +264,6 @@ impl Device {
             }
             Err(Refused::Full) => this.counters.discard(Discard::QueueFull, data),
             Err(Refused::OutOfMemory) => this.counters.discard(Discard::NoMemory, data),
-        }
-    }
-
-    /// Has another CPU seal a chunk, or does it here.
-    fn seal_or_deal(
-        this: &Shared<Self>,
-        peer: &Shared<Peer>,
-        chunk: Shared<Chunk<Sending>>,
-        dealt: Option<&mut usize>,
-        now: Now,
-        level: &AtMostDispatch,
-    ) {
-        let Some(dealt) = dealt else {
-            Self::seal_chunk(this, peer, &chunk, now, level);
-            return;
-        };
-        let task = Task::Seal(chunk);
-        let errand = Errand { task, peer: peer.clone(), device: this.clone() };
-        if let Err(Errand { task: Task::Seal(chunk), .. }) = Self::deal(errand, dealt, level) {
-            Self::seal_chunk(this, peer, &chunk, now, level);
         }
     }
 
@@ -321,9 +301,9 @@ impl Device {
         this: &Shared<Self>,
         peer: &Shared<Peer>,
         baton: Baton,
+        now: Now,
         level: &AtMostDispatch,
     ) -> usize {
-        let now = this.now();
         let mut sealer = Sealer(Turn::begin(Stage::Seal, this, peer, now, level));
         peer.attached().seal.resume(&At(level), baton, &mut sealer);
         sealer.0.packets().saturating_add(Self::send_sealed(this, peer, now, level))
@@ -334,9 +314,10 @@ impl Device {
         this: &Shared<Self>,
         peer: &Shared<Peer>,
         baton: Baton,
+        now: Now,
         level: &AtMostDispatch,
     ) -> usize {
-        let mut sender = Sender(Turn::begin(Stage::Send, this, peer, this.now(), level));
+        let mut sender = Sender(Turn::begin(Stage::Send, this, peer, now, level));
         peer.attached().send.resume(&At(level), baton, &mut sender);
         sender.0.packets()
     }

@@ -65,7 +65,7 @@ impl<'d> Turn<'d> {
     /// Whether another CPU is to go on.
     pub(super) fn is_over(&self) -> bool {
         self.packets >= MOST_PACKETS
-            || self.device.now().monotonic.0.saturating_sub(self.now.monotonic.0) >= LONGEST
+            || nt::time::monotonic().saturating_sub(self.now.monotonic.0) >= LONGEST
     }
 
     /// Has the next CPU go on.
