@@ -543,6 +543,7 @@ impl Device {
         let ground = AtPassive(passive);
         self.tunnel.close(&ground);
         while self.service.pop(&ground).is_some() {}
+        self.stop_waiting();
         self.recall(passive);
     }
 

@@ -81,7 +81,7 @@ impl Device {
     }
 
     /// Waits for nothing any more; returns whether it did.
-    fn stop_waiting(&self) -> bool {
+    pub(super) fn stop_waiting(&self) -> bool {
         let waited = self.waits_since.0.swap(0, Ordering::Relaxed) != 0;
         if waited {
             self.core.waiters.0.fetch_sub(1, Ordering::Relaxed);
