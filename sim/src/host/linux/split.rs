@@ -5,8 +5,9 @@
 
 use super::vnet::{
     GSO_ECN, GSO_TCP4, GSO_TCP6, GSO_UDP, NEEDS_CSUM, TCP, TCP_CHECKSUM, UDP, UDP_CHECKSUM,
-    VnetHeader, addresses, finish, finish_ip, pseudo, sum,
+    VnetHeader, addresses, finish, finish_ip,
 };
+use crate::checksum::{pseudo, sum};
 
 /// The flags FIN and PSH, and CWR.
 const LAST_ONLY: u8 = 0x09;

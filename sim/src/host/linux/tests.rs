@@ -6,8 +6,9 @@ use super::merge::merge;
 use super::split::Split;
 use super::vnet::{
     GSO_ECN, GSO_TCP4, GSO_TCP6, GSO_UDP, HEADER, NEEDS_CSUM, TCP, UDP, VnetHeader, addresses,
-    finish, finish_ip, fold, pseudo, sum,
+    finish, finish_ip,
 };
+use crate::checksum::{fold, pseudo, sum};
 
 /// A packet of `payload` in a flow; `vary` changes the packet before its checksums are made.
 struct Made {

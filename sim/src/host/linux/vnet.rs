@@ -6,6 +6,8 @@
 //!
 //! Source: `include/uapi/linux/virtio_net.h`, `include/uapi/linux/if_tun.h`.
 
+use crate::checksum::{fold, sum};
+
 /// Bytes of the header.
 pub const HEADER: usize = 10;
 /// The packet's checksum is to be completed.
@@ -88,25 +90,6 @@ impl VnetHeader {
     }
 }
 
-/// The sum of RFC 1071, not folded, of words as this machine reads them.
-#[must_use]
-pub fn sum(bytes: &[u8]) -> u64 {
-    let (words, rest) = bytes.as_chunks::<4>();
-    let whole: u64 = words.iter().map(|word| u64::from(u32::from_ne_bytes(*word))).sum();
-    let mut last = [0; 4];
-    last[..rest.len()].copy_from_slice(rest);
-    whole + u64::from(u32::from_ne_bytes(last))
-}
-
-/// A sum folded to 16 bits.
-#[must_use]
-pub fn fold(mut sum: u64) -> u16 {
-    while sum > 0xFFFF {
-        sum = (sum & 0xFFFF) + (sum >> 16);
-    }
-    sum as u16
-}
-
 /// The checksum a sum makes; in UDP never 0, which would say that there is none.
 #[must_use]
 pub fn finish(protocol: u8, sum: u64) -> u16 {
@@ -114,13 +97,6 @@ pub fn finish(protocol: u8, sum: u64) -> u16 {
         0 if protocol == UDP => 0xFFFF,
         checksum => checksum,
     }
-}
-
-/// The sum of a pseudo header: `addresses` are source and destination, `len` the bytes from the transport header on.
-#[must_use]
-pub fn pseudo(addresses: &[u8], protocol: u8, len: usize) -> u64 {
-    let [.., b, c, d] = (len as u32).to_be_bytes();
-    sum(addresses) + sum(&[0, b, c, d]) + sum(&[0, 0, 0, protocol])
 }
 
 /// The addresses in an IP header of 20 bytes or 40.

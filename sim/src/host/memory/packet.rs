@@ -6,6 +6,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use crate::checksum::{fold, sum};
+
 const ICMP: u8 = 1;
 const UDP: u8 = 17;
 const ICMPV6: u8 = 58;
@@ -189,17 +191,7 @@ fn pseudo_header(source: IpAddr, destination: IpAddr, protocol: u8, length: usiz
 
 /// The Internet checksum over `head` (of even length) and `body`.
 fn checksum(head: &[u8], body: &[u8]) -> u16 {
-    let words = |bytes: &[u8]| -> u64 {
-        bytes
-            .chunks(2)
-            .map(|pair| u64::from(pair[0]) << 8 | u64::from(pair.get(1).copied().unwrap_or(0)))
-            .sum()
-    };
-    let mut sum = words(head) + words(body);
-    while sum > 0xFFFF {
-        sum = (sum & 0xFFFF) + (sum >> 16);
-    }
-    !(sum as u16)
+    u16::from_be(!fold(sum(head) + sum(body)))
 }
 
 #[cfg(test)]

@@ -2,34 +2,21 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use crate::checksum::{fold, pseudo, sum};
+
 /// Bytes of a UDP header.
 pub(crate) const HEADER: usize = 8;
 
-/// The sum of RFC 1071 over `bytes`, not yet folded.
-fn sum(bytes: &[u8]) -> u64 {
-    let pairs = bytes
-        .chunks(2)
-        .map(|pair| u64::from(u16::from_be_bytes([pair[0], *pair.get(1).unwrap_or(&0)])));
-    pairs.sum()
-}
-
-fn fold(mut sum: u64) -> u16 {
-    while sum >> 16 != 0 {
-        sum = (sum & 0xFFFF) + (sum >> 16);
-    }
-    sum as u16
-}
-
 /// The checksum of a datagram, header and all, whose own checksum field counts as it is: 0 if that is right.
 pub(crate) fn checksum(source: IpAddr, destination: IpAddr, datagram: &[u8]) -> u16 {
-    let mut total = sum(datagram) + datagram.len() as u64 + 17;
+    let mut total = sum(datagram) + pseudo(&[], 17, datagram.len());
     for address in [source, destination] {
         total += match address {
             IpAddr::V4(v4) => sum(&v4.octets()),
             IpAddr::V6(v6) => sum(&v6.octets()),
         };
     }
-    !fold(total)
+    u16::from_be(!fold(total))
 }
 
 /// IP and UDP header of a received datagram of `length` payload bytes.
@@ -45,7 +32,7 @@ pub(crate) fn headers(from: SocketAddr, to: SocketAddr, class: u8, length: usize
             bytes.extend(source.octets());
             bytes.extend(destination.octets());
             let check = !fold(sum(&bytes));
-            bytes[10..12].copy_from_slice(&check.to_be_bytes());
+            bytes[10..12].copy_from_slice(&check.to_ne_bytes());
         }
         (source, destination) => {
             bytes.extend([0x60 | class >> 4, class << 4, 0, 0]);
