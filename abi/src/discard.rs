@@ -115,6 +115,8 @@ reasons! {
     Inbound PeerGone,
     /// No memory to process the message.
     Inbound OutOfMemory,
+    /// The packet was to be cut into segments, and its headers do not allow it: counted once.
+    Outbound Unsegmentable,
 }
 
 #[cfg(test)]

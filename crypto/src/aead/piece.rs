@@ -89,6 +89,23 @@ impl<'a> Piece<'a> {
         }
         count
     }
+
+    /// The ones' complement sum of its 64-bit words as they lie in memory, behind the last bytes zeroes. Reads each byte once.
+    pub(crate) fn sum(&self) -> u64 {
+        let blocks = self.len() / BLOCK;
+        // SAFETY: as many bytes are readable by the type invariant.
+        let sum = unsafe { sum_blocks(self.start, blocks) };
+        let mut last = [0; BLOCK];
+        let (_, rest) = self.split_at(blocks * BLOCK);
+        rest.copy_to(&mut last);
+        last.as_chunks().0.iter().fold(sum, |sum, word| add_word(sum, *word))
+    }
+}
+
+/// Adds a word, and the carry to the sum.
+fn add_word(sum: u64, word: [u8; 8]) -> u64 {
+    let (sum, carry) = sum.overflowing_add(u64::from_le_bytes(word));
+    sum.wrapping_add(carry.into())
 }
 
 impl<'a> From<&'a [u8]> for Piece<'a> {
@@ -236,4 +253,55 @@ pub(super) unsafe fn read_once<const N: usize>(from: *const u8) -> [u8; N] {
         *byte = unsafe { from.wrapping_add(at).read_volatile() };
     }
     bytes
+}
+
+/// The ones' complement sum of the 64-bit words of `blocks` times 64 bytes, reading each byte exactly once.
+///
+/// # Safety
+///
+/// `from` is valid for reads of so many bytes, which may change meanwhile.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+unsafe fn sum_blocks(from: *const u8, blocks: usize) -> u64 {
+    let mut sum = 0;
+    // SAFETY: the caller's promise covers the reads. Assembly for the reason that `copy_blocks` has, and for the carries.
+    unsafe {
+        core::arch::asm!(
+            "test {blocks}, {blocks}",
+            "jz 3f",
+            "2:",
+            // The carry stays in its flag: `lea` and `dec` leave that alone, and `test` cleared it.
+            "adc {sum}, [{from}]",
+            "adc {sum}, [{from} + 8]",
+            "adc {sum}, [{from} + 16]",
+            "adc {sum}, [{from} + 24]",
+            "adc {sum}, [{from} + 32]",
+            "adc {sum}, [{from} + 40]",
+            "adc {sum}, [{from} + 48]",
+            "adc {sum}, [{from} + 56]",
+            "lea {from}, [{from} + 64]",
+            "dec {blocks}",
+            "jnz 2b",
+            "adc {sum}, 0",
+            "adc {sum}, 0",
+            "3:",
+            from = inout(reg) from => _, blocks = inout(reg) blocks => _, sum = inout(reg) sum,
+            options(nostack, readonly),
+        );
+    }
+    sum
+}
+
+/// The ones' complement sum of the 64-bit words of `blocks` times 64 bytes, reading each byte exactly once.
+///
+/// # Safety
+///
+/// `from` is valid for reads of so many bytes, which may change meanwhile.
+#[cfg(not(target_arch = "x86_64"))]
+unsafe fn sum_blocks(from: *const u8, blocks: usize) -> u64 {
+    let words = (0..blocks * (BLOCK / 8)).map(|at| {
+        // SAFETY: inside the run that the caller promises.
+        unsafe { read_once(from.wrapping_add(at * 8)) }
+    });
+    words.fold(0, add_word)
 }

@@ -26,6 +26,7 @@
 //! session or a handshake is wiped, so a removed peer goes with the last chunk that refers to it.
 
 pub mod allowed_ips;
+pub mod checksum;
 pub mod configuration;
 pub mod cookie;
 mod handshake;
@@ -39,6 +40,7 @@ pub mod peer;
 pub mod ratelimiter;
 pub mod receive;
 pub mod replay;
+pub mod segment;
 pub mod send;
 mod sessions;
 mod staged;

@@ -45,16 +45,21 @@ impl InnerPacket {
     // spec: WG 3-b, WG 3-c
     pub fn parse(head: &[u8], available: usize) -> Result<Self, Discard> {
         let head = head.get(..head.len().min(available)).unwrap_or_default();
-        let packet = match head.first().map(|byte| byte >> 4) {
-            Some(4) => Self::parse_v4(head.first_chunk().ok_or(Discard::InnerVersion)?),
-            Some(6) => Self::parse_v6(head.first_chunk().ok_or(Discard::InnerVersion)?),
-            _ => return Err(Discard::InnerVersion),
-        };
+        let packet = Self::header(head).ok_or(Discard::InnerVersion)?;
         let header = if packet.source.is_ipv4() { IPV4_HEADER_LEN } else { IPV6_HEADER_LEN };
         if packet.len < header || packet.len > available {
             return Err(Discard::InnerLength);
         }
         Ok(packet)
+    }
+
+    /// Reads the header in `head`, and compares its length with nothing.
+    pub(super) fn header(head: &[u8]) -> Option<Self> {
+        match head.first()? >> 4 {
+            4 => head.first_chunk().map(Self::parse_v4),
+            6 => head.first_chunk().map(Self::parse_v6),
+            _ => None,
+        }
     }
 
     fn parse_v4(header: &[u8; IPV4_HEADER_LEN]) -> Self {

@@ -52,7 +52,7 @@ pub fn outgoing(head: &[u8], len: usize) -> Result<Outgoing, Discard> {
 
 /// Outer type-of-service byte for an inner one: DSCP is never copied, CE becomes ECT(0). [RFC 6040]
 // spec: WG 13-c
-fn encapsulated(inner: TrafficClass) -> u8 {
+pub(super) fn encapsulated(inner: TrafficClass) -> u8 {
     match inner.ecn() {
         0b11 => 0b10,
         ecn => ecn,
