@@ -7,6 +7,7 @@
 //! At rest they add up, each way, in the words of [`Counter`]:
 //!
 //! ```text
+//! packets of the adapter = PacketsOut - SegmentsOut + SuperPacketsOut
 //! PacketsOut + KeepalivesOut + HandshakesOut = DatagramsOut + still staged + outbound discards
 //! DatagramsIn = PacketsIn + KeepalivesIn + HandshakesIn + inbound discards
 //! ```

@@ -226,10 +226,11 @@ impl DriverEvents for Driver {
         let mut added = None;
         let handle = init.create(passive, |handle, passive| {
             let mut made = None;
+            let segmentation = self.core.policies.get(Policy::Segmentation) != 0;
             let adapter = Adapter::create(
                 passive,
                 handle,
-                &netadapter::Config::default(),
+                &netadapter::Config { segmentation, ..netadapter::Config::default() },
                 &self.core.buffers,
                 |adapter, _passive| {
                     let device = Device::try_new(&self.core, adapter.clone())?;

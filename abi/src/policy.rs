@@ -57,6 +57,9 @@ policies! {
     ScalingMax: 1..=64, "CPUs", default 8;
     /// The widest vector code that seals and opens packets, if the machine has it.
     SimdCap: 0..=4, "0 none, 1 SSE2, 2 AVX2, 3 AVX-512, 4 AVX-512 with IFMA", default 4;
+    /// Whether the stack may give an adapter packets of up to 64 KiB, to be cut into segments as they are
+    /// sealed. Applies to an adapter from when it is made.
+    Segmentation: 0..=1, "0 no, 1 yes", default 1;
 }
 
 #[cfg(test)]

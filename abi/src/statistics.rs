@@ -16,7 +16,7 @@ pub const LEN: usize = HEADER_LEN + 8 * (Counter::COUNT + Discard::COUNT);
 table! {
     /// What an adapter counts besides discards.
     Counter {
-        /// Inner packets the adapter was given to send.
+        /// Inner packets the adapter was given to send; of one that was cut, its segments.
         PacketsOut,
         /// Bytes of those packets.
         BytesOut,
@@ -91,6 +91,10 @@ table! {
         PayloadWrittenIn,
         /// Chunks that were given to another CPU to be sealed or opened.
         ChunksDealt,
+        /// Packets the adapter was given that were cut into segments.
+        SuperPacketsOut,
+        /// Those segments. The adapter was given `PacketsOut` less these and as many as were cut.
+        SegmentsOut,
     }
 }
 

@@ -60,14 +60,24 @@ pub struct Config {
     pub speed_bits_per_second: u64,
     /// How many received packets may wait for NetAdapterCx to take them.
     pub waiting_packets: NonZeroU32,
+    /// Whether the stack may give packets that are to be cut into segments; see
+    /// [`crate::TxPacket::mss`].
+    pub segmentation: bool,
 }
 
 impl Default for Config {
-    /// WireGuard's usual MTU on an Ethernet path, 100 Gbit/s, and a full ring's worth of packets.
+    /// WireGuard's usual MTU on an Ethernet path, 100 Gbit/s, and a full ring's worth of packets; no
+    /// segmentation.
     fn default() -> Self {
         const MTU: NonZeroU32 = NonZeroU32::new(1420).expect("not 0");
         const WAITING: NonZeroU32 = NonZeroU32::new(4096).expect("not 0");
-        Self { mtu_bytes: MTU, speed_bits_per_second: 100_000_000_000, waiting_packets: WAITING }
+        let speed_bits_per_second = 100_000_000_000;
+        Self {
+            mtu_bytes: MTU,
+            speed_bits_per_second,
+            waiting_packets: WAITING,
+            segmentation: false,
+        }
     }
 }
 
@@ -107,7 +117,12 @@ impl Adapter {
         let rx = RxQueue::try_new(pool.clone(), config.waiting_packets.get(), passive)?;
         let tx = TxQueue(Shared::try_new(Notifier::new(Kind::Transmit, passive))?);
         let speed = LinkSpeed { bits_per_second: config.speed_bits_per_second };
-        let data_path = DataPath { max_frame_bytes, mtu_bytes: config.mtu_bytes, speed };
+        let data_path = DataPath {
+            max_frame_bytes,
+            mtu_bytes: config.mtu_bytes,
+            speed,
+            segmentation: config.segmentation,
+        };
         let mut created = None;
         netcx::Adapter::create(device, passive, data_path, |adapter, passive| {
             let adapter = Self { adapter, rx, tx, max_frame_bytes };

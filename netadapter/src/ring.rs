@@ -106,10 +106,13 @@ const LANDED: u8 = 4;
 /// The state of every packet of a transmit ring.
 ///
 /// States change in the queue's callbacks, which do not overlap, except for one transition:
-/// [`Slots::land`], from any thread, for a packet that is in flight.
+/// [`Slots::land`], from any thread, for a packet that is in flight; or [`Slots::release`], for one
+/// that several flights share.
 #[derive(Debug)]
 pub(crate) struct Slots {
     states: Vec<AtomicU8>,
+    /// How many have a packet that is shared.
+    shares: Vec<AtomicU32>,
     /// In flight, or landed and not yet returned; used by the callbacks alone.
     deferred: AtomicU32,
 }
@@ -124,12 +127,9 @@ impl Slots {
         if !count.is_power_of_two() {
             return Err(NtError::INVALID_PARAMETER);
         }
-        let mut states = Vec::new();
-        states
-            .try_reserve_exact(count as usize)
-            .map_err(|_error| NtError::INSUFFICIENT_RESOURCES)?;
-        states.resize_with(count as usize, || AtomicU8::new(IDLE));
-        Ok(Self { states, deferred: AtomicU32::new(0) })
+        let states = try_vec(count as usize, || AtomicU8::new(IDLE))?;
+        let shares = try_vec(count as usize, || AtomicU32::new(0))?;
+        Ok(Self { states, shares, deferred: AtomicU32::new(0) })
     }
 
     /// Forgets everything: the queue starts, with empty rings.
@@ -177,6 +177,35 @@ impl Slots {
         self.set(index, LANDED, Ordering::Release);
     }
 
+    /// The packet goes in flight, if there is room, and several may have it: the callback that looks at
+    /// it, and a first flight.
+    #[must_use]
+    pub(crate) fn share_first(&self, index: u32) -> bool {
+        let Some(shares) = self.shares.get(index as usize) else { return false };
+        let deferred = self.defer(index);
+        if deferred {
+            shares.store(2, Ordering::Relaxed);
+        }
+        deferred
+    }
+
+    /// One flight more has the packet; by the callback, which has it too.
+    pub(crate) fn share(&self, index: u32) {
+        if let Some(shares) = self.shares.get(index as usize) {
+            // Relaxed: who hands the flight on orders it.
+            shares.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// One that had the packet is done with it; with the last of them it has landed.
+    pub(crate) fn release(&self, index: u32) {
+        let shares = self.shares.get(index as usize);
+        // Release: as in `land`; Acquire: the last one answers for the reads of the others.
+        if shares.is_some_and(|shares| shares.fetch_sub(1, Ordering::AcqRel) == 1) {
+            self.land(index);
+        }
+    }
+
     /// Returns what can be returned of the packets from `BeginIndex` to `next`, with their fragments.
     pub(crate) fn return_done(&self, ring: &mut impl TxRing, next: u32) {
         let Indices { begin, mask, .. } = ring.packets();
@@ -216,6 +245,14 @@ impl Slots {
             state.store(value, ordering);
         }
     }
+}
+
+/// `count` values that `make` makes.
+fn try_vec<T>(count: usize, make: impl FnMut() -> T) -> Result<Vec<T>, NtError> {
+    let mut values = Vec::new();
+    values.try_reserve_exact(count).map_err(|_error| NtError::INSUFFICIENT_RESOURCES)?;
+    values.resize_with(count, make);
+    Ok(values)
 }
 
 /// Links buffers that `next` gives into the ring, each as one packet of one fragment, as long as

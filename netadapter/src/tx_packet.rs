@@ -5,7 +5,7 @@
 //! they are given out as addresses and lengths, to be read once, and never as slices.
 #![allow(unsafe_code)] // Reads ring elements that are the driver's, outside of callbacks.
 
-use core::{fmt, marker::PhantomData};
+use core::{fmt, marker::PhantomData, ops::Range};
 
 use nt::netcx::{Indices, Packet, Piece};
 
@@ -70,7 +70,8 @@ impl<'advance> Iterator for TxBatch<'advance> {
             // SAFETY: as above.
             match unsafe { body.len(self.state) } {
                 Some(len) if len != 0 && !packet.ignore => {
-                    return Some(TxPacket { state: self.state, body, len, _thread: PhantomData });
+                    let (state, shared) = (self.state, false);
+                    return Some(TxPacket { state, body, len, shared, _thread: PhantomData });
                 }
                 Some(_) => self.malformed += 1,
                 None => self.unmapped += 1,
@@ -120,6 +121,8 @@ pub struct TxPacket<'advance> {
     pub(crate) state: &'advance TxState,
     pub(crate) body: Body,
     pub(crate) len: usize,
+    /// Flights have it too.
+    pub(crate) shared: bool,
     /// Of the thread the advance runs on.
     _thread: PhantomData<*const ()>,
 }
@@ -131,22 +134,39 @@ impl<'advance> TxPacket<'advance> {
         self.len
     }
 
+    /// If the packet is to be cut into segments: the most payload of each, in bytes, which may be
+    /// anything. 0 if it is to leave as it is.
+    #[must_use]
+    pub fn mss(&self) -> usize {
+        self.body.packet.mss as usize
+    }
+
     /// Where the bytes are, in order.
     #[must_use]
     pub fn pieces(&self) -> Pieces<'_> {
         Pieces { state: self.state, body: self.body, at: 0 }
     }
 
-    /// Copies the packet's first bytes, as many as there are and `to` has room for; returns how many.
+    /// Where the bytes of a range are, in order; as far as the packet has them.
+    pub fn pieces_of(&self, range: Range<usize>) -> impl Iterator<Item = Piece> {
+        within(self.pieces(), range)
+    }
+
+    /// Copies the packet's bytes from `from` on, as many as there are and `to` has room for; returns
+    /// how many.
     #[must_use]
-    pub fn copy_to(&self, to: &mut [u8]) -> usize {
-        copy(self.pieces(), to)
+    pub fn copy_to(&self, from: usize, to: &mut [u8]) -> usize {
+        copy(self.pieces(), from, to)
     }
 }
 
 impl Drop for TxPacket<'_> {
     fn drop(&mut self) {
-        self.state.slots.finish(self.body.index);
+        if self.shared {
+            self.state.slots.release(self.body.index);
+        } else {
+            self.state.slots.finish(self.body.index);
+        }
     }
 }
 
@@ -200,10 +220,25 @@ impl fmt::Debug for Pieces<'_> {
     }
 }
 
-/// Copies the beginning of `pieces` to `to`.
-pub(crate) fn copy(pieces: Pieces<'_>, to: &mut [u8]) -> usize {
+/// The parts of `pieces` that lie in a range of all their bytes.
+pub(crate) fn within(
+    pieces: impl Iterator<Item = Piece>,
+    range: Range<usize>,
+) -> impl Iterator<Item = Piece> {
+    let (mut before, mut left) = (range.start, range.len());
+    pieces.filter_map(move |piece| {
+        let part = piece.after(before);
+        before = before.saturating_sub(piece.len);
+        let len = part.len.min(left);
+        left -= len;
+        (len != 0).then_some(Piece { len, ..part })
+    })
+}
+
+/// Copies `pieces` from byte `from` on to `to`.
+pub(crate) fn copy(pieces: Pieces<'_>, from: usize, to: &mut [u8]) -> usize {
     let mut copied = 0;
-    for piece in pieces {
+    for piece in within(pieces, from..from.saturating_add(to.len())) {
         let rest = &mut to[copied..];
         let len = piece.len.min(rest.len());
         // SAFETY: the piece is mapped as long as `pieces` is borrowed; `rest` is our own memory,

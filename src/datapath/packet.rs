@@ -3,7 +3,11 @@
 use alloc::vec::Vec;
 
 use abi::{discard::Discard, statistics::Counter};
-use crypto::{aead::Piece, pipeline::CHUNK_PACKETS};
+use crypto::{
+    aead::Piece,
+    pipeline::CHUNK_PACKETS,
+    protocol::{checksum::Sum, segment::Segment},
+};
 use heapless::Vec as Batch;
 use netadapter::{TxFlight, TxPacket};
 
@@ -14,13 +18,48 @@ pub(super) const PACKET_PIECES: usize = 7;
 /// What padding is made of.
 const ZEROES: [u8; 16] = [0; 16];
 
-/// Packets of the adapter's ring that a chunk has taken along.
-pub(super) type Flight = TxFlight<CHUNK_PACKETS>;
+/// The most pieces that the payload of a segment may be in: there are its headers, too, and padding.
+const SEGMENT_PIECES: usize = PACKET_PIECES - 2;
+
+/// What the packets of a chunk refer to.
+#[derive(Default)]
+pub(super) struct Held {
+    /// Packets of the adapter's ring that the chunk has taken along, or some segments of them.
+    flight: TxFlight<CHUNK_PACKETS>,
+    /// Room for a chunk of them, once there is one.
+    segments: Vec<Segment>,
+}
+
+impl Held {
+    /// Computes the checksums of those of `packets` that are segments, and so reads their payload.
+    pub(super) fn finish(&mut self, packets: &[Packet]) {
+        for packet in packets {
+            let Packet::Segment { position, at, .. } = *packet else { continue };
+            let Some(segment) = self.segments.get_mut(at) else { continue };
+            let mut sum = Sum::default();
+            let payload = self.flight.shared_bytes_of(position, segment.payload());
+            payload.for_each(|bytes| sum.add(&bytes.into()));
+            segment.finish(sum);
+        }
+    }
+
+    /// Keeps a segment; returns where.
+    fn keep(&mut self, segment: Segment) -> Result<usize, Discard> {
+        if self.segments.is_empty() {
+            self.segments.try_reserve_exact(CHUNK_PACKETS).map_err(|_| Discard::NoMemory)?;
+        }
+        self.segments.push(segment);
+        Ok(self.segments.len().saturating_sub(1))
+    }
+}
 
 /// An inner packet on its way.
 pub(super) enum Packet {
     /// In the adapter's ring, at a position of the chunk's flight.
     Flying { position: usize, len: usize },
+    /// Headers among the chunk's segments, and payload in the adapter's ring, at a position of the
+    /// chunk's flight.
+    Segment { position: usize, at: usize, len: usize },
     /// A copy: it was in too many pieces.
     Copied(Vec<u8>),
     /// A copy that has waited for a session or a route.
@@ -33,24 +72,40 @@ impl Packet {
     /// Takes a packet along: in its place if that can be, or else by a copy.
     pub(super) fn of(
         packet: TxPacket<'_>,
-        flight: &mut Flight,
+        held: &mut Held,
         counters: &Counters,
     ) -> Result<Self, Discard> {
         let len = packet.byte_count();
         let packet = if packet.pieces().count() < PACKET_PIECES {
-            match flight.add(packet) {
+            match held.flight.add(packet) {
                 Ok(position) => return Ok(Self::Flying { position, len }),
                 Err(packet) => packet,
             }
         } else {
             packet
         };
-        copied(len, |bytes| packet.copy_to(bytes), counters).map(Self::Copied)
+        copied(len, |bytes| packet.copy_to(0, bytes), counters).map(Self::Copied)
+    }
+
+    /// Takes a segment of a packet along, as [`Packet::of`] does.
+    pub(super) fn segment_of(
+        packet: &mut TxPacket<'_>,
+        segment: Segment,
+        held: &mut Held,
+        counters: &Counters,
+    ) -> Result<Self, Discard> {
+        let len = segment.byte_count();
+        if packet.pieces_of(segment.payload()).count() <= SEGMENT_PIECES
+            && let Some(position) = held.flight.share(packet)
+        {
+            return Ok(Self::Segment { position, at: held.keep(segment)?, len });
+        }
+        copied_segment(segment, |at, to| packet.copy_to(at, to), counters).map(Self::Copied)
     }
 
     pub(super) fn len(&self) -> usize {
         match self {
-            Self::Flying { len, .. } => *len,
+            Self::Flying { len, .. } | Self::Segment { len, .. } => *len,
             Self::Copied(bytes) | Self::Waited(bytes) => bytes.len(),
             Self::Keepalive => 0,
         }
@@ -59,12 +114,18 @@ impl Packet {
     /// The packet as something that may wait: keepalives do not.
     pub(super) fn into_copy(
         self,
-        flight: &Flight,
+        held: &Held,
         counters: &Counters,
     ) -> Result<Option<Vec<u8>>, Discard> {
+        let flight = &held.flight;
         match self {
             Self::Flying { position, len } => {
-                copied(len, |bytes| flight.copy_to(position, bytes), counters).map(Some)
+                copied(len, |bytes| flight.copy_to(position, 0, bytes), counters).map(Some)
+            }
+            Self::Segment { position, at, .. } => {
+                let Some(segment) = held.segments.get(at).copied() else { return Ok(None) };
+                copied_segment(segment, |at, to| flight.copy_to(position, at, to), counters)
+                    .map(Some)
             }
             Self::Copied(bytes) | Self::Waited(bytes) => Ok(Some(bytes)),
             Self::Keepalive => Ok(None),
@@ -74,15 +135,25 @@ impl Packet {
     /// The packet's bytes and then `padding` zeroes.
     pub(super) fn pieces<'p>(
         &'p self,
-        flight: &'p Flight,
+        held: &'p Held,
         padding: usize,
     ) -> Batch<Piece<'p>, PACKET_PIECES> {
         let mut pieces = Batch::new();
         match self {
             // A packet in more pieces than there is room for was copied together in `of`.
-            Self::Flying { position, .. } => flight.shared_bytes(*position).for_each(|bytes| {
-                let _ = pieces.push(bytes.into());
-            }),
+            Self::Flying { position, .. } => {
+                held.flight.shared_bytes(*position).for_each(|bytes| {
+                    let _ = pieces.push(bytes.into());
+                })
+            }
+            Self::Segment { position, at, .. } => {
+                let Some(segment) = held.segments.get(*at) else { return pieces };
+                let _ = pieces.push(segment.headers().into());
+                let payload = held.flight.shared_bytes_of(*position, segment.payload());
+                payload.for_each(|bytes| {
+                    let _ = pieces.push(bytes.into());
+                });
+            }
             Self::Copied(bytes) | Self::Waited(bytes) => {
                 let _ = pieces.push(bytes.as_slice().into());
             }
@@ -93,6 +164,15 @@ impl Packet {
         }
         pieces
     }
+}
+
+/// Makes a packet of a segment, its payload by `copy`, and counts its bytes.
+fn copied_segment(
+    segment: Segment,
+    copy: impl FnOnce(usize, &mut [u8]) -> usize,
+    counters: &Counters,
+) -> Result<Vec<u8>, Discard> {
+    copied(segment.byte_count(), |bytes| segment.write(bytes, copy), counters)
 }
 
 /// Copies a packet of `len` bytes by `copy`, and counts them.

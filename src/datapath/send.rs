@@ -8,7 +8,6 @@
 //! that must wait for a session is copied and gives its slot back at once.
 
 use alloc::boxed::Box;
-use core::net::IpAddr;
 
 use abi::{discard::Discard, statistics::Counter};
 use callout::{Route, Run};
@@ -18,17 +17,17 @@ use crypto::{
     protocol::{
         Now, Sent, Wants,
         messages::{TRANSPORT_HEADER_LEN, Transport},
-        send::{Outgoing, outgoing, padded_len},
+        send::{outgoing, padded_len},
     },
     sync::Shared,
 };
 use heapless::Vec as Batch;
-use netadapter::{TxBatch, TxPacket};
 use nt::{irql::AtMostDispatch, pool::try_box};
 
 use super::{
-    MOST_CHUNKS, MOST_CHUNKS_FROM_RING, WORTH_DEALING_BYTES,
-    packet::{Flight, PACKET_PIECES, Packet},
+    MOST_CHUNKS, WORTH_DEALING_BYTES,
+    collect::{Collector, HEAD_LEN},
+    packet::{Held, PACKET_PIECES, Packet},
     turn::{Stage, Turn},
 };
 use crate::{
@@ -38,8 +37,6 @@ use crate::{
     processors::Task,
 };
 
-/// Bytes of a packet's front that are looked at: an IPv6 header.
-const HEAD_LEN: usize = 40;
 /// Packets sealed in one call: their jobs and pieces lie on the stack.
 const SEAL_PACKETS: usize = 16;
 
@@ -48,15 +45,15 @@ const SEAL_PACKETS: usize = 16;
 /// Lives in the pool from its first packet on: kernel stacks have no room for 32 of them.
 #[derive(Default)]
 pub(crate) struct SendWork {
-    packets: Batch<Packet, CHUNK_PACKETS>,
-    /// Those of them that lie in the adapter's ring.
-    flight: Flight,
+    pub(super) packets: Batch<Packet, CHUNK_PACKETS>,
+    /// What they refer to, in the adapter's ring above all.
+    pub(super) held: Held,
     run: Option<Run>,
     /// Where to, unless that is known better when it leaves.
     route: Option<Route>,
     keypair: Option<Shared<Keypair>>,
     first_counter: u64,
-    tos: u8,
+    pub(super) tos: u8,
     mtu: usize,
     /// Packets that are not keepalives.
     data_packets: usize,
@@ -66,144 +63,22 @@ pub(crate) struct SendWork {
 impl SendWork {
     /// An empty chunk, in the pool.
     #[inline(never)] // The value is on the stack for as long as it takes to move it.
-    fn boxed(tos: u8) -> Result<Box<Self>, Discard> {
+    pub(super) fn boxed(tos: u8) -> Result<Box<Self>, Discard> {
         try_box(Self { tos, ..Self::default() }).map_err(|_| Discard::NoMemory)
     }
 
     /// Whether its packets have not waited yet.
     fn is_from_adapter(&self) -> bool {
-        matches!(self.packets.first(), Some(Packet::Flying { .. } | Packet::Copied(_)))
-    }
-}
-
-/// Collects packets of one peer and type-of-service into chunks, and sends those that are full.
-struct Collector<'d> {
-    device: &'d Shared<Device>,
-    now: Now,
-    level: &'d AtMostDispatch,
-    /// The destination that was last looked up: packets to it are for `peer`.
-    destination: Option<IpAddr>,
-    peer: Option<Shared<Peer>>,
-    /// The chunk being collected, of `peer`'s packets.
-    work: Option<Box<SendWork>>,
-    /// How many chunks were dealt, or would have been; `None` if all are to be sealed here.
-    dealt: Option<usize>,
-}
-
-impl<'d> Collector<'d> {
-    /// One whose chunks are sealed here, or by several CPUs if `deals`.
-    fn new(device: &'d Shared<Device>, now: Now, level: &'d AtMostDispatch, deals: bool) -> Self {
-        let (destination, peer, work) = (None, None, None);
-        Self { device, now, level, destination, peer, work, dealt: deals.then_some(0) }
-    }
-
-    /// Adds a packet of the ring's to the chunk of its peer, or gives it back if enough is under way.
-    fn collect<'p>(&mut self, packet: TxPacket<'p>) -> Result<Option<TxPacket<'p>>, Discard> {
-        let device = self.device;
-        let mut head = [0; HEAD_LEN];
-        let seen = packet.copy_to(&mut head);
-        let Outgoing { destination, outer_tos: tos } =
-            outgoing(head.get(..seen).unwrap_or_default(), packet.byte_count())?;
-        if !device.tunnel.is_up() {
-            return Err(Discard::AdapterDown);
-        }
-        if self.destination != Some(destination) {
-            let peer = device.tunnel.peer_for(&At(self.level), destination);
-            self.turn_to(peer.ok_or(Discard::NoPeer)?);
-            self.destination = Some(destination);
-        }
-        if !self.has_chunk(tos) && !self.has_room() {
-            return Ok(Some(packet));
-        }
-        let work = self.chunk(tos)?;
-        let packet = Packet::of(packet, &mut work.flight, &device.counters)?;
-        let _ = work.packets.push(packet);
-        Ok(None)
-    }
-
-    /// Whether one chunk more is not too many, of this peer's or of all.
-    fn has_room(&self) -> bool {
-        let lane = self.peer.as_ref().map(|peer| &peer.attached().seal);
-        let ground = At(self.level);
-        self.device.has_room(self.now, || {
-            lane.is_none_or(|lane| lane.len(&ground) < MOST_CHUNKS_FROM_RING)
-        })
-    }
-
-    /// Whether the chunk being collected takes another packet of this type-of-service. If it does not it
-    /// is sent.
-    fn has_chunk(&mut self, tos: u8) -> bool {
-        if self.work.as_ref().is_some_and(|work| work.tos != tos || work.packets.is_full()) {
-            self.send(true);
-        }
-        self.work.is_some()
-    }
-
-    /// Collects for `peer` from here on.
-    fn turn_to(&mut self, peer: Shared<Peer>) {
-        self.destination = None;
-        if self.peer.as_ref().is_none_or(|current| !Shared::ptr_eq(current, &peer)) {
-            self.send(true);
-            self.peer = Some(peer);
-        }
-    }
-
-    /// A chunk of this type-of-service that has room for a packet.
-    fn chunk(&mut self, tos: u8) -> Result<&mut SendWork, Discard> {
-        if !self.has_chunk(tos) {
-            self.work = Some(SendWork::boxed(tos)?);
-        }
-        self.work.as_deref_mut().ok_or(Discard::NoMemory)
-    }
-
-    /// Adds a packet that is not in the ring.
-    fn add(&mut self, packet: Packet, tos: u8) -> Result<(), Discard> {
-        let _ = self.chunk(tos)?.packets.push(packet);
-        Ok(())
-    }
-
-    /// Sends the chunk there is, if there is one; one that others follow may be dealt.
-    fn send(&mut self, others_follow: bool) {
-        let (Some(peer), Some(work)) = (&self.peer, self.work.take()) else { return };
-        let dealt = self.dealt.as_mut().filter(|_| others_follow);
-        Device::send_chunk(self.device, peer, work, dealt, self.now, self.level);
-    }
-
-    /// Sends what is left: here, since there is nothing else for this CPU to do.
-    fn finish(mut self) {
-        self.send(false);
+        let first = self.packets.first();
+        matches!(first, Some(Packet::Flying { .. } | Packet::Segment { .. } | Packet::Copied(_)))
     }
 }
 
 impl Device {
-    /// Takes a batch of packets from the adapter's ring.
-    pub(crate) fn send_batch(this: &Shared<Self>, batch: &mut TxBatch<'_>, level: &AtMostDispatch) {
-        let now = this.now();
-        let mut collector = Collector::new(this, now, level, true);
-        let (mut packets, mut bytes) = (0_usize, 0_usize);
-        while let Some(packet) = batch.next() {
-            let len = packet.byte_count();
-            match collector.collect(packet) {
-                Ok(None) => {}
-                Ok(Some(left)) => {
-                    batch.put_back(left);
-                    break;
-                }
-                Err(reason) => this.counters.discard(reason, 1),
-            }
-            packets = packets.saturating_add(1);
-            bytes = bytes.saturating_add(len);
-        }
-        collector.finish();
-        this.counters.add(Counter::PacketsOut, packets);
-        this.counters.add(Counter::BytesOut, bytes);
-        this.note_time_at_dispatch(now, packets, level);
-    }
-
     /// Numbers, seals and sends a chunk, or has its packets wait for a session or a route.
     ///
     /// With `dealt`, the number of chunks of this batch that were, another CPU may seal it.
-    fn send_chunk(
+    pub(super) fn send_chunk(
         this: &Shared<Self>,
         peer: &Shared<Peer>,
         mut work: Box<SendWork>,
@@ -343,15 +218,16 @@ impl Device {
     /// Writes each packet's datagram into the run: header, ciphertext and tag.
     fn seal(&self, work: &mut SendWork) {
         let (Some(run), Some(keypair)) = (&mut work.run, &work.keypair) else { return };
-        let (packets, flight) = (&work.packets, &work.flight);
+        let (packets, held) = (&work.packets, &mut work.held);
         let (mtu, mut counter) = (work.mtu, work.first_counter);
         let mut written = 0_usize;
         self.core.with_extended_state(run.bytes(), |state| {
             let mut datagrams = run.datagrams_mut();
             for packets in packets.chunks(SEAL_PACKETS) {
+                held.finish(packets);
                 let pieces = packets.iter().map(|packet| {
                     let padding = padded_len(packet.len(), mtu).saturating_sub(packet.len());
-                    packet.pieces(flight, padding)
+                    packet.pieces(held, padding)
                 });
                 let sealed = seal_some(state, keypair, counter, pieces, &mut datagrams);
                 written = written.saturating_add(sealed);
@@ -361,7 +237,7 @@ impl Device {
         self.counters.add(Counter::PayloadWrittenOut, written);
         // The bytes are in the run: the ring may have its slots back.
         work.packets.clear();
-        work.flight = Flight::default();
+        work.held = Held::default();
     }
 
     /// Hands a chunk to the network.
@@ -400,11 +276,10 @@ impl Device {
         for packet in &mut work.packets {
             let packet = core::mem::replace(packet, Packet::Keepalive);
             let first = usize::from(!matches!(packet, Packet::Waited(_)));
-            let staged =
-                packet.into_copy(&work.flight, &self.counters).and_then(|copy| match copy {
-                    Some(copy) => peer.stage(&At(level), copy).map(|older| (first, older)),
-                    None => Ok((0, 0)),
-                });
+            let staged = packet.into_copy(&work.held, &self.counters).and_then(|copy| match copy {
+                Some(copy) => peer.stage(&At(level), copy).map(|older| (first, older)),
+                None => Ok((0, 0)),
+            });
             match staged {
                 Ok((staged, older)) => {
                     self.counters.add(Counter::PacketsStaged, staged);
@@ -413,7 +288,7 @@ impl Device {
                 Err(reason) => self.counters.discard(reason, 1),
             }
         }
-        work.flight = Flight::default();
+        work.held = Held::default();
     }
 
     /// Sends what the peer has staged, or a keepalive if it has nothing and `keepalive`.

@@ -27,6 +27,33 @@ fn only_a_power_of_two_is_a_ring() {
     }
 }
 
+#[test]
+fn a_packet_that_is_shared_is_done_with_its_last_share() {
+    // The callback drops its share first, last, or between two flights.
+    for order in [[0, 1, 2], [1, 0, 2], [1, 2, 0]] {
+        let slots = Slots::try_new(4).unwrap();
+        let mut ring = TxModel::new(4, 4);
+        ring.post(1);
+        ring.outstanding[0].0 = Fate::InFlight;
+        slots.hold(0);
+        assert!(slots.share_first(0));
+        slots.share(0);
+        for (released, _who) in order.iter().enumerate() {
+            assert!(!slots.take_done(0), "{released} of 3 released: {order:?}");
+            assert_eq!(slots.deferred.load(Ordering::Relaxed), 1, "one slot, however many shares");
+            slots.release(0);
+        }
+        ring.outstanding[0].0 = Fate::Done;
+        ring.advancing = true;
+        slots.return_done(&mut ring, 1);
+        assert_eq!((ring.packets.begin, slots.deferred.load(Ordering::Relaxed)), (1, 0));
+    }
+    let slots = Slots::try_new(2).unwrap();
+    slots.hold(0);
+    assert!(slots.share_first(0));
+    assert!(!slots.share_first(1), "half of the ring is in flight");
+}
+
 /// A packet in the transmit model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
@@ -49,8 +76,13 @@ struct TxModel {
 impl TxModel {
     fn new(packets: u32, fragments: u32) -> Self {
         let indices = |count| Indices { begin: 0, next: 0, end: 0, mask: count - 1 };
-        let nothing =
-            Packet { fragment_index: 0, fragment_count: 0, ignore: true, layer3: Layer3::Unknown };
+        let nothing = Packet {
+            fragment_index: 0,
+            fragment_count: 0,
+            ignore: true,
+            layer3: Layer3::Unknown,
+            mss: 0,
+        };
         Self {
             packets: indices(packets),
             fragments: indices(fragments),
@@ -72,6 +104,7 @@ impl TxModel {
             fragment_count: count,
             ignore: count == 0,
             layer3: Layer3::Ipv4,
+            mss: 0,
         };
         self.packets.end = step(packets.end, 1, packets.mask);
         self.fragments.end = step(fragments.end, count, fragments.mask);

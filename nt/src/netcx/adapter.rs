@@ -74,7 +74,15 @@ pub struct DataPath {
     pub mtu_bytes: NonZeroU32,
     /// The constant speed of the link.
     pub speed: LinkSpeed,
+    /// Whether the stack may give packets that are to be cut into segments.
+    pub segmentation: bool,
 }
+
+/// The most payload of a packet that is to be cut: with the longest headers its length fits into an IP
+/// header.
+const MOST_SUPER_PAYLOAD: usize = 65_535 - 60 - 60;
+/// The longest IP header.
+const MOST_IP_HEADER: u16 = 60;
 
 /// A handle of an adapter.
 ///
@@ -229,6 +237,29 @@ impl Adapter {
         };
         // SAFETY: as above.
         unsafe { NetAdapterOffloadSetRxChecksumCapabilities(self.adapter, &raw const checksum) };
+        if data_path.segmentation {
+            self.set_gso_capabilities();
+        }
+    }
+
+    /// Declares that TCP and UDP over IPv4 and IPv6 may come as super-packets: all but IPv6 with
+    /// extension headers.
+    fn set_gso_capabilities(self) {
+        let mut gso = NET_ADAPTER_OFFLOAD_GSO_CAPABILITIES {
+            Size: size_of::<NET_ADAPTER_OFFLOAD_GSO_CAPABILITIES>() as ULONG,
+            Layer3Flags: NetAdapterOffloadLayer3FlagIPv4NoOptions
+                | NetAdapterOffloadLayer3FlagIPv4WithOptions
+                | NetAdapterOffloadLayer3FlagIPv6NoExtensions,
+            Layer4Flags: NetAdapterOffloadLayer4FlagTcpNoOptions
+                | NetAdapterOffloadLayer4FlagTcpWithOptions
+                | NetAdapterOffloadLayer4FlagUdp,
+            Layer4HeaderOffsetLimit: MOST_IP_HEADER,
+            MaximumOffloadSize: MOST_SUPER_PAYLOAD,
+            MinimumSegmentCount: 2,
+            EvtAdapterOffloadSetGso: evt_adapter_offload_set_gso,
+        };
+        // SAFETY: called by `create` only, at PASSIVE_LEVEL before the start; copied.
+        unsafe { NetAdapterOffloadSetGsoCapabilities(self.adapter, &raw mut gso) };
     }
 }
 
@@ -313,6 +344,10 @@ unsafe extern "system" fn evt_adapter_return_rx_buffer<A: AdapterEvents>(
     let returned = context.zip(NonZeroUsize::new(handle.addr()));
     returned.iter().for_each(|(context, handle)| context.return_rx_buffer(*handle, &level));
 }
+
+/// `EvtAdapterOffloadSetGso`: what comes is cut whatever is enabled, for one that was on its way when
+/// that changed is cut too.
+unsafe extern "system" fn evt_adapter_offload_set_gso(_adapter: NETADAPTER, _offload: NETOFFLOAD) {}
 
 /// `EvtAdapterOffloadSetRxChecksum`: a packet that was authenticated is valid whatever is enabled.
 unsafe extern "system" fn evt_adapter_offload_set_rx_checksum(

@@ -191,8 +191,11 @@ unsafe fn parts_of(queue: NETPACKETQUEUE, kind: Kind) -> Result<QueueParts, NtEr
     let count = unsafe { (*packets.as_ptr()).NumberOfElements };
     // SAFETY: the caller's promise, as for the other two.
     let virtual_address = unsafe { column(queue, kind, Extension::VIRTUAL_ADDRESS) };
-    let (mut return_context, mut checksum) = (None, None);
-    if kind == Kind::Receive {
+    let (mut return_context, mut checksum, mut gso) = (None, None, None);
+    if kind == Kind::Transmit {
+        // SAFETY: as above.
+        gso = unsafe { column(queue, kind, Extension::GSO) };
+    } else {
         // SAFETY: as above.
         return_context = unsafe { column(queue, kind, Extension::RETURN_CONTEXT) };
         // SAFETY: as above.
@@ -205,6 +208,7 @@ unsafe fn parts_of(queue: NETPACKETQUEUE, kind: Kind) -> Result<QueueParts, NtEr
         virtual_address: virtual_address.ok_or(NtError::NOT_SUPPORTED)?,
         return_context,
         checksum,
+        gso,
     };
     Ok(QueueParts { rings, packets: count })
 }
@@ -223,6 +227,7 @@ impl Extension {
         Self { name: "ms_fragment_returncontext", version: 1, kind: NetExtensionTypeFragment };
     const CHECKSUM: Self =
         Self { name: "ms_packet_checksum", version: 1, kind: NetExtensionTypePacket };
+    const GSO: Self = Self { name: "ms_packet_gso", version: 1, kind: NetExtensionTypePacket };
 }
 
 /// Where `extension` lies in the rings of `queue`; `None` if it is not enabled.

@@ -16,7 +16,7 @@ use core::{marker::PhantomData, num::NonZeroUsize, ptr::NonNull};
 
 use crate::sys::netcx::{
     NET_EXTENSION, NET_FRAGMENT, NET_PACKET, NET_RING, NetPacketRxChecksumEvaluationValid,
-    fragment, layout, packet_flag,
+    fragment, gso, layout, packet_flag,
 };
 
 /// The addresses of a queue's rings and of the extensions their elements have.
@@ -35,6 +35,8 @@ pub(super) struct RawRings {
     pub(super) return_context: Option<Column>,
     /// On receive, if granted: what is known of a packet's checksums.
     pub(super) checksum: Option<Column>,
+    /// On transmit, if granted: into which segments a packet is to be cut.
+    pub(super) gso: Option<Column>,
 }
 
 // SAFETY: addresses only; who may use them when is said by `Rings` and `RingView`.
@@ -119,6 +121,8 @@ pub struct Packet {
     pub ignore: bool,
     /// The kind NetAdapterCx found.
     pub layer3: Layer3,
+    /// If the packet is to be cut: the most payload of each segment, in bytes. Otherwise 0.
+    pub mss: u32,
 }
 
 /// Contiguous bytes of a transmit packet.
@@ -131,6 +135,17 @@ pub struct Piece {
     pub address: NonNull<u8>,
     /// The number of bytes.
     pub len: usize,
+}
+
+impl Piece {
+    /// What is left behind its first `bytes`; nothing if it has no more.
+    #[must_use]
+    pub fn after(self, bytes: usize) -> Self {
+        let bytes = bytes.min(self.len);
+        // SAFETY: not past the end of the piece, which is part of one allocation.
+        let address = unsafe { self.address.add(bytes) };
+        Self { address, len: self.len - bytes }
+    }
 }
 
 /// A buffer to be indicated as one packet of one fragment.
@@ -356,7 +371,13 @@ impl RawRings {
         let element = self.element::<NET_PACKET>(self.packets, index);
         // SAFETY: inside the ring; not written meanwhile by the caller's word.
         let packet = unsafe { element.read() };
+        let mss = self.gso.map_or(0, |column| {
+            // SAFETY: the column has a word for each packet; not written meanwhile, as above.
+            let bits = unsafe { column.at::<u32>(index & self.mask(self.packets)).read() };
+            bits & gso::MSS_MASK
+        });
         Packet {
+            mss,
             fragment_index: packet.FragmentIndex & self.mask(self.fragments),
             fragment_count: u32::from(packet.FragmentCount),
             ignore: packet.Flags & packet_flag::IGNORE != 0,

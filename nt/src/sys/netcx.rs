@@ -200,6 +200,31 @@ pub(crate) struct NET_ADAPTER_OFFLOAD_RX_CHECKSUM_CAPABILITIES {
     pub(crate) EvtAdapterOffloadSetRxChecksum: PFN_NET_ADAPTER_OFFLOAD_SET_RX_CHECKSUM,
 }
 
+/// `kmdf/adapter/2.1/netadapteroffload.h`.
+#[repr(C)]
+pub(crate) struct NET_ADAPTER_OFFLOAD_GSO_CAPABILITIES {
+    pub(crate) Size: ULONG,
+    pub(crate) Layer3Flags: u32,
+    pub(crate) Layer4Flags: u32,
+    pub(crate) Layer4HeaderOffsetLimit: u16,
+    pub(crate) MaximumOffloadSize: usize,
+    pub(crate) MinimumSegmentCount: usize,
+    pub(crate) EvtAdapterOffloadSetGso: PFN_NET_ADAPTER_OFFLOAD_SET_GSO,
+}
+
+pub(crate) const NetAdapterOffloadLayer3FlagIPv4NoOptions: u32 = 1;
+pub(crate) const NetAdapterOffloadLayer3FlagIPv4WithOptions: u32 = 2;
+pub(crate) const NetAdapterOffloadLayer3FlagIPv6NoExtensions: u32 = 4;
+pub(crate) const NetAdapterOffloadLayer4FlagTcpNoOptions: u32 = 1;
+pub(crate) const NetAdapterOffloadLayer4FlagTcpWithOptions: u32 = 2;
+pub(crate) const NetAdapterOffloadLayer4FlagUdp: u32 = 4;
+
+/// `net/gsotypes.h`, `NET_PACKET_GSO`: a union of the same for TCP and UDP.
+pub(crate) mod gso {
+    /// `Mss` in bits 0..20, the rest reserved.
+    pub(crate) const MSS_MASK: u32 = (1 << 20) - 1;
+}
+
 /// `kmdf/adapter/2.1/netpacketqueue.h`.
 #[repr(C)]
 pub(crate) struct NET_PACKET_QUEUE_CONFIG {
@@ -230,6 +255,7 @@ pub(crate) type PFN_NET_ADAPTER_RETURN_RX_BUFFER =
     unsafe extern "system" fn(NETADAPTER, NET_FRAGMENT_RETURN_CONTEXT_HANDLE);
 pub(crate) type PFN_NET_ADAPTER_OFFLOAD_SET_RX_CHECKSUM =
     unsafe extern "system" fn(NETADAPTER, NETOFFLOAD);
+pub(crate) type PFN_NET_ADAPTER_OFFLOAD_SET_GSO = unsafe extern "system" fn(NETADAPTER, NETOFFLOAD);
 
 const _: () = {
     assert!(size_of::<NET_RING>() == 128 && align_of::<NET_RING>() == 64);
@@ -280,6 +306,13 @@ const _: () = {
     assert!(offset_of!(NET_ADAPTER_RX_CAPABILITIES, EvtAdapterReturnRxBuffer) == 32);
     assert!(offset_of!(NET_ADAPTER_RX_CAPABILITIES, FragmentBufferAlignment) == 40);
     assert!(size_of::<NET_ADAPTER_OFFLOAD_RX_CHECKSUM_CAPABILITIES>() == 16);
+    assert!(size_of::<NET_ADAPTER_OFFLOAD_GSO_CAPABILITIES>() == 40);
+    assert!(offset_of!(NET_ADAPTER_OFFLOAD_GSO_CAPABILITIES, Layer3Flags) == 4);
+    assert!(offset_of!(NET_ADAPTER_OFFLOAD_GSO_CAPABILITIES, Layer4Flags) == 8);
+    assert!(offset_of!(NET_ADAPTER_OFFLOAD_GSO_CAPABILITIES, Layer4HeaderOffsetLimit) == 12);
+    assert!(offset_of!(NET_ADAPTER_OFFLOAD_GSO_CAPABILITIES, MaximumOffloadSize) == 16);
+    assert!(offset_of!(NET_ADAPTER_OFFLOAD_GSO_CAPABILITIES, MinimumSegmentCount) == 24);
+    assert!(offset_of!(NET_ADAPTER_OFFLOAD_GSO_CAPABILITIES, EvtAdapterOffloadSetGso) == 32);
     assert!(size_of::<NET_PACKET_QUEUE_CONFIG>() == 56);
     assert!(offset_of!(NET_PACKET_QUEUE_CONFIG, EvtStart) == 8);
     assert!(offset_of!(NET_PACKET_QUEUE_CONFIG, EvtStop) == 16);
@@ -455,6 +488,8 @@ functions! {
     67 NetTxQueueGetExtension(queue: NETPACKETQUEUE, query: *const NET_EXTENSION_QUERY, extension: *mut NET_EXTENSION);
     /// Declares that received checksums were checked (2.1). PASSIVE, before the start.
     93 NetAdapterOffloadSetRxChecksumCapabilities(adapter: NETADAPTER, capabilities: *const NET_ADAPTER_OFFLOAD_RX_CHECKSUM_CAPABILITIES);
+    /// Declares what super-packets can be cut (2.1). PASSIVE, before the start.
+    97 NetAdapterOffloadSetGsoCapabilities(adapter: NETADAPTER, capabilities: *mut NET_ADAPTER_OFFLOAD_GSO_CAPABILITIES);
 }
 
 #[cfg(test)]

@@ -417,8 +417,3 @@ pub fn every_behaviour() -> impl Iterator<Item = &'static Behaviour> {
 pub fn rows() -> impl Iterator<Item = &'static Import> {
     TABLES.iter().flat_map(|(imports, _)| *imports)
 }
-
-/// Every behaviour that no function stands for.
-pub fn behaviour_rows() -> impl Iterator<Item = &'static Behaviour> {
-    TABLES.iter().flat_map(|(_, behaviours)| behaviours.iter().copied())
-}

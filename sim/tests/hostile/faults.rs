@@ -116,7 +116,7 @@ impl Scene<'_> {
     /// Pings until there is an answer; false if Windows has given the device up, for it had no queue for its packets.
     fn first_traffic(&self, n: u64, tunnel: &Tunnel) -> bool {
         let (adapter, machine) = (tunnel.adapter().clone(), self.computer.machine().clone());
-        let transmit = Box::new(move |packet: &[u8]| adapter.send(&machine, packet).is_ok());
+        let transmit = Box::new(move |packet: &[u8], _| adapter.send(&machine, packet).is_ok());
         let endpoint = Endpoint::new(self.world, &[OWN.into()], transmit);
         let inbox = endpoint.clone();
         tunnel.adapter().on_receive(move |packets| {

@@ -16,6 +16,7 @@
 //! | [`simd_tiers`] | each tier of the AEAD, and that registers not saved are found out |
 //! | [`back_pressure`] | the network keeps what it was given |
 //! | [`spreading`] | one flow on several CPUs, in order |
+//! | [`segmentation`] | packets of up to 64 KiB, cut by the driver or before it: the same bytes |
 //! | [`zero_copy`] | a byte of payload is written once, each way, by every path |
 //! | [`callouts`] | taken or let pass: the same bytes, and every reason counted |
 //! | [`allocations`] | what a datagram costs in allocations, once everything is warm |
@@ -63,6 +64,7 @@ mod policy;
 mod policy_change;
 mod port_change;
 mod roaming;
+mod segmentation;
 mod sessions;
 mod shapes;
 mod simd_tiers;

@@ -1,8 +1,8 @@
 //! The TUN device and the simulated adapter, joined: packets both ways.
 //!
-//! Towards the driver a thread for each queue of the device reads up to 64 KiB at once, and puts them into the transmit ring
-//! as packets of the MTU with their checksums done ([`super::split`]): the driver is given what tcpip gives an adapter that
-//! was granted neither segmentation nor checksums, and this one asks for neither. From the driver packets are written where
+//! Towards the driver a thread for each queue of the device reads up to 64 KiB at once. What the driver declared that it
+//! cuts, and Windows lets it have, is put into the transmit ring as it is; else packets of the MTU are, with their checksums
+//! done: what tcpip gives an adapter that was granted neither segmentation nor checksums. From the driver packets are written where
 //! the receive queue's poll hands them over, consecutive segments of a TCP flow as one ([`super::merge`]); the write is the
 //! last thing done with the buffers, so none is kept.
 
@@ -13,11 +13,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::merge::merge;
-use super::split::Split;
 use super::tun::Tun;
 use super::vnet::{self, VnetHeader};
 use crate::nt::machine::Machine;
 use crate::nt::netcx::adapter::Adapter;
+use crate::nt::netcx::segmentation::Cut;
 use crate::nt::netcx::tx_translator::Refused;
 use crate::verifier::schedule::JoinHandle;
 
@@ -25,6 +25,9 @@ use crate::verifier::schedule::JoinHandle;
 const PAUSED: Duration = Duration::from_millis(5);
 /// How long to wait for room in the ring before looking whether to stop.
 const FULL: Duration = Duration::from_millis(100);
+
+/// Bytes of a packet at most.
+const MOST: usize = 1 << 16;
 
 /// Packets between a TUN device and an adapter; ends when dropped.
 pub struct Bridge {
@@ -118,13 +121,13 @@ struct Pump {
 struct Reading {
     bytes: Box<[u8]>,
     len: usize,
-    split: Option<Split>,
+    cut: Option<Cut>,
 }
 
 impl Pump {
     fn run(&self) {
-        let bytes = vec![0; vnet::HEADER + (1 << 16)].into_boxed_slice();
-        let mut reading = Reading { bytes, len: 0, split: None };
+        let bytes = vec![0; MOST].into_boxed_slice();
+        let mut reading = Reading { bytes, len: 0, cut: None };
         while !self.flags.stopped.load(Ordering::Acquire) && !self.machine.is_dead() {
             // What is sent before the adapter's link is up waits where tcpip would keep it too.
             if !self.adapter.link().connected {
@@ -165,39 +168,48 @@ impl Pump {
         }
     }
 
-    /// The next packet for the ring, into `buffer`; `None` if there is none at the moment.
+    /// The next packet for the ring, into `buffer`: its length, and what it is to be cut into if it is; `None` if there is
+    /// none at the moment.
     ///
     /// One that does not fit is cut to the buffer: longer than the adapter's MTU allows, and the driver discards and counts
     /// it as such.
-    fn next(&self, reading: &mut Reading, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+    fn next(&self, reading: &mut Reading, buffer: &mut [u8]) -> io::Result<Option<(usize, usize)>> {
         loop {
-            if let Some(split) = &mut reading.split {
-                let packet = &reading.bytes[vnet::HEADER..reading.len];
-                if let Some(length) = split.next(packet, buffer) {
-                    return Ok(Some(length));
+            if let Some(cut) = &mut reading.cut {
+                if let Some(length) = cut.next(&reading.bytes[..reading.len], buffer) {
+                    return Ok(Some((length, 0)));
                 }
-                reading.split = None;
+                reading.cut = None;
             }
-            let Some(length) = self.tun.read(self.queue, &mut reading.bytes)? else {
+            // With room for all of it there it is read to where it goes.
+            let in_place = buffer.len() >= MOST;
+            let bytes = if in_place { &mut *buffer } else { &mut *reading.bytes };
+            let mut header = [0; vnet::HEADER];
+            let Some(length) = self.tun.read(self.queue, &mut header, bytes)? else {
                 return Ok(None);
             };
-            reading.len = length;
-            match VnetHeader::parse(&reading.bytes[..length]).map(|(header, _)| header) {
-                Some(header) if header.gso_type != vnet::GSO_NONE => {
-                    reading.split = Split::new(&header, &reading.bytes[vnet::HEADER..length]);
-                    if reading.split.is_some() {
-                        continue;
-                    }
+            let packet = &mut bytes[..length];
+            let header = VnetHeader::from_bytes(&header);
+            if header.gso_type == vnet::GSO_NONE && header.complete(packet) {
+                let length = length.min(buffer.len());
+                if !in_place {
+                    buffer[..length].copy_from_slice(&reading.bytes[..length]);
                 }
-                Some(header) if header.complete(&mut reading.bytes[vnet::HEADER..length]) => {
-                    let packet = &reading.bytes[vnet::HEADER..length];
-                    let length = packet.len().min(buffer.len());
-                    buffer[..length].copy_from_slice(&packet[..length]);
-                    return Ok(Some(length));
-                }
-                _ => {}
+                return Ok(Some((length, 0)));
             }
-            self.flags.malformed.fetch_add(1, Ordering::Relaxed);
+            if let Some(mss) = header.segment_size(packet) {
+                if in_place && self.adapter.may_be_given(&self.machine, packet, mss) {
+                    self.adapter.offload(&self.machine, packet);
+                    return Ok(Some((length, mss)));
+                }
+                reading.cut = Cut::new(packet, mss);
+            }
+            if reading.cut.is_none() {
+                self.flags.malformed.fetch_add(1, Ordering::Relaxed);
+            } else if in_place {
+                reading.bytes[..length].copy_from_slice(&buffer[..length]);
+            }
+            reading.len = length;
         }
     }
 }

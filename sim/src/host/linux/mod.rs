@@ -19,7 +19,6 @@ pub mod bridge;
 pub(crate) mod descriptor;
 pub mod merge;
 pub mod netlink;
-pub mod split;
 pub mod tun;
 pub mod udp;
 pub mod vnet;

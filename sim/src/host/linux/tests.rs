@@ -3,12 +3,12 @@
 use proptest::prelude::*;
 
 use super::merge::merge;
-use super::split::Split;
 use super::vnet::{
     GSO_ECN, GSO_TCP4, GSO_TCP6, GSO_UDP, HEADER, NEEDS_CSUM, TCP, UDP, VnetHeader, addresses,
     finish, finish_ip,
 };
 use crate::checksum::{fold, pseudo, sum};
+use crate::nt::netcx::segmentation::{Cut, cut};
 
 /// A packet of `payload` in a flow; `vary` changes the packet before its checksums are made.
 struct Made {
@@ -113,12 +113,7 @@ impl Made {
 }
 
 fn split(header: &VnetHeader, packet: &[u8]) -> Option<Vec<Vec<u8>>> {
-    let mut split = Split::new(header, packet)?;
-    let mut room = vec![0; 1 << 16];
-    Some(
-        std::iter::from_fn(|| split.next(packet, &mut room).map(|len| room[..len].to_vec()))
-            .collect(),
-    )
+    cut(packet, header.segment_size(packet)?)
 }
 
 /// What is written for `packets`.
@@ -248,8 +243,9 @@ proptest! {
             prop_assert_eq!(header.to_bytes().to_vec(), bytes[..HEADER].to_vec());
             let _ = header.complete(&mut packet.to_vec());
             let mut into = vec![0; room];
-            if let Some(mut split) = Split::new(&header, packet) {
-                while let Some(len) = split.next(packet, &mut into) {
+            let size = header.segment_size(packet);
+            if let Some(mut cut) = size.and_then(|size| Cut::new(packet, size)) {
+                while let Some(len) = cut.next(packet, &mut into) {
                     prop_assert!(len <= room);
                 }
             }

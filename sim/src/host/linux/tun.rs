@@ -4,7 +4,7 @@
 //! checksums and segments are the reader's to finish. It has a queue for each reader; the kernel gives a flow to one of
 //! them. The device lives as long as its descriptors; when somebody deletes it, reads fail with `EBADFD`.
 
-use std::io::{self, IoSlice};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -124,7 +124,8 @@ impl Tun {
         self.index
     }
 
-    /// Reads a `virtio_net_hdr` and a packet from one of the queues; `None` if there is none at the moment.
+    /// Reads a `virtio_net_hdr` and a packet from one of the queues: the packet's length, or `None` if there is none at
+    /// the moment.
     ///
     /// # Errors
     ///
@@ -133,12 +134,18 @@ impl Tun {
     /// # Panics
     ///
     /// If there is no such queue.
-    pub fn read(&self, queue: usize, packet: &mut [u8]) -> io::Result<Option<usize>> {
+    pub fn read(
+        &self,
+        queue: usize,
+        header: &mut [u8; vnet::HEADER],
+        packet: &mut [u8],
+    ) -> io::Result<Option<usize>> {
         let fd = self.queues[queue].as_raw_fd();
-        // SAFETY: as many writable bytes as it says.
-        let read = unsafe { libc::read(fd, packet.as_mut_ptr().cast(), packet.len()) };
+        let mut pieces = [IoSliceMut::new(header), IoSliceMut::new(packet)];
+        // SAFETY: an IoSliceMut is an iovec; the kernel writes as many as it is told of.
+        let read = unsafe { libc::readv(fd, pieces.as_mut_ptr().cast(), pieces.len() as i32) };
         match usize::try_from(read) {
-            Ok(read) => Ok(Some(read)),
+            Ok(read) => Ok(read.checked_sub(vnet::HEADER)),
             Err(_) => match io::Error::last_os_error() {
                 // EIO: the device is down, which is no reason to stop reading it.
                 error if error.raw_os_error() == Some(libc::EIO) => Ok(None),

@@ -1,8 +1,8 @@
 //! `virtio_net_hdr`, with which the kernel gives and takes packets that are not finished: longer than the MTU, and with
 //! checksums half done.
 //!
-//! A Windows host gives an adapter that was granted no segmentation and no checksums whole packets of its MTU; what
-//! [`super::split`] makes of the kernel's is what tcpip would have sent. [`super::merge`] is the way back.
+//! A Windows host gives an adapter that was granted no segmentation and no checksums whole packets of its MTU; the
+//! simulated adapter makes them of the kernel's as tcpip would. [`super::merge`] is the way back.
 //!
 //! Source: `include/uapi/linux/virtio_net.h`, `include/uapi/linux/if_tun.h`.
 
@@ -53,12 +53,18 @@ impl VnetHeader {
     /// Reads a header and gives what follows it.
     #[must_use]
     pub fn parse(bytes: &[u8]) -> Option<(Self, &[u8])> {
-        let (header, packet) = bytes.split_first_chunk::<HEADER>()?;
+        let (header, packet) = bytes.split_first_chunk()?;
+        Some((Self::from_bytes(header), packet))
+    }
+
+    /// Reads a header.
+    #[must_use]
+    pub fn from_bytes(header: &[u8; HEADER]) -> Self {
         let &[flags, gso_type, a, b, c, d, e, f, g, h] = header;
         let word = |low, high| u16::from_ne_bytes([low, high]);
         let (hdr_len, gso_size) = (word(a, b), word(c, d));
         let (csum_start, csum_offset) = (word(e, f), word(g, h));
-        Some((Self { flags, gso_type, hdr_len, gso_size, csum_start, csum_offset }, packet))
+        Self { flags, gso_type, hdr_len, gso_size, csum_start, csum_offset }
     }
 
     /// Its bytes.
@@ -69,6 +75,24 @@ impl VnetHeader {
         let [e, f] = self.csum_start.to_ne_bytes();
         let [g, h] = self.csum_offset.to_ne_bytes();
         [self.flags, self.gso_type, a, b, c, d, e, f, g, h]
+    }
+
+    /// Into segments of how much payload `packet` is to be cut; `None` if the header makes no sense for it.
+    #[must_use]
+    pub fn segment_size(&self, packet: &[u8]) -> Option<usize> {
+        let version = packet.first()? >> 4;
+        let protocol = match (self.gso_type & !GSO_ECN, version) {
+            (GSO_TCP4, 4) | (GSO_TCP6, 6) => TCP,
+            (GSO_UDP, 4 | 6) => UDP,
+            _ => return None,
+        };
+        let l4 = usize::from(self.csum_start);
+        let fits = match version {
+            4 => l4 >= 20 && usize::from(packet[0] & 15) * 4 == l4 && *packet.get(9)? == protocol,
+            _ => l4 > 40 || (l4 == 40 && *packet.get(6)? == protocol),
+        };
+        let sane = fits && self.gso_size > 0 && self.flags & NEEDS_CSUM != 0;
+        sane.then_some(self.gso_size.into())
     }
 
     /// Completes the checksum of a packet that is none of several; false if the header makes no sense for it.

@@ -27,8 +27,9 @@ const RETRANSMIT: Duration = Duration::from_millis(200);
 /// Datagrams that are kept for somebody to take.
 const MAILBOX: usize = 65_536;
 
-/// Gives a packet to the adapter; false if it was not taken.
-pub type Transmit = dyn Fn(&[u8]) -> bool + Send + Sync;
+/// Gives a packet to the adapter, to be cut into segments of so much payload if that is not 0; false if it
+/// was not taken.
+pub type Transmit = dyn Fn(&[u8], usize) -> bool + Send + Sync;
 
 /// A host behind an adapter.
 pub struct Endpoint {
@@ -50,6 +51,8 @@ struct State {
     /// What receivers acknowledged, by receiver: the next chunk they want.
     acknowledged: HashMap<IpAddr, u32>,
     datagrams: VecDeque<(IpAddr, Vec<u8>)>,
+    /// Packets as they came, if they are kept and not looked at.
+    kept: Option<VecDeque<Vec<u8>>>,
     counts: Counts,
 }
 
@@ -130,6 +133,26 @@ impl Endpoint {
         self.send(to, Payload::Datagram { ports: (DATAGRAM_PORT, DATAGRAM_PORT), data })
     }
 
+    /// Sends the payload of a packet of TCP or UDP, whose IP header has its length, in segments of at most
+    /// `mss` bytes; false if it was not taken.
+    pub fn send_super(&self, packet: &[u8], mss: usize) -> bool {
+        self.give(packet, mss)
+    }
+
+    /// From now on keeps packets as they come for [`Endpoint::take_packet`], and does nothing with them; or
+    /// no longer.
+    pub fn keep_packets(&self, keep: bool) {
+        lock(&self.state).kept = keep.then(VecDeque::new);
+    }
+
+    /// The next packet that was kept, waiting for it.
+    #[must_use]
+    pub fn take_packet(&self, patience: Duration) -> Option<Vec<u8>> {
+        let deadline = self.world.now() + patience;
+        let next = || lock(&self.state).kept.as_mut().and_then(VecDeque::pop_front);
+        self.world.wait(self.key(), Some(deadline), "a packet", next).ok()
+    }
+
     /// The next datagram that arrived, waiting for it.
     #[must_use]
     pub fn take_datagram(&self, patience: Duration) -> Option<(IpAddr, Vec<u8>)> {
@@ -198,8 +221,11 @@ impl Endpoint {
     fn send(&self, to: IpAddr, payload: Payload) -> bool {
         let source = self.addresses.iter().find(|own| own.is_ipv4() == to.is_ipv4());
         let Some(&source) = source else { return false };
-        let bytes = Packet { source, destination: to, payload }.to_bytes();
-        let taken = (self.transmit)(&bytes);
+        self.give(&Packet { source, destination: to, payload }.to_bytes(), 0)
+    }
+
+    fn give(&self, bytes: &[u8], mss: usize) -> bool {
+        let taken = (self.transmit)(bytes, mss);
         let counts = &mut lock(&self.state).counts;
         if taken {
             counts.packets_out += 1;
@@ -224,6 +250,15 @@ impl Endpoint {
     }
 
     fn look_at(&self, bytes: &[u8]) {
+        {
+            let state = &mut *lock(&self.state);
+            if let Some(kept) = &mut state.kept {
+                kept.push_back(bytes.to_vec());
+                state.counts.packets_in += 1;
+                state.counts.bytes_in += bytes.len() as u64;
+                return;
+            }
+        }
         let parsed =
             Packet::parse(bytes).filter(|packet| self.addresses.contains(&packet.destination));
         {
@@ -291,7 +326,7 @@ mod tests {
             Endpoint::new(
                 &world,
                 &[address],
-                Box::new(move |packet| {
+                Box::new(move |packet, _| {
                     if every == 0 || !other.random().is_multiple_of(every) {
                         let to = lock(&slots).get(1 - own).cloned();
                         to.inspect(|to| to.deliver(packet.to_vec()));

@@ -122,7 +122,10 @@ impl Station {
             own.iter().map(|(address, length)| Prefix::new(*address, *length)).collect();
         let adapter = host.plug_in_adapter(tunnel.adapter().luid(), &own, &routes);
         let (sender, machine) = (tunnel.adapter().clone(), computer.machine().clone());
-        let transmit = Box::new(move |packet: &[u8]| sender.send(&machine, packet).is_ok());
+        let transmit = Box::new(move |packet: &[u8], mss: usize| match mss {
+            0 => sender.send(&machine, packet).is_ok(),
+            _ => sender.send_super(&machine, packet, mss).is_ok(),
+        });
         let endpoint = Endpoint::new(&world, &addresses, transmit);
         let inbox = endpoint.clone();
         tunnel.adapter().on_receive(move |packets| {

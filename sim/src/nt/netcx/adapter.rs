@@ -12,8 +12,9 @@ use std::time::Duration;
 
 use super::data_path::{Action, DataPath, Event, Path};
 use super::rx_translator::{Inbox, Received, RxPacket};
+use super::segmentation::{self, Gso};
 use super::tx_translator::{Outbox, Refused, Sent};
-use super::{DATA_PATH_BEFORE_RESTART, NetCx, Sizes};
+use super::{DATA_PATH_BEFORE_RESTART, GSO_IS_GRANTED, NetCx, SUPER_PACKETS_WITHOUT_LENGTH, Sizes};
 use crate::nt::machine::{Dead, Machine};
 use crate::nt::wdf::device::{ClassExtension, Device};
 use crate::nt::wdf::object::Object;
@@ -30,6 +31,7 @@ pub(crate) struct Capabilities {
     pub(crate) rx_frame: u32,
     pub(crate) return_rx_buffer: u64,
     pub(crate) rx_checksum: bool,
+    pub(crate) gso: Option<Gso>,
 }
 
 /// `NET_ADAPTER_LINK_STATE`.
@@ -172,14 +174,68 @@ impl Adapter {
             let packet = packet.take()?;
             let room = buffer.get_mut(..packet.len())?;
             room.copy_from_slice(packet);
-            Some(packet.len())
+            Some((packet.len(), 0))
+        })?;
+        if taken == 1 { Ok(()) } else { Err(Refused::Full) }
+    }
+
+    /// Sends the payload of one IP packet, TCP or UDP, into the tunnel as packets of at most `mss` bytes of
+    /// it: has the driver cut the packet if it declared that it can and Windows lets it, or else cuts it.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused`]; nothing is then sent, or no more.
+    pub fn send_super(&self, machine: &Machine, packet: &[u8], mss: usize) -> Result<(), Refused> {
+        if !self.may_be_given(machine, packet, mss) {
+            for segment in segmentation::cut(packet, mss).unwrap_or_default() {
+                while let Err(refused) = self.send(machine, &segment) {
+                    if refused == Refused::Paused || !self.wait_for_room(machine, None) {
+                        return Err(refused);
+                    }
+                }
+            }
+            return Ok(());
+        }
+        let mut packet = packet.to_vec();
+        self.offload(machine, &mut packet);
+        self.send_unchecked(machine, &packet, mss)
+    }
+
+    /// Makes a packet what tcpip gives an adapter to be cut.
+    pub(crate) fn offload(&self, machine: &Machine, packet: &mut [u8]) {
+        segmentation::offload(packet, machine.either(&SUPER_PACKETS_WITHOUT_LENGTH));
+    }
+
+    /// Whether the driver may be given `packet` whole, to be cut by `mss`.
+    pub(crate) fn may_be_given(&self, machine: &Machine, packet: &[u8], mss: usize) -> bool {
+        self.gso(machine).is_some_and(|gso| gso.covers(packet, mss))
+    }
+
+    /// Gives the driver a packet to be cut as it is, whatever that is: no stack would send most of them.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused`]; the packet is then not sent.
+    pub fn send_unchecked(
+        &self,
+        machine: &Machine,
+        packet: &[u8],
+        mss: usize,
+    ) -> Result<(), Refused> {
+        let mut once = Some(packet);
+        let taken = self.fill(machine, packet.len(), |buffer| {
+            let packet = once.take()?;
+            buffer.get_mut(..packet.len())?.copy_from_slice(packet);
+            Some((packet.len(), mss))
         })?;
         if taken == 1 { Ok(()) } else { Err(Refused::Full) }
     }
 
     /// Sends what `fill` writes into the buffers it is given, until it answers `None` or there is no
-    /// more room; how many. Buffers have room for a packet of the MTU, and 64 KiB with none set. No
-    /// memory is allocated once enough buffers have come back.
+    /// more room; how many. It answers how many bytes it wrote, and into segments of how much payload
+    /// they are to be cut, which may be 0: then they are one packet. Buffers have room for a packet of
+    /// the MTU; for 64 KiB with none set, and if the driver may be given packets to be cut. No memory
+    /// is allocated once enough buffers have come back.
     ///
     /// # Errors
     ///
@@ -187,14 +243,21 @@ impl Adapter {
     pub fn send_with(
         &self,
         machine: &Machine,
-        fill: impl FnMut(&mut [u8]) -> Option<usize>,
+        fill: impl FnMut(&mut [u8]) -> Option<(usize, usize)>,
     ) -> Result<usize, Refused> {
-        let (mtu, data_path) = {
-            let state = lock(&self.state);
-            (state.capabilities.mtu as usize, state.data_path.clone())
-        };
+        let mtu = lock(&self.state).capabilities.mtu as usize;
+        let whole = mtu == 0 || self.gso(machine).is_some();
         // A little more than the MTU fits, so that a packet too long reaches the driver as Windows lets it.
-        let capacity = if mtu == 0 { 1 << 16 } else { mtu + 64 };
+        self.fill(machine, if whole { 1 << 16 } else { mtu + 64 }, fill)
+    }
+
+    fn fill(
+        &self,
+        machine: &Machine,
+        capacity: usize,
+        fill: impl FnMut(&mut [u8]) -> Option<(usize, usize)>,
+    ) -> Result<usize, Refused> {
+        let data_path = lock(&self.state).data_path.clone();
         let taken = self.outbox.take(machine, capacity, fill)?;
         if let Some(data_path) = data_path.filter(|_| taken > 0 && self.outbox.take_armed()) {
             data_path.notify_transmit(machine);
@@ -222,6 +285,12 @@ impl Adapter {
     pub fn wait_for_room(&self, machine: &Machine, deadline: Option<Duration>) -> bool {
         let room = || self.outbox.has_room().then_some(());
         machine.wait(self.outbox.key(), deadline, "room in the transmit ring", room).is_ok()
+    }
+
+    /// What the driver declared of packets to be cut, if Windows lets it have any.
+    pub(crate) fn gso(&self, machine: &Machine) -> Option<Gso> {
+        let declared = lock(&self.state).capabilities.gso;
+        declared.filter(|_| machine.either(&GSO_IS_GRANTED))
     }
 
     pub(crate) fn rx_checksum(&self) -> bool {

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 
 use super::Called;
 use super::adapter::{Adapter, Link, NetDevice};
+use super::segmentation::{self, Gso};
 use crate::nt::imports;
 use crate::nt::wdf::attributes::{self, Attributes};
 use crate::nt::wdf::device::Device;
@@ -204,6 +205,20 @@ imports! {
         }
         if !adapter.declare(|capabilities| capabilities.rx_checksum = true) {
             called.fail("AdapterAlreadyStarted", "NetAdapterOffloadSetRxChecksumCapabilities");
+        }
+    }
+
+    /// Declares that packets may come that are to be cut.
+    [max: PASSIVE, mark: ReadInSource, source: "adapter/verifier.cpp, facts/netcx-os.md 5, 9"]
+    fn NetAdapterOffloadSetGsoCapabilities(thread, globals: u64, adapter: u64, capabilities: u64) {
+        let Some(called) = Called::new(thread, globals) else { return };
+        let Some(adapter) = called.adapter(adapter) else { return };
+        let (name, size) = ("NET_ADAPTER_OFFLOAD_GSO_CAPABILITIES", segmentation::CAPABILITIES_SIZE);
+        let Some(capabilities) = called.structure(name, capabilities, size) else { return };
+        match Gso::read(capabilities) {
+            Err((code, detail)) => called.fail(code, detail),
+            Ok(gso) if adapter.declare(|capabilities| capabilities.gso = Some(gso)) => {}
+            Ok(_) => called.fail("AdapterAlreadyStarted", "NetAdapterOffloadSetGsoCapabilities"),
         }
     }
 

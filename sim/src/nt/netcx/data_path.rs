@@ -106,7 +106,7 @@ impl DataPath {
         let tx = TxTranslator::new(
             tx_queue,
             adapter.outbox.clone(),
-            capabilities.mtu as usize,
+            adapter.gso(machine).map_or(capabilities.mtu as usize, |gso| gso.most_bytes()),
             capabilities.tx_fragments,
         );
         let parts = Parts {

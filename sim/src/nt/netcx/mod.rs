@@ -3,7 +3,7 @@
 //! Between the driver's rings and the host stand no real NBLs: a packet on its way to the driver is a
 //! buffer with up to four pieces ([`tx_translator`]), one on its way from the driver a view of the
 //! driver's own buffers ([`rx_translator`]). What NDIS would do to an NBL in between (offload
-//! information, software segmentation) is not modelled; no offload is offered but Rx checksum.
+//! information) is not modelled, but for segmentation; no other offload is offered but Rx checksum.
 //!
 //! | file | what |
 //! |---|---|
@@ -13,6 +13,7 @@
 //! | `queue` | `NETPACKETQUEUE` and its rings |
 //! | `execution_context`, `poll_thread` | who runs a queue's callbacks, when and at which IRQL |
 //! | `tx_translator`, `rx_translator` | packets into and out of rings |
+//! | `segmentation` | packets that the driver is to cut, and that tcpip cuts itself |
 //! | `ring`, `ring_verifier`, `packet_layout` | shared memory, its rules, headers |
 //!
 //! Source: `facts/netcx-os.md` (microsoft/Network-Adapter-Class-Extension de94903, read in
@@ -37,6 +38,7 @@ pub mod queue;
 pub mod ring;
 pub mod ring_verifier;
 pub mod rx_translator;
+pub mod segmentation;
 mod stopping;
 pub mod tx_translator;
 
@@ -86,7 +88,28 @@ behaviours! {
     /// The checksum extension is there when the capability was set; NDIS may never enable it.
     [mark: Inferred, source: "facts/netadaptercx.md 7"]
     RX_CHECKSUM_EXTENSION;
-    /// `EvtAdapterOffloadSetRxChecksum` is not called.
+    /// tcpip gives an adapter on an IP medium packets to be cut, or it does not.
+    [mark: Unknown, source: "facts/netadaptercx.md 7: NetAdapterCx offers it for Ethernet only"]
+    GSO_IS_GRANTED;
+    /// The length in the IP header of a packet to be cut is 0, or the packet's.
+    [mark: Unknown, source: "WDD network/offloading-the-segmentation-of-large-tcp-packets: editions differ"]
+    SUPER_PACKETS_WITHOUT_LENGTH;
+    /// A packet to be cut has in its checksum the sum over addresses and protocol.
+    [mark: Documented, source: "WDD network/offloading-the-segmentation-of-large-tcp-packets"]
+    SUPER_PACKETS_WITH_PART_OF_A_CHECKSUM;
+    /// A list with a packet to be cut has no other.
+    [mark: Documented, source: "WDD network/offloading-the-segmentation-of-large-tcp-packets"]
+    SUPER_PACKETS_ALONE_IN_THEIR_LISTS;
+    /// A packet to be cut lies in pieces like any other, its headers too.
+    [mark: Inferred, source: "stricter: they are said to be in the first MDL"]
+    SUPER_PACKETS_IN_ANY_PIECES;
+    /// What no capability covers is cut before the ring.
+    [mark: ReadInSource, source: "facts/netcx-os.md 5"]
+    SOFTWARE_SEGMENTATION;
+    /// A driver does not write the extensions of a packet to send.
+    [mark: Inferred, source: "stricter: the verifier compares packets only"]
+    SENT_EXTENSIONS_ARE_READ_ONLY;
+    /// `EvtAdapterOffloadSetRxChecksum` and `EvtAdapterOffloadSetGso` are not called.
     [mark: Inferred, source: "simplified: no OID_TCP_OFFLOAD_PARAMETERS here"]
     NO_OFFLOAD_OIDS;
     /// A returned Rx buffer comes back in a later poll of its queue.

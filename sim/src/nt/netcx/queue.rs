@@ -350,14 +350,17 @@ fn create(called: &Called<'_>, direction: Direction, arguments: [u64; 4]) -> NtS
 impl QueueInit {
     fn queue(&self, machine: &Machine, object: Arc<Object>, callbacks: Callbacks) -> PacketQueue {
         let (sizes, transmit) = (self.sizes, self.direction == Direction::Transmit);
-        let checksum: &[ring::Extension] =
-            if !transmit && self.adapter.rx_checksum() { &[ring::CHECKSUM] } else { &[] };
+        let of_packets: &[ring::Extension] = match transmit {
+            true if self.adapter.gso(machine).is_some() => &[ring::GSO],
+            false if self.adapter.rx_checksum() => &[ring::CHECKSUM],
+            _ => &[],
+        };
         let addresses: &[ring::Extension] = if transmit {
             &[ring::VIRTUAL_ADDRESS]
         } else {
             &[ring::VIRTUAL_ADDRESS, ring::RETURN_CONTEXT]
         };
-        let packets = Ring::new(sizes.packets, ring::PACKET_SIZE, checksum);
+        let packets = Ring::new(sizes.packets, ring::PACKET_SIZE, of_packets);
         let fragments = Ring::new(sizes.fragments, ring::FRAGMENT_SIZE, addresses);
         let collection = Box::new([packets.address() as u64, fragments.address() as u64, 0]);
         let verified = machine.options().verified;

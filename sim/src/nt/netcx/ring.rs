@@ -56,6 +56,9 @@ pub const RETURN_CONTEXT: Extension =
 pub const CHECKSUM: Extension =
     Extension { name: "ms_packet_checksum", version: 1, size: 1, align: 1 };
 
+/// `NET_PACKET_GSO`: `Mss` in 20 bits.
+pub const GSO: Extension = Extension { name: "ms_packet_gso", version: 1, size: 4, align: 4 };
+
 /// `NET_PACKET_LAYOUT`, decoded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Layout {

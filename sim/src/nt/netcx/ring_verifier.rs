@@ -10,7 +10,7 @@
 //! Source: `facts/netcx-os.md` §9 (`adapter/verifier.cpp`, read in Microsoft's source). The names of
 //! the two overlap rules and of the fragment length rule are inferred from their neighbours.
 
-use super::ring::{Fragment, Indices, Layout, MAX_LENGTH, MAX_OFFSET, Packet, Ring};
+use super::ring::{Fragment, Indices, Layout, MAX_LENGTH, MAX_OFFSET, PACKET_SIZE, Packet, Ring};
 
 /// A broken rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -202,6 +202,12 @@ fn transmit_packets_untouched(packets: &Comparison<'_>) -> Verdict {
                 format!("packet {index}: {before:?} became {after:?}; only Scratch is the driver's")
             });
         }
+        let (before, after) = packets.elements(index);
+        if before[PACKET_SIZE..] != after[PACKET_SIZE..] {
+            return broken("InvalidRingImmutableDriverTxPacket", || {
+                format!("packet {index}: its extensions were written")
+            });
+        }
     }
     Ok(())
 }
@@ -363,7 +369,7 @@ fn layout_valid(index: u32, layout: Layout) -> Verdict {
 
 #[cfg(test)]
 mod tests {
-    use super::super::ring::{CHECKSUM, FRAGMENT_SIZE, PACKET_SIZE, VIRTUAL_ADDRESS};
+    use super::super::ring::{CHECKSUM, FRAGMENT_SIZE, VIRTUAL_ADDRESS};
     use super::*;
 
     /// Two rings of 8 whose driver range is `[6, 3)`: five elements, across the wrap.

@@ -8,8 +8,8 @@
 //! each a packet over a chain of awkward MDLs. A list is complete once the driver has returned its last
 //! packet: it must then be as it was, and is gone. In fast mode a packet is a buffer and nothing more.
 //!
-//! Source: `facts/netcx-os.md` §5 (`translator/nxtxxlat.cpp`, read in Microsoft's source). Offloads and
-//! bounce for DMA do not occur.
+//! Source: `facts/netcx-os.md` §5 (`translator/nxtxxlat.cpp`, read in Microsoft's source). Of offloads
+//! there is segmentation; bounce for DMA does not occur.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex};
 use super::packet_layout;
 use super::poll_thread::Poll;
 use super::queue::PacketQueue;
-use super::ring::{Fragment, Packet, VIRTUAL_ADDRESS};
+use super::ring::{Fragment, GSO, Packet, VIRTUAL_ADDRESS};
 use super::stopping::Stopping;
 use crate::nt::machine::{Level, Machine};
 use crate::nt::ndis::layout::Stretch;
@@ -43,6 +43,8 @@ struct TxPacket {
     pieces: [Stretch; PIECES],
     count: usize,
     length: usize,
+    /// Into segments of how much payload it is to be cut; 0 if it is not.
+    mss: u32,
 }
 
 impl TxPacket {
@@ -50,7 +52,7 @@ impl TxPacket {
     fn whole(bytes: Box<[u8]>, length: usize, list: Option<Arc<SendList>>) -> Self {
         let mut pieces = [(0, 0); PIECES];
         pieces[0] = (bytes.as_ptr().expose_provenance() + GAP, length);
-        Self { bytes, list, pieces, count: 1, length }
+        Self { bytes, list, pieces, count: 1, length, mss: 0 }
     }
 
     /// A packet of a list, in the pieces it has there.
@@ -59,7 +61,7 @@ impl TxPacket {
         let count = stretches.len().min(PIECES);
         pieces[..count].copy_from_slice(&stretches[..count]);
         let length = stretches.iter().map(|(_, length)| length).sum();
-        Self { bytes: Box::default(), list: Some(list.clone()), pieces, count, length }
+        Self { bytes: Box::default(), list: Some(list.clone()), pieces, count, length, mss: 0 }
     }
 
     /// Its pieces.
@@ -173,12 +175,13 @@ impl Outbox {
     }
 
     /// Takes packets as `fill` writes them into buffers of `capacity` bytes, until it gives `None` or
-    /// there is no room; how many.
+    /// there is no room; how many. It gives their length, and the payload of the segments that they are
+    /// to be cut into, or 0.
     pub(crate) fn take(
         &self,
         machine: &Machine,
         capacity: usize,
-        mut fill: impl FnMut(&mut [u8]) -> Option<usize>,
+        mut fill: impl FnMut(&mut [u8]) -> Option<(usize, usize)>,
     ) -> Result<usize, Refused> {
         let mut taken = VecDeque::new();
         // Packets that are to be made into lists.
@@ -192,11 +195,14 @@ impl Outbox {
             }
             let mut bytes = self.buffer(capacity);
             match fill(&mut bytes[GAP..GAP + capacity]) {
-                Some(length) if self.scatter => {
-                    loose.push(bytes[GAP..GAP + length.min(capacity)].to_vec());
+                Some((length, mss)) if self.scatter => {
+                    loose.push((bytes[GAP..GAP + length.min(capacity)].to_vec(), mss));
                     lock(&self.spare).push(bytes);
                 }
-                Some(length) => taken.push_back(TxPacket::whole(bytes, length.min(capacity), None)),
+                Some((length, mss)) => {
+                    let packet = TxPacket::whole(bytes, length.min(capacity), None);
+                    taken.push_back(TxPacket { mss: mss as u32, ..packet });
+                }
                 None => {
                     lock(&self.spare).push(bytes);
                     break None;
@@ -246,19 +252,23 @@ impl Outbox {
     }
 }
 
-/// Packets of tcpip in lists of one to three.
-fn lists(machine: &Machine, mut loose: Vec<Vec<u8>>) -> Vec<TxPacket> {
+/// Packets of tcpip, and what each is to be cut into, in lists of one to [`LIST_MAX`]; one that is to be cut is alone in its.
+fn lists(machine: &Machine, mut loose: Vec<(Vec<u8>, usize)>) -> Vec<TxPacket> {
     let mut packets = Vec::with_capacity(loose.len());
-    while !loose.is_empty() {
-        let count = 1 + machine.world().random() as usize % LIST_MAX.min(loose.len());
+    while let Some((_, mss)) = loose.first() {
+        let mss = *mss as u32;
+        let whole = loose.iter().take_while(|(_, mss)| *mss == 0).count();
+        let most = if mss == 0 { LIST_MAX.min(whole) } else { 1 };
+        let count = 1 + machine.world().random() as usize % most;
         let group: Vec<_> = loose
             .drain(..count)
-            .map(|bytes| ListPacket { bytes, ..ListPacket::default() })
+            .map(|(bytes, _)| ListPacket { bytes, ..ListPacket::default() })
             .collect();
         // Without memory in tcpip the packets are lost before they are the driver's.
         if let Some(list) = Lent::scattered(machine, TAG, &group) {
             let list = Arc::new(SendList { list, left: AtomicUsize::new(count) });
-            packets.extend(list.list.packets().map(|pieces| TxPacket::of_list(&list, &pieces)));
+            let of_list = |pieces: Vec<_>| TxPacket { mss, ..TxPacket::of_list(&list, &pieces) };
+            packets.extend(list.list.packets().map(of_list));
         }
     }
     packets
@@ -338,6 +348,7 @@ impl TxTranslator {
             let Some(packet) = slots.chain.pop_front() else { break };
             let at = packets.end();
             packets.set_packet(at, self.place(&packet, pieces));
+            packets.write_extension(at, &GSO, packet.mss.into());
             packets.set_end(packets.increment(at));
             slots.in_ring[at as usize] = Some(packet);
             produced += 1;
@@ -374,7 +385,8 @@ impl TxTranslator {
         let mut joined = vec![POISON; GAP];
         packet.pieces().for_each(|piece| joined.extend_from_slice(piece));
         joined.resize(joined.len() + GAP, POISON);
-        *packet = TxPacket::whole(joined.into_boxed_slice(), packet.length, packet.list.take());
+        let (bytes, list, mss) = (joined.into_boxed_slice(), packet.list.take(), packet.mss);
+        *packet = TxPacket { mss, ..TxPacket::whole(bytes, packet.length, list) };
     }
 
     fn drain(&self, slots: &mut Slots) -> usize {

@@ -1,0 +1,240 @@
+//! Packets of the adapter's ring are collected into chunks: consecutive ones of one peer and outer type-of-service, and the
+//! segments that a longer one is cut into.
+
+use alloc::boxed::Box;
+use core::net::IpAddr;
+
+use abi::{discard::Discard, statistics::Counter};
+use crypto::{
+    protocol::{
+        Now,
+        segment::{MOST_HEADER_BYTES, SuperPacket},
+        send::{Outgoing, outgoing},
+    },
+    sync::Shared,
+};
+use netadapter::{TxBatch, TxPacket};
+use nt::irql::AtMostDispatch;
+
+use super::{MOST_CHUNKS_FROM_RING, packet::Packet, send::SendWork};
+use crate::{device::Device, ground::At, peer::Peer};
+
+/// Bytes of a packet's front that are looked at: an IPv6 header.
+pub(super) const HEAD_LEN: usize = 40;
+
+/// What the adapter gave: packets, or the segments of one.
+#[derive(Default)]
+struct Given {
+    packets: usize,
+    bytes: usize,
+    /// Of `packets`, those that are segments of a packet that was cut.
+    segments: usize,
+    /// How many packets were cut.
+    cut: usize,
+}
+
+/// What became of a packet of the adapter's ring.
+enum Collected<'advance> {
+    /// It is in chunks.
+    Given(Given),
+    /// There is no room for it now.
+    Left(TxPacket<'advance>),
+}
+
+impl Given {
+    /// One packet, which is not cut.
+    fn packet(bytes: usize) -> Self {
+        Self { packets: 1, bytes, ..Self::default() }
+    }
+
+    fn and(self, other: Self) -> Self {
+        Self {
+            packets: self.packets.saturating_add(other.packets),
+            bytes: self.bytes.saturating_add(other.bytes),
+            segments: self.segments.saturating_add(other.segments),
+            cut: self.cut.saturating_add(other.cut),
+        }
+    }
+}
+
+/// Collects packets of one peer and type-of-service into chunks, and sends those that are full.
+pub(super) struct Collector<'d> {
+    device: &'d Shared<Device>,
+    now: Now,
+    level: &'d AtMostDispatch,
+    /// The destination that was last looked up: packets to it are for `peer`.
+    destination: Option<IpAddr>,
+    peer: Option<Shared<Peer>>,
+    /// The chunk being collected, of `peer`'s packets.
+    work: Option<Box<SendWork>>,
+    /// How many chunks were dealt, or would have been; `None` if all are to be sealed here.
+    dealt: Option<usize>,
+}
+
+impl<'d> Collector<'d> {
+    /// One whose chunks are sealed here, or by several CPUs if `deals`.
+    pub(super) fn new(
+        device: &'d Shared<Device>,
+        now: Now,
+        level: &'d AtMostDispatch,
+        deals: bool,
+    ) -> Self {
+        let (destination, peer, work) = (None, None, None);
+        Self { device, now, level, destination, peer, work, dealt: deals.then_some(0) }
+    }
+
+    /// Adds a packet of the ring's to the chunk of its peer, or its segments to as many as they need;
+    /// or gives it back if enough is under way.
+    fn collect<'p>(&mut self, packet: TxPacket<'p>) -> Result<Collected<'p>, Discard> {
+        if packet.mss() != 0 {
+            return self.collect_segments(packet);
+        }
+        let device = self.device;
+        let mut head = [0; HEAD_LEN];
+        let seen = packet.copy_to(0, &mut head);
+        let len = packet.byte_count();
+        let Outgoing { destination, outer_tos: tos } =
+            outgoing(head.get(..seen).unwrap_or_default(), len)?;
+        // What is cut may be longer, and so NetAdapterCx lets everything pass that is.
+        let mtu = device.tunnel.mtu();
+        if mtu != 0 && len > mtu {
+            return Err(Discard::Oversize);
+        }
+        self.turn_to_peer_of(destination)?;
+        if !self.has_chunk(tos) && !self.has_room() {
+            return Ok(Collected::Left(packet));
+        }
+        let work = self.chunk(tos)?;
+        let packet = Packet::of(packet, &mut work.held, &device.counters)?;
+        let _ = work.packets.push(packet);
+        Ok(Collected::Given(Given::packet(len)))
+    }
+
+    /// Cuts a packet, and adds its segments to the chunks of its peer.
+    fn collect_segments<'p>(&mut self, mut packet: TxPacket<'p>) -> Result<Collected<'p>, Discard> {
+        let device = self.device;
+        let mut head = [0; MOST_HEADER_BYTES];
+        let seen = packet.copy_to(0, &mut head);
+        let (head, len) = (head.get(..seen).unwrap_or_default(), packet.byte_count());
+        let whole = SuperPacket::parse(head, len, packet.mss(), device.tunnel.mtu())?;
+        let Outgoing { destination, outer_tos: tos } = whole.outgoing();
+        self.turn_to_peer_of(destination)?;
+        if !self.has_room() {
+            return Ok(Collected::Left(packet));
+        }
+        let mut given = Given { cut: 1, ..Given::default() };
+        for segment in (0..whole.segments()).map_while(|number| whole.segment(number)) {
+            let bytes = segment.byte_count();
+            given = given.and(Given { segments: 1, ..Given::packet(bytes) });
+            let added = self.chunk(tos).and_then(|work| {
+                let counters = &device.counters;
+                let segment = Packet::segment_of(&mut packet, segment, &mut work.held, counters)?;
+                let _ = work.packets.push(segment);
+                Ok(())
+            });
+            if let Err(reason) = added {
+                device.counters.discard(reason, 1);
+            }
+        }
+        Ok(Collected::Given(given))
+    }
+
+    /// Collects for the peer that this destination belongs to.
+    fn turn_to_peer_of(&mut self, destination: IpAddr) -> Result<(), Discard> {
+        let tunnel = &self.device.tunnel;
+        if !tunnel.is_up() {
+            return Err(Discard::AdapterDown);
+        }
+        if self.destination != Some(destination) {
+            let peer = tunnel.peer_for(&At(self.level), destination);
+            self.turn_to(peer.ok_or(Discard::NoPeer)?);
+            self.destination = Some(destination);
+        }
+        Ok(())
+    }
+
+    /// Whether one chunk more is not too many, of this peer's or of all; or the few that one packet is cut
+    /// into.
+    fn has_room(&self) -> bool {
+        let lane = self.peer.as_ref().map(|peer| &peer.attached().seal);
+        let ground = At(self.level);
+        self.device.has_room(self.now, || {
+            lane.is_none_or(|lane| lane.len(&ground) < MOST_CHUNKS_FROM_RING)
+        })
+    }
+
+    /// Whether the chunk being collected takes another packet of this type-of-service. If it does not it
+    /// is sent.
+    fn has_chunk(&mut self, tos: u8) -> bool {
+        if self.work.as_ref().is_some_and(|work| work.tos != tos || work.packets.is_full()) {
+            self.send(true);
+        }
+        self.work.is_some()
+    }
+
+    /// Collects for `peer` from here on.
+    pub(super) fn turn_to(&mut self, peer: Shared<Peer>) {
+        self.destination = None;
+        if self.peer.as_ref().is_none_or(|current| !Shared::ptr_eq(current, &peer)) {
+            self.send(true);
+            self.peer = Some(peer);
+        }
+    }
+
+    /// A chunk of this type-of-service that has room for a packet.
+    fn chunk(&mut self, tos: u8) -> Result<&mut SendWork, Discard> {
+        if !self.has_chunk(tos) {
+            self.work = Some(SendWork::boxed(tos)?);
+        }
+        self.work.as_deref_mut().ok_or(Discard::NoMemory)
+    }
+
+    /// Adds a packet that is not in the ring.
+    pub(super) fn add(&mut self, packet: Packet, tos: u8) -> Result<(), Discard> {
+        let _ = self.chunk(tos)?.packets.push(packet);
+        Ok(())
+    }
+
+    /// Sends the chunk there is, if there is one; one that others follow may be dealt.
+    fn send(&mut self, others_follow: bool) {
+        let (Some(peer), Some(work)) = (&self.peer, self.work.take()) else { return };
+        let dealt = self.dealt.as_mut().filter(|_| others_follow);
+        Device::send_chunk(self.device, peer, work, dealt, self.now, self.level);
+    }
+
+    /// Sends what is left: here, since there is nothing else for this CPU to do.
+    pub(super) fn finish(mut self) {
+        self.send(false);
+    }
+}
+
+impl Device {
+    /// Takes a batch of packets from the adapter's ring.
+    pub(crate) fn send_batch(this: &Shared<Self>, batch: &mut TxBatch<'_>, level: &AtMostDispatch) {
+        let now = this.now();
+        let mut collector = Collector::new(this, now, level, true);
+        let mut all = Given::default();
+        while let Some(packet) = batch.next() {
+            let bytes = packet.byte_count();
+            match collector.collect(packet) {
+                Ok(Collected::Given(given)) => all = all.and(given),
+                Ok(Collected::Left(packet)) => {
+                    batch.put_back(packet);
+                    break;
+                }
+                Err(reason) => {
+                    this.counters.discard(reason, 1);
+                    all = all.and(Given::packet(bytes));
+                }
+            }
+        }
+        collector.finish();
+        this.counters.add(Counter::PacketsOut, all.packets);
+        this.counters.add(Counter::BytesOut, all.bytes);
+        if all.cut != 0 {
+            this.counters.add(Counter::SuperPacketsOut, all.cut);
+            this.counters.add(Counter::SegmentsOut, all.segments);
+        }
+        this.note_time_at_dispatch(now, all.packets, level);
+    }
+}
