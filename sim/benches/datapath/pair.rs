@@ -20,6 +20,12 @@ use super::sample::{Armed, Clock};
 pub(super) const PACKETS: usize = 1024;
 /// Datagrams that the network card hands over at once.
 const BATCH: usize = 64;
+/// Bytes of IPv4's and UDP's headers.
+const HEADERS: usize = 28;
+/// Bytes of a packet to be cut at most: what the driver declares.
+const MOST: usize = 65_535 - 120;
+/// Segments of one: fewer than the driver refuses.
+const MOST_SEGMENTS: usize = 256;
 /// What a sample took: of the calling thread, and by the clock.
 #[derive(Clone, Copy)]
 pub(super) struct Taken {
@@ -54,12 +60,14 @@ impl End {
 }
 
 impl Pair {
-    /// Boots two machines of `cpus` CPUs, and sends until every packet goes the ways that `policies` ask for.
+    /// Boots two machines of `cpus` CPUs, and sends until every packet goes the ways that `policies` ask for; `granted` if the
+    /// stack may give packets of up to 64 KiB.
     pub(super) fn boot(
         world: &Arc<World>,
         driver: &Path,
         cpus: u32,
         policies: &[(Policy, u32)],
+        granted: bool,
     ) -> Self {
         let network = Network::new(world);
         let parameters = policies.iter().map(|(policy, value)| (policy.name().to_owned(), *value));
@@ -67,6 +75,7 @@ impl Pair {
             cpus,
             verified: false,
             parameters: parameters.collect(),
+            choices: [("GSO_IS_GRANTED".to_owned(), granted)].into(),
             ..Options::default()
         };
         let end = |number: u8| {
@@ -126,7 +135,7 @@ impl Pair {
         let fill = |buffer: &mut [u8]| {
             left = left.checked_sub(1)?;
             buffer[..packet.len()].copy_from_slice(&packet);
-            Some(packet.len())
+            Some((packet.len(), 0))
         };
         let (sent, done) = (end.outer.sent(), adapter.sent().completed);
         assert_eq!(adapter.send_with(end.machine(), fill), Ok(PACKETS));
@@ -164,17 +173,50 @@ impl Pair {
                 let taken = adapter.send_with(end.machine(), |buffer: &mut [u8]| {
                     left = left.checked_sub(1)?;
                     buffer[..packet.len()].copy_from_slice(&packet);
-                    Some(packet.len())
+                    Some((packet.len(), 0))
                 });
                 queued += taken.expect("an adapter that runs") as u64;
             }
             end.poll();
             if begun.elapsed() > PATIENCE {
                 self.print_ways();
-                panic!("{} of {total} were sent, {queued} queued, {:?}", end.outer.sent() - sent, adapter.sent());
+                panic!(
+                    "{} of {total} were sent, {queued} queued, {:?}",
+                    end.outer.sent() - sent,
+                    adapter.sent()
+                );
             }
         }
         begun.elapsed()
+    }
+
+    /// Sends as many packets of `size` bytes, in super-packets of as many as fit 64 KiB; so that there may be a few more.
+    /// Returns how many there were, too.
+    pub(super) fn send_super(&self, size: usize) -> (Taken, usize) {
+        let end = &self.from;
+        let mss = size - HEADERS;
+        let each = ((MOST - HEADERS) / mss).min(MOST_SEGMENTS);
+        let whole = self.packet(HEADERS + each * mss);
+        let adapter = end.station.tunnel().adapter();
+        let (sent, done) = (end.outer.sent(), adapter.sent().completed);
+        let supers = PACKETS.div_ceil(each);
+        for _ in 0..supers {
+            assert_eq!(adapter.send_super(end.machine(), &whole, mss), Ok(()));
+        }
+        let packets = (supers * each) as u64;
+        let armed = Armed::new();
+        let (clock, begun) = (Clock::start(), Instant::now());
+        while end.outer.sent() - sent < packets || adapter.sent().completed - done < supers as u64 {
+            end.poll();
+            assert!(
+                begun.elapsed() < PATIENCE,
+                "{} of {packets} were sent",
+                end.outer.sent() - sent
+            );
+        }
+        let taken = Taken { cpu: clock.elapsed(), wall: begun.elapsed() };
+        drop(armed);
+        (taken, packets as usize)
     }
 
     /// Receives [`PACKETS`] packets of `size` bytes: time from the first indication to the last packet's, sealing not counted.
@@ -209,7 +251,7 @@ impl Pair {
     fn packet(&self, size: usize) -> Vec<u8> {
         let [source, destination]: [IpAddr; 2] =
             [&self.from, &self.to].map(|end| end.station.inner()[0]);
-        let payload = Payload::Datagram { ports: (4000, 4001), data: vec![0x5A; size - 28] };
+        let payload = Payload::Datagram { ports: (4000, 4001), data: vec![0x5A; size - HEADERS] };
         Packet { source, destination, payload }.to_bytes()
     }
 
@@ -229,9 +271,8 @@ impl Pair {
             let used = used.map(|c| format!("{} {}", c.name(), statistics.counter(*c)));
             let lost = abi::discard::Discard::ALL.iter();
             let lost = lost.filter(|reason| statistics.discarded(**reason) > 0);
-            let lost = lost.map(|reason| {
-                format!("{} {}", reason.name(), statistics.discarded(*reason))
-            });
+            let lost =
+                lost.map(|reason| format!("{} {}", reason.name(), statistics.discarded(*reason)));
             println!("  {name}: {}", used.chain(lost).collect::<Vec<_>>().join(", "));
         }
     }

@@ -17,6 +17,7 @@ use sim::host::linux::bridge::Bridge;
 use sim::host::linux::tun::{Tun, check_name};
 use sim::host::uapi::policy::Setting;
 use sim::host::uapi::{self, Configured, Server, request::SetRequest, translate};
+use sim::nt::Mark;
 use sim::nt::machine::Options;
 use sim::nt::netio;
 use sim::verifier::schedule::{Mode, World};
@@ -40,6 +41,12 @@ pub(crate) struct Up {
     driver: DriverFile,
     #[command(flatten)]
     policies: Policies,
+    /// Have Windows do (1) or not do (0) what nobody knows whether it does; may be repeated. The others are drawn.
+    ///
+    /// GSO_IS_GRANTED, packets of up to 64 KiB that the driver cuts, is 0 unless it is set here. An unknown NAME is
+    /// answered with the list of them.
+    #[arg(long = "windows", value_name = "NAME=0|1", value_parser = choice)]
+    choices: Vec<(String, bool)>,
     /// Simulated CPUs [default: as many as this machine has].
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=64))]
     cpus: Option<u32>,
@@ -55,6 +62,21 @@ pub(crate) struct Up {
     /// Print what the driver counted, discards by reason, when it ends.
     #[arg(long)]
     statistics: bool,
+}
+
+/// Reads `NAME=0` or `NAME=1`.
+fn choice(text: &str) -> Result<(String, bool), String> {
+    let (name, value) = text.split_once('=').ok_or("it is written NAME=0 or NAME=1")?;
+    let unknown = || sim::nt::every_behaviour().filter(|row| row.mark == Mark::Unknown);
+    if !unknown().any(|row| row.name == name) {
+        let all = unknown().map(|row| format!("\n  {} ({})", row.name, row.source));
+        return Err(format!("{name} is not among them; there are{}", all.collect::<String>()));
+    }
+    match value {
+        "0" => Ok((name.to_owned(), false)),
+        "1" => Ok((name.to_owned(), true)),
+        _ => Err(format!("{name} is 0 or 1")),
+    }
 }
 
 impl Up {
@@ -81,6 +103,11 @@ impl Up {
             verified: self.verify,
             print: self.log,
             parameters: self.policies.policies.into_iter().collect(),
+            // What can be counted on, unless it is asked for.
+            choices: [("GSO_IS_GRANTED".to_owned(), false)]
+                .into_iter()
+                .chain(self.choices)
+                .collect(),
             ..Options::default()
         };
         let computer = Computer::boot(&world, options, linux.clone(), &driver)?;
