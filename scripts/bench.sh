@@ -21,6 +21,8 @@ usage: scripts/bench.sh PART [OPTION...]
              --only WORD   only the ways whose names have WORD in them: 'in,', sockets, ...
   aead     sealing and opening batches of packets, against ring, aws-lc, OpenSSL and chacha20poly1305; also draws
            target/bench/aead.svg. OPTIONs are words: only lines that contain them all are measured
+  cost     what a packet and a chunk cost the driver in instructions, atomics and calls of the kernel, counted by single-stepping
+           it; some minutes
   all      every part, with its defaults
 
 The last figures of all parts, with plots, are in target/bench/report.html.
@@ -34,7 +36,7 @@ mkdir -p "$out"
 case $part in
 -h | --help) usage; exit 0 ;;
 all)
-    for part in datapath aead tunnel; do "$0" "$part"; done
+    for part in datapath aead cost tunnel; do "$0" "$part"; done
     exit
     ;;
 tunnel)
@@ -57,6 +59,11 @@ datapath)
     scripts/build.sh
     cargo run --quiet --locked --release --manifest-path sim/benches/datapath/Cargo.toml \
         --target-dir "${CARGO_TARGET_DIR:-target}/peers" -- "$@"
+    ;;
+cost)
+    scripts/setup.sh
+    scripts/build.sh
+    exec cargo test --quiet --locked --release -p sim --features driver --test counted_cost -- --ignored --nocapture
     ;;
 aead)
     for needed in cc:gcc pkg-config:pkg-config; do

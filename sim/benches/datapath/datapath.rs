@@ -23,7 +23,6 @@ use std::time::{Duration, Instant};
 use abi::policy::Policy;
 use sim::verifier::schedule::{Mode, World};
 
-mod null;
 mod pair;
 mod peer;
 mod profile;

@@ -10,10 +10,10 @@ use abi::policy::Policy;
 use sim::host::memory::Network;
 use sim::host::memory::packet::{Packet, Payload};
 use sim::host::memory::pair::{PORT, Station};
+use sim::host::null::{Mode, Null, fill};
 use sim::nt::machine::{Machine, Options};
 use sim::verifier::schedule::World;
 
-use super::null::{Mode, Null, fill};
 use super::sample::{Armed, Clock};
 
 /// Packets of one sample.

@@ -18,6 +18,7 @@ use crate::nt::wsk::control_messages::PacketInfo;
 pub mod computer;
 pub mod linux;
 pub mod memory;
+pub mod null;
 pub mod routes;
 pub mod uapi;
 

@@ -382,6 +382,12 @@ impl Stubs {
         self.base + number * STUB_SIZE
     }
 
+    /// The number of the stub at an address.
+    pub(crate) fn number_at(&self, address: usize) -> Option<usize> {
+        let offset = address.checked_sub(self.base)?;
+        (offset < CAPACITY * STUB_SIZE).then_some(offset / STUB_SIZE)
+    }
+
     /// What the gate's `functions` points at. `AtomicUsize` is laid out as `usize`.
     pub(crate) fn table(&self) -> *const usize {
         self.functions.as_ptr().cast()

@@ -136,18 +136,28 @@ raw_end:
 "#
 );
 
+/// All of them, by name.
+const ALL: [(&str, unsafe extern "C" fn()); 6] = [
+    ("__chkstk", raw_chkstk),
+    ("memcpy", raw_memcpy),
+    ("memmove", raw_memmove),
+    ("memset", raw_memset),
+    ("memcmp", raw_memcmp),
+    ("strlen", raw_strlen),
+];
+
 /// The address of one of them.
 pub(crate) fn address(name: &str) -> Option<usize> {
-    let function = match name {
-        "__chkstk" => raw_chkstk,
-        "memcpy" => raw_memcpy,
-        "memmove" => raw_memmove,
-        "memset" => raw_memset,
-        "memcmp" => raw_memcmp,
-        "strlen" => raw_strlen,
-        _ => return None,
-    };
-    Some(function as *const () as usize)
+    ALL.iter()
+        .find(|(known, _)| *known == name)
+        .map(|(_, function)| *function as *const () as usize)
+}
+
+/// The name of the one that begins at `address`.
+pub(crate) fn name_at(address: usize) -> Option<&'static str> {
+    ALL.iter()
+        .find(|(_, function)| *function as *const () as usize == address)
+        .map(|(name, _)| *name)
 }
 
 /// Where they all are.

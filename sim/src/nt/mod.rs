@@ -332,6 +332,13 @@ pub fn missing(name: &str) -> usize {
     registry.stubs.bind(number, not_provided as *const () as usize)
 }
 
+/// The function that the driver reaches at `address`, which [`address`] or [`missing`] gave.
+#[must_use]
+pub fn name_at(address: usize) -> Option<&'static str> {
+    let stub = || registry().stubs.number_at(address).map(|number| name_of(number as u64));
+    crate::loader::raw::name_at(address).or_else(stub)
+}
+
 /// The name behind a number of the gate's table.
 pub(crate) fn name_of(number: u64) -> &'static str {
     match slot(number) {

@@ -4,3 +4,4 @@ pub mod fault;
 pub mod report;
 pub mod rules;
 pub mod schedule;
+pub mod steps;

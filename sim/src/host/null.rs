@@ -1,24 +1,25 @@
 //! A network that costs next to nothing: what is sent is counted, what arrives is put in by hand.
 //!
-//! [`Null`] stands between a machine and its host in a [`sim::host::memory::Network`]. Until the
-//! tunnel is up it passes everything on; then Transport Data is counted and gone, and a benchmark
-//! lands datagrams itself. Handshake messages always pass, so sessions are renewed as usual.
+//! [`Null`] stands between a machine and its host in a [`super::memory::Network`]. Until it is told to
+//! count it passes everything on; then Transport Data is counted and gone, and whoever measures
+//! lands datagrams himself. Handshake messages always pass, so sessions are renewed as usual.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
-use sim::host::memory::{CARD, Host};
-use sim::host::routes::Tables;
-use sim::host::{Batch, Landing, OpenError, Outer, Place, SendError, Sending, Socket, Watcher};
-use sim::nt::wsk::control_messages::PacketInfo;
+use super::memory::{CARD, Host};
+use super::routes::Tables;
+use super::{Batch, Landing, OpenError, Outer, Place, SendError, Sending, Socket, Watcher};
+use crate::nt::wsk::control_messages::PacketInfo;
+use crate::verifier::schedule::lock;
 
 /// The first byte of Transport Data.
 const TRANSPORT_DATA: u8 = 4;
 
 /// What becomes of Transport Data that is sent.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Mode {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
     /// It goes to its destination.
     Pass,
     /// It is counted.
@@ -28,7 +29,7 @@ pub(super) enum Mode {
 }
 
 /// See the module.
-pub(super) struct Null {
+pub struct Null {
     inner: Arc<Host>,
     shared: Arc<Shared>,
 }
@@ -42,38 +43,44 @@ struct Shared {
 }
 
 impl Null {
-    pub(super) fn new(inner: Arc<Host>) -> Arc<Self> {
+    /// Stands before `inner`.
+    #[must_use]
+    pub fn new(inner: Arc<Host>) -> Arc<Self> {
         Arc::new(Self { inner, shared: Arc::default() })
     }
 
-    pub(super) fn set_mode(&self, mode: Mode) {
+    /// What becomes of Transport Data from now on.
+    pub fn set_mode(&self, mode: Mode) {
         self.shared.mode.store(mode as u8, Ordering::SeqCst);
     }
 
     /// Datagrams of Transport Data that were not passed on.
-    pub(super) fn sent(&self) -> u64 {
+    #[must_use]
+    pub fn sent(&self) -> u64 {
         self.shared.sent.load(Ordering::Relaxed)
     }
 
-    pub(super) fn take_recorded(&self) -> Vec<Vec<u8>> {
-        std::mem::take(&mut *self.shared.recorded())
+    /// What was recorded.
+    #[must_use]
+    pub fn take_recorded(&self) -> Vec<Vec<u8>> {
+        std::mem::take(&mut *lock(&self.shared.recorded))
     }
 
     /// The landing of the newest IPv4 socket.
-    pub(super) fn landing(&self) -> Option<Arc<dyn Landing>> {
-        let landings = self.shared.landings.lock().unwrap_or_else(PoisonError::into_inner);
+    #[must_use]
+    pub fn landing(&self) -> Option<Arc<dyn Landing>> {
+        let landings = lock(&self.shared.landings);
         landings.iter().rev().find(|(local, _)| local.is_ipv4()).map(|(_, landing)| landing.clone())
     }
 }
 
-impl Shared {
-    fn recorded(&self) -> std::sync::MutexGuard<'_, Vec<Vec<u8>>> {
-        self.recorded.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 /// Fills places of `landing` with `datagrams` from `remote` to `local`.
-pub(super) fn fill(
+///
+/// # Panics
+///
+/// If the driver has kept too many to have room for these.
+#[must_use]
+pub fn fill(
     landing: &dyn Landing,
     datagrams: &[Vec<u8>],
     remote: SocketAddr,
@@ -106,8 +113,7 @@ impl Outer for Null {
         landing: Arc<dyn Landing>,
     ) -> Result<Arc<dyn Socket>, OpenError> {
         let inner = self.inner.open(local, landing.clone())?;
-        let mut landings = self.shared.landings.lock().unwrap_or_else(PoisonError::into_inner);
-        landings.push((local, landing));
+        lock(&self.shared.landings).push((local, landing));
         Ok(Arc::new(NullSocket { inner, shared: self.shared.clone() }))
     }
 }
@@ -130,7 +136,7 @@ impl Socket for NullSocket {
             let copy = |pieces: &[std::io::IoSlice<'_>]| {
                 pieces.iter().flat_map(|p| p.iter().copied()).collect()
             };
-            self.shared.recorded().extend(datagrams.map(copy));
+            lock(&self.shared.recorded).extend(datagrams.map(copy));
         }
         Ok(())
     }

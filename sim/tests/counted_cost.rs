@@ -1,0 +1,249 @@
+//! What a chunk and a packet cost the driver, counted and not timed: instructions, atomics, and calls out of it.
+//!
+//! Two machines with one CPU each, in fast mode, their queues polled here; what the first one sends is counted and gone
+//! ([`null`](sim::host::null)), and what the other one receives is landed by hand. A chunk of 32 packets less a chunk of 16
+//! is 16 packets; two chunks less one are a chunk. `scripts/bench.sh cost` prints the tables of
+//! `docs/tuning.md`.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use abi::policy::Policy;
+use sim::host::Outer;
+use sim::host::memory::Network;
+use sim::host::memory::packet::{Packet, Payload};
+use sim::host::memory::pair::{PORT, Station};
+use sim::host::null::{Mode, Null, fill};
+use sim::nt::machine::{Machine, Options};
+use sim::verifier::schedule::{Mode as Time, World};
+use sim::verifier::steps::{Counted, count};
+
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Packets of a chunk.
+const CHUNK: usize = 32;
+/// Bytes of each packet.
+const SIZE: usize = 64;
+
+struct End {
+    station: Station,
+    outer: Arc<Null>,
+    received: Arc<AtomicU64>,
+}
+
+impl End {
+    fn boot(world: &Arc<World>, network: &Network, number: u8, options: &Options) -> Self {
+        let driver = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/driver/penstock.sys");
+        let mut outer = None;
+        let wrap = |host| {
+            let null = Null::new(host);
+            outer = Some(null.clone());
+            null as Arc<dyn Outer>
+        };
+        let station =
+            Station::boot_behind(world, network, number, options.clone(), &driver, wrap).unwrap();
+        Self { station, outer: outer.unwrap(), received: Arc::default() }
+    }
+
+    fn machine(&self) -> &Machine {
+        self.station.computer().machine()
+    }
+
+    fn poll(&self) {
+        self.station.tunnel().adapter().poll_here(self.machine());
+    }
+}
+
+/// Both ends, warm.
+struct Ends {
+    from: End,
+    to: End,
+}
+
+impl Ends {
+    fn boot(world: &Arc<World>, network: &Network, policies: &[(Policy, u32)]) -> Self {
+        let parameters = policies.iter().map(|(policy, value)| (policy.name().to_owned(), *value));
+        let options = Options {
+            cpus: 1,
+            verified: false,
+            parameters: parameters.collect(),
+            choices: [("GSO_IS_GRANTED".to_owned(), false)].into(),
+            ..Options::default()
+        };
+        let [from, to] = [1, 2].map(|number| End::boot(world, network, number, &options));
+        for (one, other) in [(&from, &to), (&to, &from)] {
+            one.station.set_peers(&[other.station.as_peer().unwrap()]).unwrap();
+            one.station.set_up(true).unwrap();
+        }
+        for _ in 0..20 {
+            assert!(from.station.endpoint().ping(to.station.inner()[0], 56, PATIENCE).is_some());
+        }
+        for end in [&from, &to] {
+            let received = end.received.clone();
+            let adapter = end.station.tunnel().adapter();
+            adapter.on_receive(move |packets| {
+                received.fetch_add(packets.len() as u64, Ordering::Relaxed);
+            });
+            adapter.poll_by_hand(end.machine(), true);
+            end.outer.set_mode(Mode::Count);
+        }
+        Self { from, to }
+    }
+
+    fn packet(&self) -> Vec<u8> {
+        let [source, destination]: [IpAddr; 2] =
+            [&self.from, &self.to].map(|end| end.station.inner()[0]);
+        let payload = Payload::Datagram { ports: (4000, 4001), data: vec![0x5A; SIZE - 28] };
+        Packet { source, destination, payload }.to_bytes()
+    }
+
+    /// Has the driver send so many packets of its ring.
+    fn send(&self, packets: usize) -> Counted {
+        self.put(packets);
+        let sent = self.from.outer.sent();
+        let counted = count(self.from.machine(), || self.from.poll());
+        assert!(self.from.outer.sent() - sent >= packets as u64, "one thread sends all of them");
+        counted
+    }
+
+    /// Lands so many datagrams at once, and has the driver deliver them.
+    fn receive(&self, packets: usize) -> Counted {
+        let mut counted = Counted::default();
+        self.land(packets, |body| counted = count(self.to.machine(), body));
+        counted
+    }
+
+    /// Sends and receives so many, to no other end.
+    fn pass(&self, packets: usize) {
+        self.land(packets, |body| body());
+    }
+
+    fn land(&self, packets: usize, around: impl FnOnce(&mut dyn FnMut())) {
+        self.from.outer.set_mode(Mode::Record);
+        self.put(packets);
+        self.from.poll();
+        self.from.outer.set_mode(Mode::Count);
+        let datagrams = self.from.outer.take_recorded();
+        let end = &self.to;
+        let landing = end.outer.landing().unwrap();
+        let remote = SocketAddr::new(self.from.station.outer()[0], PORT);
+        let mut batch = fill(&*landing, &datagrams, remote, end.station.outer()[0]);
+        let before = end.received.load(Ordering::Relaxed);
+        around(&mut || {
+            landing.landed(&mut batch);
+            end.poll();
+        });
+        let received = end.received.load(Ordering::Relaxed) - before;
+        assert_eq!(received, packets as u64, "one thread delivers all of them");
+    }
+
+    /// Puts so many packets into the ring.
+    fn put(&self, packets: usize) {
+        let (end, packet) = (&self.from, self.packet());
+        let mut left = packets;
+        let taken = end.station.tunnel().adapter().send_with(end.machine(), |buffer| {
+            left = left.checked_sub(1)?;
+            buffer[..packet.len()].copy_from_slice(&packet);
+            Some((packet.len(), 0))
+        });
+        assert_eq!(taken, Ok(packets));
+    }
+
+    fn shut_down(self) {
+        for end in [self.from, self.to] {
+            end.station.tunnel().adapter().poll_by_hand(end.machine(), false);
+            end.outer.set_mode(Mode::Pass);
+            assert!(end.station.shut_down().unwrap().is_empty());
+        }
+    }
+}
+
+/// What `more` has besides `less`, for each of `parts`; what is below zero is none.
+fn each(more: &Counted, less: &Counted, parts: usize) -> Vec<(String, f64)> {
+    let share = |more: usize, less: usize| (more as f64 - less as f64) / parts as f64;
+    let mut all = vec![
+        ("instructions".to_owned(), share(more.instructions, less.instructions)),
+        ("atomics".to_owned(), share(more.all_atomics(), less.all_atomics())),
+    ];
+    let get = |map: &std::collections::BTreeMap<String, usize>, key: &String| {
+        map.get(key).copied().unwrap_or(0)
+    };
+    for (prefix, more, less) in
+        [("  atomic ", &more.atomics, &less.atomics), ("  call ", &more.calls, &less.calls)]
+    {
+        let names: std::collections::BTreeSet<_> = more.keys().chain(less.keys()).collect();
+        for name in names {
+            let share = share(get(more, name), get(less, name));
+            if share != 0.0 {
+                all.push((format!("{prefix}{name}"), share));
+            }
+        }
+    }
+    all
+}
+
+fn print(what: &str, all: &[(String, f64)]) {
+    println!("{what}");
+    for (name, value) in all {
+        println!("  {value:10.2} {name}");
+    }
+}
+
+/// The most that a way may cost: atomics of a packet, and of a chunk besides those of its packets.
+struct Bound {
+    packet: f64,
+    chunk: f64,
+}
+
+/// One way: a packet, and a chunk of 32 with them.
+fn look(name: &str, bound: &Bound, run: impl Fn(usize) -> Counted) {
+    let [half, one, two] = [CHUNK / 2, CHUNK, 2 * CHUNK].map(run);
+    let packet = each(&one, &half, CHUNK / 2);
+    let chunk = each(&two, &one, 1);
+    print(&format!("{name}: a packet"), &packet);
+    print(&format!("{name}: a chunk of {CHUNK} packets"), &chunk);
+    let of = |all: &[(String, f64)], what: &str| {
+        all.iter().find(|(name, _)| name == what).map_or(0.0, |(_, value)| *value)
+    };
+    let (packet_atomics, chunk_atomics) = (of(&packet, "atomics"), of(&chunk, "atomics"));
+    assert!(packet_atomics <= bound.packet, "{name}: {packet_atomics} atomics a packet");
+    let chunk_alone = chunk_atomics - packet_atomics * CHUNK as f64;
+    assert!(chunk_alone <= bound.chunk, "{name}: {chunk_alone} atomics a chunk");
+    assert!(chunk_atomics > 0.0, "{name}: something was counted");
+    for counted in [&half, &one, &two] {
+        assert_eq!(
+            counted.calls_of("ExAllocatePool2"),
+            0,
+            "{name}: nothing is allocated once warm"
+        );
+    }
+}
+
+/// Both ends with some policies, warm, and what one of their ways costs.
+fn with_ends(policies: &[(Policy, u32)], body: impl FnOnce(&Ends)) {
+    let world = World::new(Time::Parallel);
+    let _main = world.enter("main");
+    let network = Network::new(&world);
+    let ends = Ends::boot(&world, &network, policies);
+    for _ in 0..4 {
+        ends.pass(8 * CHUNK);
+    }
+    body(&ends);
+    ends.shut_down();
+}
+
+#[test]
+#[ignore = "takes minutes: every instruction is stepped; scripts/bench.sh cost"]
+fn sockets() {
+    with_ends(&[(Policy::FastPath, 0)], |ends| {
+        let bound = Bound { packet: 0.0, chunk: 60.0 };
+        look("out, sockets", &bound, |packets| ends.send(packets));
+        // A buffer at a time comes back from NetAdapterCx.
+        let bound = Bound { packet: 2.0, chunk: 60.0 };
+        look("in, sockets", &bound, |packets| ends.receive(packets));
+    });
+}
