@@ -39,6 +39,7 @@ mod random;
 mod workers;
 
 use core::{
+    alloc::Layout,
     ffi::c_void,
     num::NonZeroU32,
     sync::atomic::{AtomicU64, Ordering},
@@ -51,6 +52,7 @@ use abi::{
 use callout::{Provider, Routes, RunCaps, RunPool};
 use crypto::{
     aead::{self, ExtendedState, Tier},
+    pipeline::Chunk,
     protocol::{HandshakeLoad, IndexTable, Instant, Now, hash_table::HashKey},
     sync::Shared,
 };
@@ -58,13 +60,14 @@ use netadapter::{Adapter, RxPool};
 use nt::{
     extended_state::ExtendedFeatures,
     irql::Passive,
-    pool::PoolAllocator,
+    pool::{Keeping, PoolAllocator},
     status::{NtError, to_status},
     wdf::{DeviceInit, DriverEvents, Entry, InterfaceClass},
 };
 
 use crate::{
     control::Context,
+    datapath::{ReceiveWork, Receiving, SEGMENTS, SendWork, Sending},
     device::{Device, Waiters},
     ends::Inner,
     interceptions::Interceptions,
@@ -75,8 +78,17 @@ use crate::{
     workers::Workers,
 };
 
+/// What the data path allocates for each chunk.
+const KEPT: [Layout; 5] = [
+    Layout::new::<SendWork>(),
+    Layout::new::<ReceiveWork>(),
+    Shared::<Chunk<Sending>>::LAYOUT,
+    Shared::<Chunk<Receiving>>::LAYOUT,
+    SEGMENTS,
+];
+
 #[global_allocator]
-static ALLOCATOR: PoolAllocator = PoolAllocator;
+static ALLOCATOR: PoolAllocator<{ KEPT.len() }> = PoolAllocator::new(KEPT);
 
 #[cfg(not(test))]
 #[panic_handler]
@@ -107,11 +119,14 @@ pub(crate) struct Core {
     detected: Tier,
     pub(crate) policies: Policies,
     numbers: AtomicU64,
+    /// Last: what the others free goes there. None under Driver Verifier.
+    _keeping: Option<Keeping<{ KEPT.len() }>>,
 }
 
 impl Core {
     /// Builds everything, oldest first.
-    fn build(passive: &mut Passive) -> Result<Self, NtError> {
+    fn build(passive: &mut Passive, verified: bool) -> Result<Self, NtError> {
+        let keeping = (!verified).then(|| ALLOCATOR.keep());
         let policies = Policies::try_new(passive)?;
         let no_memory = |_| NtError::INSUFFICIENT_RESOURCES;
         let features = ExtendedFeatures::detect(passive);
@@ -150,6 +165,7 @@ impl Core {
             detected,
             policies,
             numbers,
+            _keeping: keeping,
         })
     }
 
@@ -269,8 +285,9 @@ pub unsafe extern "system" fn driver_entry(driver: *mut c_void, registry: *const
     let mut passive = unsafe { Passive::assume() };
     // SAFETY: the caller's promise; used up before we return.
     let entry = unsafe { Entry::new(driver.cast(), registry.cast()) };
+    let verified = entry.is_verified(&passive);
     to_status(entry.create(&mut passive, |passive| {
-        let core = Shared::try_new(Core::build(passive)?);
+        let core = Shared::try_new(Core::build(passive, verified)?);
         Ok(Driver { core: core.map_err(|_| NtError::INSUFFICIENT_RESOURCES)? })
     }))
 }

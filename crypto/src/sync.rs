@@ -315,13 +315,16 @@ unsafe impl<T: Send + Sync> Send for Shared<T> {}
 unsafe impl<T: Send + Sync> Sync for Shared<T> {}
 
 impl<T> Shared<T> {
+    /// The layout of the block that the value and its count are in.
+    pub const LAYOUT: Layout = Layout::new::<Counted<T>>();
+
     /// Moves `value` into a new allocation with one reference.
     ///
     /// # Errors
     ///
     /// [`OutOfMemory`]; `value` is then dropped.
     pub fn try_new(value: T) -> Result<Self, OutOfMemory> {
-        let layout = Layout::new::<Counted<T>>();
+        let layout = Self::LAYOUT;
         // SAFETY: `Counted` holds an `AtomicUsize`, so the layout is not of size zero.
         let block = unsafe { alloc(layout) };
         let counted = NonNull::new(block.cast::<Counted<T>>()).ok_or(OutOfMemory)?;

@@ -23,7 +23,10 @@ use host_pool::{ExAllocatePool2, ExFreePoolWithTag};
 use wdk_sys::ntddk::{ExAllocatePool2, ExFreePoolWithTag};
 use wdk_sys::{POOL_FLAG_NON_PAGED, POOL_FLAG_UNINITIALIZED, POOL_FLAGS, PVOID};
 
-use crate::status::NtError;
+use self::kept::Kept;
+use crate::{processor, status::NtError};
+
+mod kept;
 
 /// What `ExAllocatePool2` promises for every block.
 const POOL_ALIGNMENT: usize = 16;
@@ -62,14 +65,55 @@ impl Tag {
 }
 
 /// The nonpaged pool as Rust's allocator; the driver crate declares it `#[global_allocator]`.
+///
+/// Blocks of `KINDS` layouts may be kept ([`PoolAllocator::keep`]): those then cost the pool nothing
+/// once as many have been freed as are needed at a time.
 #[derive(Debug)]
-pub struct PoolAllocator;
+pub struct PoolAllocator<const KINDS: usize>(Kept<KINDS>);
+
+/// As long as this lives blocks are kept; then all of them go back to the pool.
+#[must_use = "nothing is kept once it is dropped"]
+#[derive(Debug)]
+pub struct Keeping<const KINDS: usize>(&'static PoolAllocator<KINDS>);
+
+impl<const KINDS: usize> PoolAllocator<KINDS> {
+    /// An allocator that may keep blocks of these layouts, and keeps none yet.
+    #[must_use]
+    pub const fn new(layouts: [Layout; KINDS]) -> Self {
+        Self(Kept::new(layouts))
+    }
+
+    /// Keeps blocks from now on, at most 136 of a layout and 8 more for each CPU. Not to be asked of a
+    /// driver that is being verified: the pool finds no wrong use of what does not come back to it.
+    ///
+    /// # IRQL
+    ///
+    /// Any.
+    pub fn keep(&'static self) -> Keeping<KINDS> {
+        self.0.set_keeping(true);
+        Keeping(self)
+    }
+}
+
+impl<const KINDS: usize> Drop for Keeping<KINDS> {
+    fn drop(&mut self) {
+        self.0.0.set_keeping(false);
+        self.0.0.empty(|block, layout| {
+            // SAFETY: kept blocks are this allocator's, of this layout, and nobody uses them.
+            unsafe { free(block, layout, Tag::GENERAL) };
+        });
+    }
+}
 
 // SAFETY: blocks come from the pool, are of the layout's size and alignment (see `allocate`), and
-// belong to the caller until `dealloc`; nothing here unwinds.
-unsafe impl GlobalAlloc for PoolAllocator {
+// belong to the caller until `dealloc`; one that is kept then is nobody's until it is taken for the
+// same layout. Nothing here unwinds.
+unsafe impl<const KINDS: usize> GlobalAlloc for PoolAllocator<KINDS> {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        allocate(layout, POOL_FLAG_UNINITIALIZED, Tag::GENERAL)
+        match self.0.take(layout, processor::nearby) {
+            kept if kept.is_null() => allocate(layout, POOL_FLAG_UNINITIALIZED, Tag::GENERAL),
+            kept => kept,
+        }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
@@ -77,8 +121,13 @@ unsafe impl GlobalAlloc for PoolAllocator {
     }
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
-        // SAFETY: the caller passes a block of this allocator and the layout it was made with.
-        unsafe { free(block, layout, Tag::GENERAL) };
+        // SAFETY: the caller passes a block of this allocator and the layout it was made with, and does
+        // not use it any more.
+        let kept = unsafe { self.0.keep(block, layout, processor::nearby) };
+        if !kept {
+            // SAFETY: as above.
+            unsafe { free(block, layout, Tag::GENERAL) };
+        }
     }
 }
 

@@ -90,3 +90,15 @@ pub fn current(_level: &Dispatch<'_>) -> u32 {
     // SAFETY: only reads; null means that the group is not asked for.
     unsafe { KeGetCurrentProcessorNumberEx(ptr::null_mut()) }
 }
+
+/// The index of the processor this runs on, or ran on a moment ago: for choosing among things of which
+/// any will do.
+///
+/// # IRQL
+///
+/// Any.
+#[must_use]
+pub fn nearby() -> u32 {
+    // SAFETY: only reads; null means that the group is not asked for.
+    unsafe { KeGetCurrentProcessorNumberEx(ptr::null_mut()) }
+}

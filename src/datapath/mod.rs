@@ -11,6 +11,7 @@ mod receive;
 mod send;
 mod turn;
 
+pub(crate) use packet::SEGMENTS;
 pub(crate) use receive::{ReceiveWork, Receiving, endpoint};
 pub(crate) use send::{SendWork, Sending};
 pub(crate) use turn::Stage;

@@ -1,6 +1,7 @@
 //! A packet on its way out: where its bytes are until they are sealed.
 
 use alloc::vec::Vec;
+use core::alloc::Layout;
 
 use abi::{discard::Discard, statistics::Counter};
 use crypto::{
@@ -20,6 +21,9 @@ const ZEROES: [u8; 16] = [0; 16];
 
 /// The most pieces that the payload of a segment may be in: there are its headers, too, and padding.
 const SEGMENT_PIECES: usize = PACKET_PIECES - 2;
+
+/// The layout of a chunk's segments.
+pub(crate) const SEGMENTS: Layout = Layout::new::<[Segment; CHUNK_PACKETS]>();
 
 /// What the packets of a chunk refer to.
 #[derive(Default)]

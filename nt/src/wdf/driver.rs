@@ -13,7 +13,7 @@ use core::ptr;
 
 use wdk_sys::{
     NTSTATUS, PCUNICODE_STRING, PDRIVER_OBJECT, PWDFDEVICE_INIT, ULONG, WDF_DRIVER_CONFIG,
-    WDFDRIVER, WDFOBJECT,
+    WDFDRIVER, WDFOBJECT, ntddk::MmIsDriverVerifying,
 };
 
 use super::{DeviceInit, call, context};
@@ -65,6 +65,19 @@ impl Entry {
     pub unsafe fn new(object: PDRIVER_OBJECT, registry_path: PCUNICODE_STRING) -> Self {
         // INVARIANT: the caller's promise.
         Self { object, registry_path }
+    }
+
+    /// Whether Driver Verifier looks at this driver.
+    ///
+    /// # IRQL
+    ///
+    /// `PASSIVE_LEVEL`.
+    ///
+    /// Source: <https://learn.microsoft.com/windows-hardware/drivers/ddi/wdm/nf-wdm-mmisdriververifying>
+    #[must_use]
+    pub fn is_verified(&self, _passive: &Passive) -> bool {
+        // SAFETY: the driver object of the type invariant.
+        unsafe { MmIsDriverVerifying(self.object) != 0 }
     }
 
     /// Creates the driver object, and then its context by `build`.

@@ -190,6 +190,12 @@ crate::nt::imports! {
         }
     }
 
+    /// Whether Driver Verifier looks at the driver: in verified mode.
+    [max: PASSIVE, mark: Documented, source: "DDI wdm/nf-wdm-mmisdriververifying"]
+    fn MmIsDriverVerifying(thread, driver: usize) -> u32 {
+        thread.machine().options().verified.into()
+    }
+
     /// The system address of an MDL's locked pages.
     [max: DISPATCH, mark: Documented, source: "DDI wdm/nf-wdm-mmmaplockedpagesspecifycache", fail: 0]
     fn MmMapLockedPagesSpecifyCache(thread, mdl: usize, mode: u8, cache: u32, base: usize, bugcheck: u32, priority: u32) -> usize {

@@ -1,4 +1,4 @@
-//! What datagrams cost in allocations once everything is warm: by callouts none, by injection none.
+//! What packets and datagrams cost in allocations once everything is warm: chunks none, callouts none, injection none.
 //!
 //! ```text
 //!   classify ── descriptor ◄─── memory comes round ───┐          run ── lists ◄── NDIS's pools ──┐
@@ -18,6 +18,8 @@ use sim::nt::machine::Options;
 
 /// Nodes of chains: descriptors of what was taken.
 const DESCRIPTORS: [u8; 4] = *b"PnsC";
+/// Everything that has no tag of its own: chunks, and what they carry.
+const GENERAL: [u8; 4] = *b"Pnst";
 /// Lists and buffers of what is injected.
 const LISTS: [u8; 4] = *b"PnsN";
 
@@ -90,5 +92,37 @@ fn a_run_that_is_injected_costs_none() {
             machines::with_policies(&[(Policy::FastPath, 1), (Policy::SendEngine, engine)]);
         let [descriptors, lists] = cost(&Options { verified: false, ..options }, 4);
         assert_eq!((descriptors, lists), (0, 0), "engine {engine}");
+    }
+}
+
+/// What a thousand packets from one end to the other cost in chunks at both, after as many.
+fn chunks_cost(options: &Options, seed: u64) -> u64 {
+    let mut cost = 0;
+    machines::with_pair_of(seed, options, |pair| {
+        machines::ping(&pair.alpha, &pair.beta);
+        send(pair, 32);
+        let allocated =
+            || [&pair.alpha, &pair.beta].map(|end| allocations(end, GENERAL)).iter().sum::<u64>();
+        let chunks = || Ledger::of(&pair.alpha).counter(Counter::Chunks);
+        let (before, chunks_before) = (allocated(), chunks());
+        send(pair, 32);
+        cost = allocated() - before;
+        assert!(chunks() - chunks_before >= 32, "seed {seed}");
+    });
+    cost
+}
+
+/// Blocks of chunks are kept, unless Driver Verifier looks on.
+#[test]
+fn a_chunk_costs_none() {
+    for cpus in [1, 4] {
+        for fast_path in [0, 1] {
+            let options = machines::with_policy(Policy::FastPath, fast_path);
+            let options = Options { cpus, ..options };
+            let kept = chunks_cost(&Options { verified: false, ..options.clone() }, 5);
+            assert_eq!(kept, 0, "{cpus} CPUs, FastPath {fast_path}");
+            let verified = chunks_cost(&options, 5);
+            assert!(verified >= 64, "{verified} with {cpus} CPUs: the pool sees every chunk");
+        }
     }
 }
