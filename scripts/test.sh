@@ -81,7 +81,7 @@ scenarios() {
     # The same by the other ways packets can take, injected and by sockets alone, but for those that choose their ways.
     local policy file skip=()
     for file in callouts filter_engine filter_clash both_paths injection neighbour clones loopback shapes firewall \
-        nic_buffers held policy policy_change allocations zero_copy; do
+        nic_buffers held policy policy_change allocations zero_copy outer_offloads; do
         skip+=(--skip "$file::")
     done
     for policy in SendEngine=1 FastPath=0; do

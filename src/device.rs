@@ -12,7 +12,7 @@ use core::{
 };
 
 use abi::{discard::Discard, ioctl::Set, statistics::Counter};
-use callout::{Datagram, Family, Outside, Route};
+use callout::{Datagram, Outside, Route};
 use crypto::{
     protocol::{ConfigError, Endpoint, Now, Output, Tunnel, limits::MAX_QUEUED_HANDSHAKES},
     sync::{RwSpinLock, Shared},
@@ -563,7 +563,6 @@ impl Device {
         // Before the callouts: from the filters on nothing may fail.
         let mut sockets = Shared::try_new(sockets).map_err(|_| NtError::INSUFFICIENT_RESOURCES)?;
         if let Some((family, error)) = sockets.missing() {
-            let family = if family == Family::V4 { "IPv4" } else { "IPv6" };
             this.say(passive, Level::Warning, format_args!("no {family}: {error}"));
         }
         this.intercept(&mut sockets, passive);

@@ -14,7 +14,7 @@ use crypto::sync::Shared;
 use netadapter::{Datapath, TxBatch};
 use nt::{irql::AtMostDispatch, status::NtError};
 
-use crate::device::Device;
+use crate::{device::Device, log::Level};
 
 /// What the sockets call.
 #[derive(Clone)]
@@ -42,8 +42,14 @@ impl Receiver for Outer {
         self.0.run_returned();
     }
 
-    fn judged(&self, counter: Counter, datagrams: usize) {
+    fn counted(&self, counter: Counter, datagrams: usize) {
         self.0.counters.add(counter, datagrams);
+    }
+
+    fn segmentation_refused(&self, family: Family, error: NtError, level: &AtMostDispatch) {
+        self.0.counters.add(Counter::SegmentationRefused, 1);
+        let what = format_args!("{family} does not cut apart what it is sent: {error}");
+        self.0.log.line(level, Level::Warning, what);
     }
 
     fn failed(&self, _remote: SocketAddr, _error: NtError) {

@@ -12,6 +12,7 @@ use core::{
 };
 
 use abi::{discard::Discard, statistics::Counter};
+use callout::Layout;
 use crypto::{
     protocol::{Endpoint, Output},
     sync::{RwSpinLock, Shared},
@@ -267,7 +268,7 @@ impl Output<Paths> for Errand<'_> {
             Ok(route) => route,
             Err(reason) => return device.counters.discard(reason, 1),
         };
-        let Some(mut run) = device.core.runs.take(1, datagram.len()) else {
+        let Some(mut run) = device.core.runs.take(1, datagram.len(), Layout::Apart) else {
             return device.counters.discard(Discard::QueueFull, 1);
         };
         if let Some(place) = run.push(datagram.len()) {

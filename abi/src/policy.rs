@@ -60,6 +60,9 @@ policies! {
     /// Whether the stack may give an adapter packets of up to 64 KiB, to be cut into segments as they are
     /// sealed. Applies to an adapter from when it is made.
     Segmentation: 0..=1, "0 no, 1 yes", default 1;
+    /// Whether datagrams of one length are given to the sockets several as one, for the network stack or
+    /// the network adapter to cut apart (USO).
+    OuterSegmentation: 0..=1, "0 no, 1 yes", default 0;
 }
 
 #[cfg(test)]

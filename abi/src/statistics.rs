@@ -95,6 +95,12 @@ table! {
         SuperPacketsOut,
         /// Those segments. The adapter was given `PacketsOut` less these and as many as were cut.
         SegmentsOut,
+        /// Datagrams that were sent several as one, for the network stack to cut apart (USO).
+        SegmentedOut,
+        /// ... as how many.
+        SegmentedSends,
+        /// Times a socket's stack turned out not to cut them apart, and was asked no more.
+        SegmentationRefused,
     }
 }
 

@@ -18,8 +18,9 @@ use crate::endpoint::Local;
 const HEADER_LEN: usize = 16;
 /// Where headers may begin (`WSA_CMSGHDR_ALIGN`).
 const ALIGNMENT: usize = 8;
-/// Room for everything [`write`] writes: IPv6 packet information, empty options, ECN.
-pub const DEPARTURE_LEN: usize = space(20) + space(0) + space(4);
+/// Room for everything [`write`] writes: IPv6 packet information, empty options, ECN; and behind it for
+/// what [`write_segment`] does.
+pub const DEPARTURE_LEN: usize = space(20) + space(0) + space(4) + space(4);
 
 /// `IPPROTO_IP`: options of IPv4.
 const IPPROTO_IP: i32 = 0;
@@ -29,6 +30,10 @@ const IPPROTO_IPV6: i32 = 41;
 const PKTINFO: i32 = 19;
 /// `IP_ECN`, and `IPV6_ECN`: the two bits of congestion notification, as an `INT`.
 const ECN: i32 = 50;
+/// `IPPROTO_UDP`: options of UDP.
+const IPPROTO_UDP: i32 = 17;
+/// `UDP_SEND_MSG_SIZE`: bytes of each datagram that what is sent is to be cut into, as a `DWORD`.
+const UDP_SEND_MSG_SIZE: i32 = 2;
 /// `IP_OPTIONS`.
 const IP_OPTIONS: i32 = 1;
 /// `IPV6_RTHDR`.
@@ -41,7 +46,7 @@ const fn space(data: usize) -> usize {
 
 const _: () = assert!(space(8) == 24, "IN_PKTINFO");
 const _: () = assert!(space(20) == 40, "IN6_PKTINFO");
-const _: () = assert!(DEPARTURE_LEN == 80);
+const _: () = assert!(DEPARTURE_LEN == 104);
 
 /// One control message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -166,6 +171,14 @@ pub fn write(departure: &Departure, list: &mut [u8; DEPARTURE_LEN]) -> usize {
     if departure.ecn & 3 != 0 {
         writer.put(level, ECN, &[&u32::from(departure.ecn & 3).to_ne_bytes()]);
     }
+    writer.written
+}
+
+/// Writes the message that has what is sent cut into datagrams of `bytes` bytes; returns its own.
+#[must_use]
+pub fn write_segment(bytes: u32, list: &mut [u8]) -> usize {
+    let mut writer = Writer { rest: list, written: 0 };
+    writer.put(IPPROTO_UDP, UDP_SEND_MSG_SIZE, &[&bytes.to_ne_bytes()]);
     writer.written
 }
 

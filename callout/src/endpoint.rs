@@ -6,7 +6,10 @@
 //!
 //! Source: `shared/ws2ipdef.h`, WDK 10.0.26100 (`SOCKADDR_IN`, `SOCKADDR_IN6`, `SOCKADDR_INET`).
 
-use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use core::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6},
+};
 
 /// Size of a `SOCKADDR_INET`, which is that of its larger half, `SOCKADDR_IN6`.
 pub const SOCKADDR_LEN: usize = 28;
@@ -59,6 +62,15 @@ impl Family {
             Self::V4 => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
             Self::V6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
         }
+    }
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::V4 => "IPv4",
+            Self::V6 => "IPv6",
+        })
     }
 }
 

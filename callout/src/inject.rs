@@ -151,7 +151,7 @@ impl<R: Receiver> InjectionEvents for Ear<R> {
     fn completed(&self, request: SendRequest, outcome: Outcome, _level: &AtMostDispatch) {
         if outcome.sent > 0 {
             self.receiver.sent(outcome.sent, outcome.bytes);
-            self.receiver.judged(Counter::InjectedOut, outcome.sent);
+            self.receiver.counted(Counter::InjectedOut, outcome.sent);
         }
         if outcome.failed > 0 {
             self.receiver.discarded(Discard::SendFailed, outcome.failed);

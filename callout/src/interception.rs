@@ -505,7 +505,7 @@ impl<R: Receiver> Classifier for Judge<R> {
         match self.take(&mut packet, port, &metadata, level) {
             Ok(()) => packet.absorb(),
             Err(reason) => {
-                port.receiver.judged(reason.counter(), 1);
+                port.receiver.counted(reason.counter(), 1);
                 packet.permit();
             }
         }
@@ -539,7 +539,7 @@ fn drain<R: Receiver>(state: &Shared<State<R>>, level: &Dispatch<'_>) {
         }
         // It is there: a port leaves the table after the rings were drained of what was taken for it.
         if let Some(port) = find(ports, context) {
-            port.receiver.judged(Counter::Absorbed, batch.len());
+            port.receiver.counted(Counter::Absorbed, batch.len());
             port.receiver.receive(Datagrams::of_callout(batch), level.at_most());
         }
     }

@@ -79,5 +79,6 @@ pub use outside::Outside;
 pub use route::{Route, Routes};
 #[cfg(feature = "kernel")]
 pub use run::{Run, RunCaps, RunPool};
+pub use run_layout::Layout;
 #[cfg(feature = "kernel")]
 pub use socket::{Receiver, Sockets};

@@ -100,7 +100,7 @@ impl<R: Receiver> Outside<R> {
         let run = match &self.intercepted {
             Some(callouts) if callouts.ways().inject.is_some() => {
                 let Err(run) = callouts.inject(run, route, tos, level) else { return };
-                self.sockets.receiver().judged(Counter::InjectionPassed, run.len());
+                self.sockets.receiver().counted(Counter::InjectionPassed, run.len());
                 run
             }
             _ => run,

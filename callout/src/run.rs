@@ -11,7 +11,7 @@ use nt::{
     wsk::{SendPool, SendRequest},
 };
 
-use crate::run_layout::{Class, place};
+use crate::run_layout::{Class, HEAD_ROOM, Layout, place};
 
 /// How many runs of each size a pool makes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,7 +59,7 @@ impl RunPool {
         })
     }
 
-    /// Takes a run for `packets` datagrams of `bytes` in all.
+    /// Takes a run for `packets` datagrams of `bytes` in all, that will lie as `layout` says.
     ///
     /// When there is no such size, the largest: then [`Run::push`] says when it is full. When all
     /// runs of the size are away, a larger one; `None` when those are away, too.
@@ -68,7 +68,7 @@ impl RunPool {
     ///
     /// `<= DISPATCH_LEVEL`.
     #[must_use]
-    pub fn take(&self, packets: usize, bytes: usize) -> Option<Run> {
+    pub fn take(&self, packets: usize, bytes: usize, layout: Layout) -> Option<Run> {
         let request = match Class::for_datagrams(packets, bytes) {
             Class::Single => {
                 self.singles.take().or_else(|| self.fews.take()).or_else(|| self.fulls.take())
@@ -76,7 +76,7 @@ impl RunPool {
             Class::Few => self.fews.take().or_else(|| self.fulls.take()),
             Class::Full => self.fulls.take(),
         }?;
-        Some(Run { request, end: 0, bytes: 0 })
+        Some(Run { request, layout, end: 0, bytes: 0 })
     }
 
     /// How many full runs can be taken now.
@@ -94,6 +94,7 @@ impl RunPool {
 #[must_use = "dropping a run discards its datagrams uncounted"]
 pub struct Run {
     request: SendRequest,
+    layout: Layout,
     /// Where the last datagram ends.
     end: usize,
     /// Bytes of all datagrams.
@@ -109,7 +110,7 @@ impl Run {
     ///
     /// `<= DISPATCH_LEVEL`.
     pub fn push(&mut self, length: usize) -> Option<&mut [u8]> {
-        let (offset, end) = place(self.end, length, self.request.capacity())?;
+        let (offset, end) = place(self.end, length, self.request.capacity(), self.layout)?;
         self.request.push(offset, length).ok()?;
         self.end = end;
         self.bytes = self.bytes.saturating_add(length);
@@ -157,15 +158,20 @@ impl Run {
 
     /// Writes what `header` makes of each datagram right before it, into its head room.
     ///
-    /// `None` when it makes nothing of one of them; headers may have been written by then, and the
-    /// datagrams are as they were.
+    /// `None` when it makes nothing of one of them, or one has no such room; headers may have been written
+    /// by then, and the datagrams are as they were.
     pub(crate) fn write_headers<const N: usize>(
         &mut self,
         header: impl Fn(&[u8]) -> Option<[u8; N]>,
     ) -> Option<()> {
+        const { assert!(N <= HEAD_ROOM) };
+        let mut end = 0;
         for at in 0..self.len() {
             let message = self.request.messages().nth(at);
             let (offset, length) = message?;
+            // Not over the end of the one before.
+            offset.checked_sub(end).filter(|room| *room >= HEAD_ROOM)?;
+            end = offset.saturating_add(length);
             let bytes = self.request.bytes_mut();
             let (before, datagram) = bytes.split_at_mut_checked(offset)?;
             let made = header(datagram.get(..length)?)?;
@@ -179,7 +185,17 @@ impl Run {
         let (end, bytes) = request.messages().fold((0, 0), |(_, bytes), (offset, length)| {
             (offset.saturating_add(length), length.saturating_add(bytes))
         });
-        Self { request, end, bytes }
+        // It had room for headers.
+        Self { request, layout: Layout::Apart, end, bytes }
+    }
+
+    /// The length of the longest datagram, if the stack may be given several as one and cut them apart
+    /// into pieces of that length.
+    pub(crate) fn segment(&self) -> Option<u32> {
+        let longest = self.request.messages().map(|(_, length)| length).max();
+        longest
+            .filter(|_| self.layout == Layout::Joined)
+            .and_then(|longest| longest.try_into().ok())
     }
 
     /// What is sent.

@@ -1,13 +1,24 @@
-//! How datagrams lie in a run buffer: a stride of cache lines, and room for headers before each.
+//! How datagrams lie in a run buffer: apart, with room for headers before each, or back to back.
 //!
 //! A datagram begins 48 bytes behind a cache line: that is the room an IPv6 and a UDP header take
 //! when the run is injected instead of sent by a socket, and with the 16 bytes of a Transport Data
-//! header it puts every ciphertext on a cache line of its own. Pure; any IRQL.
+//! header it puts every ciphertext on a cache line of its own. Back to back they can be handed over as
+//! one, for the stack to cut apart; then only the first has the room. Which it is must be known before
+//! they are sealed, since a byte is written once. Pure; any IRQL.
 
 /// Datagrams begin this far behind a multiple of [`STRIDE`].
 pub const HEAD_ROOM: usize = 48;
 /// The distance between datagrams is a multiple of this.
 pub const STRIDE: usize = 64;
+
+/// How the datagrams of a run lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// Each with head room, at its stride: for whoever sends it.
+    Apart,
+    /// Back to back: for sockets, whose stack may cut them apart.
+    Joined,
+}
 
 /// The three sizes of run buffers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,11 +73,17 @@ impl Class {
 ///
 /// `None` when the buffer's `capacity` does not reach that far.
 #[must_use]
-pub fn place(end: usize, length: usize, capacity: usize) -> Option<(usize, usize)> {
-    let offset = end.checked_next_multiple_of(STRIDE)?.checked_add(HEAD_ROOM)?;
+pub fn place(end: usize, length: usize, capacity: usize, layout: Layout) -> Option<(usize, usize)> {
+    let offset = match (layout, end) {
+        (Layout::Joined, 1..) => end,
+        _ => end.checked_next_multiple_of(STRIDE)?.checked_add(HEAD_ROOM)?,
+    };
     let end = offset.checked_add(length)?;
     (end <= capacity).then_some((offset, end))
 }
+
+// However many are joined, it is no more than an IPv4 datagram may have.
+const _: () = assert!(Class::Full.capacity() - HEAD_ROOM <= 65_535 - 20 - 8);
 
 #[cfg(test)]
 mod tests {
@@ -76,15 +93,15 @@ mod tests {
 
     #[test]
     fn edges() {
-        assert_eq!(place(0, 148, 2048), Some((48, 196)));
-        assert_eq!(place(196, 100, 2048), Some((304, 404)));
-        assert_eq!(place(256, 0, 2048), Some((304, 304)), "an end on the stride");
-        assert_eq!(place(0, 2000, 2048), Some((48, 2048)), "to the last byte");
-        assert_eq!(place(0, 2001, 2048), None, "one more");
-        assert_eq!(place(usize::MAX, 1, 2048), None, "no such end");
+        assert_eq!(place(0, 148, 2048, Layout::Apart), Some((48, 196)));
+        assert_eq!(place(196, 100, 2048, Layout::Apart), Some((304, 404)));
+        assert_eq!(place(256, 0, 2048, Layout::Apart), Some((304, 304)), "an end on the stride");
+        assert_eq!(place(0, 2000, 2048, Layout::Apart), Some((48, 2048)), "to the last byte");
+        assert_eq!(place(0, 2001, 2048, Layout::Apart), None, "one more");
+        assert_eq!(place(usize::MAX, 1, 2048, Layout::Apart), None, "no such end");
         // The largest inner packet there can be: 65535 less IPv6, UDP, header and tag, padded.
         let largest = 65535 - 40 - 8;
-        assert!(place(0, largest, Class::Full.capacity()).is_some());
+        assert!(place(0, largest, Class::Full.capacity(), Layout::Apart).is_some());
         for (packets, bytes, class) in [
             (1, 148, Class::Single),
             (1, 1452, Class::Single),
@@ -106,9 +123,21 @@ mod tests {
         fn datagrams_keep_their_distance(lengths in prop::collection::vec(0_usize..3000, 1..40)) {
             let mut end = 0;
             for length in lengths {
-                let Some((offset, next)) = place(end, length, Class::Full.capacity()) else { break };
+                let Some((offset, next)) = place(end, length, Class::Full.capacity(), Layout::Apart) else { break };
                 prop_assert!(offset >= end + HEAD_ROOM);
                 prop_assert_eq!((offset + 16) % STRIDE, 0);
+                prop_assert_eq!(next, offset + length);
+                end = next;
+            }
+        }
+
+        #[test]
+        fn joined_they_lie_back_to_back(lengths in prop::collection::vec(1_usize..3000, 1..40)) {
+            let mut end = 0;
+            for length in lengths {
+                let capacity = Class::Full.capacity();
+                let Some((offset, next)) = place(end, length, capacity, Layout::Joined) else { break };
+                prop_assert_eq!(offset, end.max(HEAD_ROOM));
                 prop_assert_eq!(next, offset + length);
                 end = next;
             }
@@ -120,14 +149,16 @@ mod tests {
             lengths in prop::collection::vec(0_usize..9000, 1..33),
         ) {
             let class = Class::for_datagrams(lengths.len(), lengths.iter().sum());
-            let mut end = 0;
-            for length in &lengths {
-                match place(end, *length, class.capacity()) {
-                    Some((_, next)) => end = next,
-                    None => {
-                        prop_assert_eq!(class, Class::Full);
-                        prop_assert!(lengths.iter().sum::<usize>() > 48 << 10);
-                        break;
+            for layout in [Layout::Apart, Layout::Joined] {
+                let mut end = 0;
+                for length in &lengths {
+                    match place(end, *length, class.capacity(), layout) {
+                        Some((_, next)) => end = next,
+                        None => {
+                            prop_assert_eq!(class, Class::Full);
+                            prop_assert!(lengths.iter().sum::<usize>() > 48 << 10);
+                            break;
+                        }
                     }
                 }
             }

@@ -11,7 +11,10 @@
 //!
 //! Opening and closing: `PASSIVE_LEVEL`. Everything else: any thread, `<= DISPATCH_LEVEL`.
 
-use core::net::SocketAddr;
+use core::{
+    net::SocketAddr,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 use abi::{discard::Discard, statistics::Counter};
 use nt::{
@@ -19,11 +22,11 @@ use nt::{
     netio::SockaddrInet,
     process::Process,
     status::NtError,
-    wsk::{self, CONTROL_LEN, Events, Provider, Refused, SendRequest, Socket},
+    wsk::{self, CONTROL_LEN, Events, Provider, Refused, SendRequest, Sender, Socket},
 };
 
 use crate::{
-    control_messages::{DEPARTURE_LEN, Departure, write},
+    control_messages::{DEPARTURE_LEN, Departure, write, write_segment},
     datagrams::Datagrams,
     endpoint::{Family, decode, encode},
     route::Route,
@@ -72,13 +75,20 @@ pub trait Receiver: Clone + Send + Sync + 'static {
     /// `<= DISPATCH_LEVEL`, and maybe inside [`Sockets::send`].
     fn returned(&self);
 
-    /// The callouts judged datagrams of this adapter: to be counted, each once. Those that pass come
-    /// by [`Receiver::receive`] all the same, later.
+    /// Datagrams took one of several ways: to be counted, each once. Besides that they end as others do.
     ///
     /// # IRQL
     ///
-    /// `<= DISPATCH_LEVEL`; inside a classify, so that nothing may be called or locked.
-    fn judged(&self, counter: Counter, datagrams: usize);
+    /// `<= DISPATCH_LEVEL`; maybe inside a classify, so that nothing may be called or locked.
+    fn counted(&self, counter: Counter, datagrams: usize);
+
+    /// The stack does not cut apart what it is sent by the socket of a family, although it said that it
+    /// would; it is not asked to any more. At most once for each socket.
+    ///
+    /// # IRQL
+    ///
+    /// `<= DISPATCH_LEVEL`, and maybe inside [`Sockets::send`].
+    fn segmentation_refused(&self, family: Family, error: NtError, level: &AtMostDispatch);
 
     /// Sending to `remote` failed, as was already counted: its route may be stale.
     ///
@@ -225,6 +235,9 @@ impl<R: Receiver> Sockets<R> {
 
     /// Sends the run's datagrams to where `route` leads, by one call.
     ///
+    /// Those that lie back to back are handed over as one, to be cut apart by the stack, if that can;
+    /// if it then does not, the same run is sent once more without.
+    ///
     /// Of `tos` the ECN bits are sent, where the system can; the DSCP bits are the stack's. The
     /// [`Receiver`] is told what became of the datagrams, maybe before this returns.
     ///
@@ -251,8 +264,12 @@ impl<R: Receiver> Sockets<R> {
             interface: route.interface,
             ecn: if half.ecn { tos } else { 0 },
         };
+        let segment = run.segment().filter(|_| half.socket.events().segments());
         let mut request = run.into_request();
         request.address(SockaddrInet(encode(route.remote)), |list| write(&departure, list));
+        if let Some(segment) = segment.filter(|segment| request.joins(*segment)) {
+            request.join(segment, |list| write_segment(segment, list));
+        }
         if half.socket.send(request).is_err() {
             let lost = half.socket.is_lost();
             let reason = if lost { Discard::NoSocket } else { Discard::Stopping };
@@ -281,13 +298,15 @@ impl<R: Receiver> Half<R> {
         owner: &Process,
         receiver: &R,
     ) -> Result<Self, NtError> {
-        let ear = Ear { receiver: receiver.clone(), family };
+        let ear = Ear { receiver: receiver.clone(), family, segments: AtomicBool::new(false) };
         let mut socket = Socket::create(level, provider, family.number(), owner.clone(), ear)?;
         socket.exclusive(level)?;
         socket.only_its_family(level)?;
         socket.packet_information(level)?;
         // Older builds do not know it, and say so in more than one way.
         let ecn = socket.congestion_notification(level).is_ok();
+        let segments = socket.segments(level);
+        socket.events().segments.store(segments, Ordering::Relaxed);
         let local = SocketAddr::new(family.unspecified(), port);
         socket.bind(level, SockaddrInet(encode(local)))?;
         Ok(Self { socket, ecn })
@@ -304,6 +323,30 @@ impl<R: Receiver> Half<R> {
 struct Ear<R> {
     receiver: R,
     family: Family,
+    /// Whether the stack cuts apart what it is sent; relaxed, since nothing depends on when that is seen.
+    segments: AtomicBool,
+}
+
+impl<R: Receiver> Ear<R> {
+    fn segments(&self) -> bool {
+        self.segments.load(Ordering::Relaxed)
+    }
+
+    /// Counts a run that was sent: it left as it was handed over at last.
+    fn left(&self, request: &SendRequest, bytes: usize, level: &AtMostDispatch) {
+        let (datagrams, sends) = request.joined();
+        if sends > 0 {
+            self.receiver.counted(Counter::SegmentedOut, datagrams);
+            self.receiver.counted(Counter::SegmentedSends, sends);
+        }
+        // The very same run was refused when it was to be cut apart, and nothing else was different.
+        if let Some(error) = request.parted_for()
+            && self.segments.swap(false, Ordering::Relaxed)
+        {
+            self.receiver.segmentation_refused(self.family, error, level);
+        }
+        self.receiver.sent(request.message_count(), bytes);
+    }
 }
 
 impl<R: Receiver> Events for Ear<R> {
@@ -319,10 +362,21 @@ impl<R: Receiver> Events for Ear<R> {
         self.receiver.discarded(reason, count);
     }
 
-    fn sent(&self, request: SendRequest, outcome: Result<usize, NtError>, _: &AtMostDispatch) {
+    fn sent(
+        &self,
+        mut request: SendRequest,
+        outcome: Result<usize, NtError>,
+        sender: Sender<'_>,
+        level: &AtMostDispatch,
+    ) {
         let datagrams = request.message_count();
         match outcome {
-            Ok(bytes) => self.receiver.sent(datagrams, bytes),
+            Ok(bytes) => self.left(&request, bytes, level),
+            Err(error) if may_be_about_segments(error) && request.part(error) => {
+                let Err(back) = sender.send(request) else { return };
+                request = back;
+                self.receiver.discarded(Discard::Stopping, datagrams);
+            }
             Err(error) => {
                 self.receiver.discarded(Discard::SendFailed, datagrams);
                 if let Some(remote) = decode(&request.remote().0) {
@@ -337,4 +391,17 @@ impl<R: Receiver> Events for Ear<R> {
     fn lost(&self, _level: &AtMostDispatch) {
         self.receiver.lost(self.family);
     }
+}
+
+/// Whether a send may have failed because it was to be cut apart. The same statuses have other reasons,
+/// too: whether it was that, the same run tells, sent without.
+fn may_be_about_segments(error: NtError) -> bool {
+    [
+        NtError::INVALID_PARAMETER,
+        NtError::NOT_SUPPORTED,
+        NtError::NOT_IMPLEMENTED,
+        NtError::INVALID_DEVICE_REQUEST,
+        NtError::INVALID_BUFFER_SIZE,
+    ]
+    .contains(&error)
 }

@@ -45,6 +45,8 @@ errors! {
     INSUFFICIENT_RESOURCES = STATUS_INSUFFICIENT_RESOURCES;
     /// A number added up past its type.
     INTEGER_OVERFLOW = STATUS_INTEGER_OVERFLOW;
+    /// More or fewer bytes than may be sent at once.
+    INVALID_BUFFER_SIZE = STATUS_INVALID_BUFFER_SIZE;
     /// Nobody knows this control code.
     INVALID_DEVICE_REQUEST = STATUS_INVALID_DEVICE_REQUEST;
     /// The object is not in the state this needs.

@@ -3,7 +3,7 @@
 //! | file | its subject |
 //! |---|---|
 //! | `provider` | the driver's registration with WSK |
-//! | `socket` | one datagram socket and its callbacks |
+//! | `socket`, `options` | one datagram socket, its callbacks, and what it is told |
 //! | `datagrams` | received datagrams, held until they are released to WSK |
 //! | `request` | everything one call to send needs until it is complete, and the pool of them |
 //!
@@ -12,6 +12,7 @@
 //! until its completion. None of this takes a lock while it calls WSK.
 
 mod datagrams;
+mod options;
 mod provider;
 mod request;
 mod socket;
@@ -19,7 +20,7 @@ mod socket;
 pub use datagrams::{Datagram, Datagrams, DatagramsIter};
 pub use provider::Provider;
 pub use request::{CONTROL_LEN, MESSAGES, SendPool, SendRequest};
-pub use socket::{Events, Refused, Socket};
+pub use socket::{Events, Refused, Sender, Socket};
 
 /// `AF_INET`.
 pub(crate) const AF_INET: u16 = 2;

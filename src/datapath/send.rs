@@ -205,7 +205,8 @@ impl Device {
             padded_len(packet.len(), mtu).saturating_add(TRANSPORT_HEADER_LEN + TAG_LEN)
         };
         let bytes = packets.iter().map(datagram_len).fold(0, usize::saturating_add);
-        let mut run = self.core.runs.take(packets.len(), bytes).ok_or(Discard::QueueFull)?;
+        let run = self.core.runs.take(packets.len(), bytes, self.layout());
+        let mut run = run.ok_or(Discard::QueueFull)?;
         for packet in packets {
             run.push(datagram_len(packet)).ok_or(Discard::Oversize)?;
         }

@@ -3,7 +3,7 @@
 //! The sockets stay; what changes is what stands before them. `PASSIVE_LEVEL`.
 
 use abi::policy::Policy;
-use callout::{Outside, Shape, Ways};
+use callout::{Layout, Outside, Shape, Ways};
 use crypto::sync::Shared;
 use nt::{irql::Passive, status::NtError};
 
@@ -49,6 +49,14 @@ impl Device {
             _ => Some(Shape::ListEach),
         };
         Ways { absorb: policies.get(Policy::FastPath) != 0, inject }
+    }
+
+    /// How the datagrams of a run are to lie, by policy: each with room for headers, or as sockets may
+    /// have them cut apart. A run that lies otherwise than its way out has it takes another.
+    pub(crate) fn layout(&self) -> Layout {
+        let policies = &self.core.policies;
+        let joined = policies.get(Policy::OuterSegmentation) != 0;
+        if joined && policies.get(Policy::SendEngine) == 0 { Layout::Joined } else { Layout::Apart }
     }
 
     /// Puts the callouts before sockets that nobody else has yet, as policy wants; what cannot be had

@@ -92,7 +92,10 @@ fn packet_information_is_never_alone() {
     let written = write(&Departure { source, interface: 9, ecn: 2 }, &mut list);
     let expected = [message(41, 19, &V6), message(41, 32, &[]), message(41, 50, &[2, 0, 0, 0])];
     assert_eq!(list[..written], expected.concat());
-    assert_eq!(written, DEPARTURE_LEN);
+    // There is room left for one more, and for no other.
+    assert_eq!(list[written..].len(), write_segment(1452, &mut list[written..]));
+    assert_eq!(list[written..], message(17, 2, &1452_u32.to_ne_bytes()));
+    assert_eq!(write_segment(1452, &mut list[..23]), 0, "what does not fit is left out whole");
 }
 
 proptest! {

@@ -22,6 +22,8 @@ pub(crate) const WSK_TDI_BEHAVIOR_BYPASS_TDI: u32 = 1;
 pub(crate) const WSK_EVENT_RECEIVE_FROM: u32 = 0x100;
 /// `WskSetOption` of `WSK_CONTROL_SOCKET_TYPE`.
 pub(crate) const WSK_SET_OPTION: i32 = 0;
+/// `WskGetOption` of `WSK_CONTROL_SOCKET_TYPE`.
+pub(crate) const WSK_GET_OPTION: i32 = 1;
 
 /// `SOCK_DGRAM`.
 pub(crate) const SOCK_DGRAM: u16 = 2;
@@ -43,6 +45,8 @@ pub(crate) const IPV6_V6ONLY: u32 = 27;
 pub(crate) const PKTINFO: u32 = 19;
 /// `IP_RECVECN` and `IPV6_RECVECN`.
 pub(crate) const RECVECN: u32 = 50;
+/// `UDP_SEND_MSG_SIZE`.
+pub(crate) const UDP_SEND_MSG_SIZE: u32 = 2;
 
 /// `GUID`, the type of an `NPIID`. `shared/guiddef.h`.
 #[repr(C)]

@@ -32,7 +32,7 @@ use crate::{
 /// The most datagrams in one request.
 pub const MESSAGES: usize = 32;
 /// Room for control messages.
-pub const CONTROL_LEN: usize = 80;
+pub const CONTROL_LEN: usize = 104;
 /// Tag of the bytes of datagrams to be sent.
 const TAG: Tag = Tag::new(*b"PnsR");
 /// Where datagrams' bytes begin: at a cache line, so that a stride of cache lines stays on them.
@@ -47,16 +47,37 @@ pub(super) struct Block {
     irp: Irp,
     mdl: Mdl,
     buffer: Buffer,
-    nodes: [WSK_BUF_LIST; MESSAGES],
+    datagrams: [Extent; MESSAGES],
     used: usize,
+    /// What they are handed over as, made when they are sent.
+    nodes: [WSK_BUF_LIST; MESSAGES],
     control: Control,
     control_len: usize,
+    joining: Joining,
     remote: SockaddrInet,
     /// The socket it is being sent by; null otherwise.
     core: *const Core,
     home: NonNull<Home>,
     /// The next free block of the pool, while this one is free.
     next: Option<NonNull<Self>>,
+}
+
+/// Where a datagram lies in the buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Extent {
+    offset: u32,
+    length: u32,
+}
+
+/// Whether WSK is given several datagrams as one, to cut apart.
+#[derive(Clone, Copy)]
+enum Joining {
+    /// Never asked for.
+    Never,
+    /// Of `segment` bytes each, as `control_len` bytes more of control messages say.
+    Joined { segment: u32, control_len: usize },
+    /// It was asked for, and given up after this failure.
+    GivenUp(NtError),
 }
 
 /// A place for up to [`MESSAGES`] datagrams of one destination, and all that sending them needs.
@@ -112,11 +133,10 @@ impl SendRequest {
         let end = offset.checked_add(length).ok_or(NtError::INVALID_PARAMETER)?;
         let block = self.block_mut();
         let fits = offset >= last && end <= block.buffer.len();
-        let place = u32::try_from(offset).ok().filter(|_| fits);
-        let place = place.ok_or(NtError::INVALID_PARAMETER)?;
-        let mdl = block.mdl.as_ptr();
-        let node = block.nodes.get_mut(block.used).ok_or(NtError::INVALID_PARAMETER)?;
-        node.Buffer = WSK_BUF { Mdl: mdl, Offset: place, Length: length };
+        let number = |number| u32::try_from(number).map_err(|_| NtError::INVALID_PARAMETER);
+        let extent = Extent { offset: number(offset)?, length: number(length)? };
+        let place = block.datagrams.get_mut(block.used).filter(|_| fits);
+        *place.ok_or(NtError::INVALID_PARAMETER)? = extent;
         block.used += 1;
         Ok(())
     }
@@ -127,14 +147,14 @@ impl SendRequest {
     ///
     /// `<= DISPATCH_LEVEL`.
     pub fn datagrams_mut(&mut self) -> impl Iterator<Item = &mut [u8]> {
-        let Block { nodes, used, buffer, .. } = self.block_mut();
+        let Block { datagrams, used, buffer, .. } = self.block_mut();
         let mut rest = buffer.as_mut_slice();
         let mut passed = 0;
-        nodes.get(..*used).unwrap_or_default().iter().filter_map(move |node| {
+        datagrams.get(..*used).unwrap_or_default().iter().filter_map(move |extent| {
             // `push` keeps them ascending and apart.
-            let skip = (node.Buffer.Offset as usize).checked_sub(passed)?;
+            let skip = (extent.offset as usize).checked_sub(passed)?;
             let (_, at) = core::mem::take(&mut rest).split_at_mut_checked(skip)?;
-            let (datagram, behind) = at.split_at_mut_checked(node.Buffer.Length)?;
+            let (datagram, behind) = at.split_at_mut_checked(extent.length as usize)?;
             passed += skip + datagram.len();
             rest = behind;
             Some(datagram)
@@ -147,9 +167,7 @@ impl SendRequest {
     ///
     /// `<= DISPATCH_LEVEL`.
     pub fn messages(&self) -> impl DoubleEndedIterator<Item = (usize, usize)> {
-        let block = self.block();
-        let nodes = block.nodes.get(..block.used).unwrap_or_default();
-        nodes.iter().map(|node| (node.Buffer.Offset as usize, node.Buffer.Length))
+        self.datagrams().iter().map(|extent| (extent.offset as usize, extent.length as usize))
     }
 
     /// How many datagrams there are.
@@ -176,6 +194,80 @@ impl SendRequest {
         let block = self.block_mut();
         block.remote = remote;
         block.control_len = write(&mut block.control.0).min(CONTROL_LEN);
+        block.joining = Joining::Never;
+    }
+
+    /// Has datagrams of `segment` bytes, and a shorter one behind them, handed over as one where they lie
+    /// back to back. `write` puts the control message that says so behind those that are there, and
+    /// returns its bytes. To be called after [`SendRequest::address`].
+    ///
+    /// # IRQL
+    ///
+    /// `<= DISPATCH_LEVEL`.
+    pub fn join(&mut self, segment: u32, write: impl FnOnce(&mut [u8]) -> usize) {
+        let block = self.block_mut();
+        let Some(rest) = block.control.0.get_mut(block.control_len..) else { return };
+        let room = rest.len();
+        let control_len = write(rest).min(room);
+        block.joining = Joining::Joined { segment, control_len };
+    }
+
+    /// Whether [`SendRequest::join`] makes fewer of its datagrams.
+    ///
+    /// # IRQL
+    ///
+    /// `<= DISPATCH_LEVEL`.
+    #[must_use]
+    pub fn joins(&self, segment: u32) -> bool {
+        stretches(self.datagrams(), segment).any(|(_, count)| count > 1)
+    }
+
+    /// Has each datagram handed over by itself after all, because of this failure; false if that is how
+    /// they were.
+    ///
+    /// # IRQL
+    ///
+    /// `<= DISPATCH_LEVEL`.
+    #[must_use]
+    pub fn part(&mut self, error: NtError) -> bool {
+        let block = self.block_mut();
+        let joined = matches!(block.joining, Joining::Joined { .. });
+        if joined {
+            block.joining = Joining::GivenUp(error);
+        }
+        joined
+    }
+
+    /// The failure for which its datagrams had to be parted, if so.
+    ///
+    /// # IRQL
+    ///
+    /// `<= DISPATCH_LEVEL`.
+    #[must_use]
+    pub fn parted_for(&self) -> Option<NtError> {
+        match self.block().joining {
+            Joining::GivenUp(error) => Some(error),
+            Joining::Never | Joining::Joined { .. } => None,
+        }
+    }
+
+    /// How many datagrams share what is handed over with others, and how many such there are.
+    ///
+    /// # IRQL
+    ///
+    /// `<= DISPATCH_LEVEL`.
+    #[must_use]
+    pub fn joined(&self) -> (usize, usize) {
+        let Joining::Joined { segment, .. } = self.block().joining else { return (0, 0) };
+        let counts = stretches(self.datagrams(), segment).map(|(_, count)| count);
+        counts
+            .filter(|count| *count > 1)
+            .fold((0, 0), |(datagrams, sends), count| (datagrams + count, sends + 1))
+    }
+
+    fn datagrams(&self) -> &[Extent] {
+        let block = self.block();
+        block.datagrams.get(..block.used).unwrap_or_default()
     }
 
     /// Where the datagrams go.
@@ -222,12 +314,25 @@ impl SendRequest {
         let control = unsafe { &raw mut (*raw).control };
         let block = this.block_mut();
         block.core = core.as_ptr();
-        let used = block.used;
-        for (at, node) in block.nodes.iter_mut().take(used).enumerate() {
-            let next = at + 1;
-            node.Next = if next < used { nodes.wrapping_add(next) } else { ptr::null_mut() };
+        let (segment, more) = match block.joining {
+            Joining::Joined { segment, control_len } => (segment, control_len),
+            Joining::Never | Joining::GivenUp(_) => (0, 0),
+        };
+        let control_len = u32::try_from(block.control_len + more).unwrap_or(0);
+        let mdl = block.mdl.as_ptr();
+        let datagrams = block.datagrams.get(..block.used).unwrap_or_default();
+        let mut used = 0;
+        for ((Extent { offset, length }, _), node) in
+            stretches(datagrams, segment).zip(&mut block.nodes)
+        {
+            node.Buffer = WSK_BUF { Mdl: mdl, Offset: offset, Length: length as usize };
+            used += 1;
+            node.Next = nodes.wrapping_add(used);
         }
-        let control_len = u32::try_from(block.control_len).unwrap_or(0);
+        // There is at least one: a request without datagrams is not sent.
+        if let Some(last) = block.nodes.get_mut(..used).and_then(<[_]>::last_mut) {
+            last.Next = ptr::null_mut();
+        }
         let irp = block.irp.prepare(routine, raw.cast());
         let outgoing = Outgoing { nodes, remote, control: control.cast(), control_len, irp };
         call(outgoing);
@@ -268,6 +373,7 @@ impl Drop for SendRequest {
     fn drop(&mut self) {
         let block = self.block_mut();
         block.used = 0;
+        block.joining = Joining::Never;
         let home = block.home;
         // SAFETY: by the type invariant the pool waits for this block, so its home is live until
         // the block is back.
@@ -442,14 +548,86 @@ impl Block {
             irp: Irp::allocate()?,
             mdl,
             buffer,
-            nodes: [WSK_BUF_LIST { Next: ptr::null_mut(), Buffer: none }; MESSAGES],
+            datagrams: [Extent { offset: 0, length: 0 }; MESSAGES],
             used: 0,
+            nodes: [WSK_BUF_LIST { Next: ptr::null_mut(), Buffer: none }; MESSAGES],
             control: Control([0; CONTROL_LEN]),
             control_len: 0,
+            joining: Joining::Never,
             remote: SockaddrInet([0; 28]),
             core: ptr::null(),
             home,
             next: None,
         })
+    }
+}
+
+/// What may be handed over as one, to be cut into datagrams of `segment` bytes: those that lie back to
+/// back, have that many bytes each, and a shorter one behind them; and how many each is.
+fn stretches(
+    datagrams: &[Extent],
+    segment: u32,
+) -> impl Iterator<Item = (Extent, usize)> + use<'_> {
+    let mut rest = datagrams.iter().peekable();
+    core::iter::from_fn(move || {
+        let mut all = *rest.next()?;
+        let (mut last, mut count) = (all.length, 1);
+        while let Some(next) = rest.next_if(|next| {
+            last == segment && next.length <= segment && next.offset == all.offset + all.length
+        }) {
+            all.length += next.length;
+            (last, count) = (next.length, count + 1);
+        }
+        Some((all, count))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+
+    use std::vec::Vec;
+
+    use super::*;
+
+    /// Datagrams of these lengths, back to back but for a gap before those at `gaps`.
+    fn laid_out(lengths: &[u32], gaps: &[usize]) -> Vec<Extent> {
+        let mut end = 48;
+        let place = |(at, length): (usize, &u32)| {
+            let offset = end + if gaps.contains(&at) { 16 } else { 0 };
+            end = offset + length;
+            Extent { offset, length: *length }
+        };
+        lengths.iter().enumerate().map(place).collect()
+    }
+
+    #[test]
+    fn what_the_stack_can_cut_apart_is_joined() {
+        for (lengths, gaps, segment, expected, why) in [
+            (&[96, 96, 96][..], &[][..], 96, &[3][..], "all alike"),
+            (&[96, 96, 32], &[], 96, &[3], "a shorter last"),
+            (&[96, 32, 96, 96], &[], 96, &[2, 2], "a shorter one ends a stretch"),
+            (&[32, 96, 96], &[], 96, &[1, 2], "and begins none"),
+            (&[32, 32, 96], &[], 96, &[1, 1, 1], "nothing but the longest is joined"),
+            (&[96, 96, 96], &[1], 96, &[1, 2], "not over a gap"),
+            (&[96, 96], &[1], 96, &[1, 1], "nor at the end"),
+            (&[96, 96, 96], &[], 0, &[1, 1, 1], "not asked for"),
+            (&[96], &[], 96, &[1], "alone"),
+            (&[], &[], 96, &[], "none"),
+        ] {
+            let all = laid_out(lengths, gaps);
+            let counts: Vec<usize> = stretches(&all, segment).map(|(_, count)| count).collect();
+            assert_eq!(counts, expected, "{why}");
+            // Every byte is in one of them, in order.
+            let mut at = 0;
+            for (stretch, count) in stretches(&all, segment) {
+                let parts = &all[at..at + count];
+                assert_eq!(stretch.offset, parts[0].offset, "{why}");
+                let all: u32 = parts.iter().map(|part| part.length).sum();
+                assert_eq!(stretch.length, all, "{why}");
+                at += count;
+            }
+            assert_eq!(at, all.len(), "{why}");
+        }
     }
 }

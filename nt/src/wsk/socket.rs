@@ -16,6 +16,7 @@
 use alloc::boxed::Box;
 use core::{
     ffi::c_void,
+    marker::PhantomData,
     ptr::{self, NonNull},
     sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering},
 };
@@ -23,13 +24,12 @@ use core::{
 use wdk_sys::{NTSTATUS, PDEVICE_OBJECT, PIRP, STATUS_PENDING, STATUS_SUCCESS};
 
 use super::{
-    AF_INET6,
     datagrams::{Datagrams, measure},
     provider::Provider,
     request::SendRequest,
 };
 use crate::{
-    irp::{Irp, STATUS_MORE_PROCESSING_REQUIRED},
+    irp::{CompletionRoutine, Irp, STATUS_MORE_PROCESSING_REQUIRED},
     irql::{AtMostDispatch, Passive},
     netio::SockaddrInet,
     pool::try_box,
@@ -37,8 +37,7 @@ use crate::{
     rundown::{Inside, Rundown},
     status::NtError,
     sys::wsk::{
-        IPPROTO_IP, IPPROTO_IPV6, IPPROTO_UDP, IPV6_V6ONLY, NPI_WSK_INTERFACE_ID, PKTINFO, RECVECN,
-        SO_EXCLUSIVEADDRUSE, SO_WSK_EVENT_CALLBACK, SOCK_DGRAM, SOL_SOCKET,
+        IPPROTO_UDP, NPI_WSK_INTERFACE_ID, SO_WSK_EVENT_CALLBACK, SOCK_DGRAM, SOL_SOCKET,
         WSK_CLIENT_DATAGRAM_DISPATCH, WSK_DATAGRAM_INDICATION, WSK_EVENT_CALLBACK_CONTROL,
         WSK_EVENT_RECEIVE_FROM, WSK_FLAG_DATAGRAM_SOCKET, WSK_PROVIDER_DATAGRAM_DISPATCH,
         WSK_SET_OPTION, WSK_SOCKET,
@@ -79,12 +78,19 @@ pub trait Events: Send + Sync + 'static {
 
     /// A request is complete: how many bytes of it were sent, or why none were known to be.
     ///
-    /// May be called before [`Socket::send`] returns. Dropping the request returns it to its pool.
+    /// May be called before [`Socket::send`] returns. Dropping the request returns it to its pool; by
+    /// `sender` it can be sent once more.
     ///
     /// # IRQL
     ///
     /// `<= DISPATCH_LEVEL`.
-    fn sent(&self, request: SendRequest, outcome: Result<usize, NtError>, level: &AtMostDispatch);
+    fn sent(
+        &self,
+        request: SendRequest,
+        outcome: Result<usize, NtError>,
+        sender: Sender<'_>,
+        level: &AtMostDispatch,
+    );
 
     /// The transport under the socket is gone: it will neither receive nor send again.
     ///
@@ -174,8 +180,8 @@ struct Context<E> {
 pub struct Socket<E: Events> {
     context: NonNull<Context<E>>,
     /// For the calls that are waited for, one at a time; there at closing whatever happens.
-    irp: Irp,
-    family: u16,
+    pub(super) irp: Irp,
+    pub(super) family: u16,
     /// Referenced until the socket has closed.
     _owner: Process,
 }
@@ -245,61 +251,6 @@ impl<E: Events> Socket<E> {
         // Release pairs with the Acquire of whoever uses the socket.
         socket.core().socket.store(created, Ordering::Release);
         Ok(socket)
-    }
-
-    /// Keeps every other socket off the port, on whatever address.
-    ///
-    /// # Errors
-    ///
-    /// What WSK answers.
-    ///
-    /// # IRQL
-    ///
-    /// `PASSIVE_LEVEL`, before binding.
-    pub fn exclusive(&mut self, level: &Passive) -> Result<(), NtError> {
-        self.set_option(level, SOL_SOCKET, SO_EXCLUSIVEADDRUSE, 1)
-    }
-
-    /// Keeps an IPv6 socket to IPv6; nothing for an IPv4 one.
-    ///
-    /// # Errors
-    ///
-    /// What WSK answers.
-    ///
-    /// # IRQL
-    ///
-    /// `PASSIVE_LEVEL`, before binding.
-    pub fn only_its_family(&mut self, level: &Passive) -> Result<(), NtError> {
-        if self.family != AF_INET6 {
-            return Ok(());
-        }
-        self.set_option(level, IPPROTO_IPV6, IPV6_V6ONLY, 1)
-    }
-
-    /// Has each datagram tell the local address and interface it came to.
-    ///
-    /// # Errors
-    ///
-    /// What WSK answers.
-    ///
-    /// # IRQL
-    ///
-    /// `PASSIVE_LEVEL`, before binding.
-    pub fn packet_information(&mut self, level: &Passive) -> Result<(), NtError> {
-        self.set_option(level, self.ip_level(), PKTINFO, 1)
-    }
-
-    /// Has each datagram tell its ECN bits.
-    ///
-    /// # Errors
-    ///
-    /// What WSK answers; builds before Windows Server 2022 do not know the option.
-    ///
-    /// # IRQL
-    ///
-    /// `PASSIVE_LEVEL`.
-    pub fn congestion_notification(&mut self, level: &Passive) -> Result<(), NtError> {
-        self.set_option(level, self.ip_level(), RECVECN, 1)
     }
 
     /// Binds the socket.
@@ -391,7 +342,7 @@ impl<E: Events> Socket<E> {
     /// Any.
     #[must_use]
     pub fn is_lost(&self) -> bool {
-        // Relaxed: a flag that orders nothing.
+        // Relaxed: a flag that orders nothing, as everywhere.
         self.core().lost.load(Ordering::Relaxed)
     }
 
@@ -407,67 +358,28 @@ impl<E: Events> Socket<E> {
     ///
     /// Source: wsk/nc-wsk-pfn_wsk_send_messages.
     pub fn send(&self, request: SendRequest) -> Result<(), SendRequest> {
-        if request.message_count() == 0 || self.is_lost() {
-            return Err(request);
-        }
-        let Some(_in_call) = self.core().calls.enter() else { return Err(request) };
-        let Some(sending) = self.core().sending.enter() else { return Err(request) };
-        // Left by `Context::complete`.
-        sending.into_raw();
-        let socket = self.raw();
-        // SAFETY: inside `calls`, so the socket does not close before this returns.
-        let send = unsafe { dispatch(socket) }.WskSendMessages;
-        request.send(self.context.cast(), send_completed::<E>, |out| {
-            // SAFETY: everything passed is in the request, which is nobody's but WSK's until the
-            // completion routine takes it back. That is told whatever is returned here.
-            let _ = unsafe {
-                send(socket, out.nodes, 0, out.remote, out.control_len, out.control, out.irp)
-            };
-        });
-        Ok(())
+        self.sender().send(request)
+    }
+
+    /// What the socket tells its owner.
+    ///
+    /// # IRQL
+    ///
+    /// Any.
+    #[must_use]
+    pub const fn events(&self) -> &E {
+        // SAFETY: by the type invariant the context lives as long as this value.
+        unsafe { &self.context.as_ref().events }
+    }
+
+    const fn sender(&self) -> Sender<'_> {
+        // SAFETY: as above.
+        unsafe { self.context.as_ref() }.sender()
     }
 
     /// What WSK calls for this socket.
     const DISPATCH: &'static WSK_CLIENT_DATAGRAM_DISPATCH =
         &WSK_CLIENT_DATAGRAM_DISPATCH { WskReceiveFromEvent: receive_from_event::<E> };
-
-    /// `IPPROTO_IP` or `IPPROTO_IPV6`.
-    const fn ip_level(&self) -> u32 {
-        if self.family == AF_INET6 { IPPROTO_IPV6 } else { IPPROTO_IP }
-    }
-
-    /// Sets an option that is a `ULONG`, and waits for it.
-    fn set_option(
-        &mut self,
-        level: &Passive,
-        option_level: u32,
-        option: u32,
-        value: u32,
-    ) -> Result<(), NtError> {
-        let mut value = value;
-        let socket = self.raw();
-        // SAFETY: the socket is open.
-        let control = unsafe { dispatch(socket) }.WskControlSocket;
-        let place = (&raw mut value).cast::<c_void>();
-        self.irp.call(level, |irp| {
-            // SAFETY: the value lives until the call is complete, which `Irp::call` waits for.
-            unsafe {
-                control(
-                    socket,
-                    WSK_SET_OPTION,
-                    option,
-                    option_level,
-                    size_of::<u32>(),
-                    place,
-                    0,
-                    ptr::null_mut(),
-                    ptr::null_mut(),
-                    irp,
-                )
-            }
-        })?;
-        Ok(())
-    }
 
     fn core(&self) -> &Core {
         // SAFETY: by the type invariant the context lives as long as this value.
@@ -475,9 +387,57 @@ impl<E: Events> Socket<E> {
     }
 
     /// The socket, which every method runs with: `create` returns none without.
-    fn raw(&self) -> *mut WSK_SOCKET {
+    pub(super) fn raw(&self) -> *mut WSK_SOCKET {
         // Acquire pairs with the Release of `create`.
         self.core().socket.load(Ordering::Acquire)
+    }
+}
+
+/// What sends by a socket: the socket itself, or a completion of its own.
+///
+/// # Invariants
+///
+/// `core` is the first field of a context that takes completions by `completed`, and that lives for `'s`.
+#[derive(Clone, Copy)]
+pub struct Sender<'s> {
+    core: NonNull<Core>,
+    completed: CompletionRoutine,
+    context: PhantomData<&'s Core>,
+}
+
+impl Sender<'_> {
+    /// See [`Socket::send`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    ///
+    /// # IRQL
+    ///
+    /// As there.
+    pub fn send(self, request: SendRequest) -> Result<(), SendRequest> {
+        let Self { core: shared, completed, .. } = self;
+        // SAFETY: by the type invariant.
+        let core = unsafe { shared.as_ref() };
+        if request.message_count() == 0 || core.lost.load(Ordering::Relaxed) {
+            return Err(request);
+        }
+        let Some(_in_call) = core.calls.enter() else { return Err(request) };
+        let Some(sending) = core.sending.enter() else { return Err(request) };
+        // Left by `Context::complete`.
+        sending.into_raw();
+        // Acquire pairs with the Release of `create`.
+        let socket = core.socket.load(Ordering::Acquire);
+        // SAFETY: inside `calls`, so the socket does not close before this returns.
+        let send = unsafe { dispatch(socket) }.WskSendMessages;
+        request.send(shared, completed, |out| {
+            // SAFETY: everything passed is in the request, which is nobody's but WSK's until the
+            // completion routine takes it back. That is told whatever is returned here.
+            let _ = unsafe {
+                send(socket, out.nodes, 0, out.remote, out.control_len, out.control, out.irp)
+            };
+        });
+        Ok(())
     }
 }
 
@@ -508,7 +468,7 @@ impl<E: Events> Drop for Socket<E> {
 /// # Safety
 ///
 /// `socket` is an open datagram socket.
-unsafe fn dispatch(socket: *mut WSK_SOCKET) -> &'static WSK_PROVIDER_DATAGRAM_DISPATCH {
+pub(super) unsafe fn dispatch(socket: *mut WSK_SOCKET) -> &'static WSK_PROVIDER_DATAGRAM_DISPATCH {
     // SAFETY: promised by the caller.
     let dispatch = unsafe { (*socket).Dispatch };
     // SAFETY: WSK's tables stay as long as its provider is captured, and no call outlives that.
@@ -571,6 +531,12 @@ unsafe extern "C" fn send_completed<E: Events>(
 }
 
 impl<E: Events> Context<E> {
+    const fn sender(&self) -> Sender<'_> {
+        // INVARIANT: the core is the first field, and the routine takes this context.
+        let core = NonNull::from_ref(self).cast();
+        Sender { core, completed: send_completed::<E>, context: PhantomData }
+    }
+
     /// Passes on what became of a request, and ends its being counted.
     fn complete(
         &self,
@@ -582,7 +548,7 @@ impl<E: Events> Context<E> {
             self.core.lost.store(true, Ordering::Relaxed);
             self.events.lost(level);
         }
-        self.events.sent(request, outcome, level);
+        self.events.sent(request, outcome, self.sender(), level);
         // Last: the socket, and this context with it, may be gone right after.
         // SAFETY: entered by `Socket::send` for this request.
         drop(unsafe { self.core.sending.from_raw() });

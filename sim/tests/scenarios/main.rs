@@ -17,6 +17,7 @@
 //! | [`back_pressure`] | the network keeps what it was given |
 //! | [`spreading`] | one flow on several CPUs, in order |
 //! | [`segmentation`] | packets of up to 64 KiB, cut by the driver or before it: the same bytes |
+//! | [`outer_offloads`] | several datagrams as one at the sockets, wanted, refused and missing |
 //! | [`zero_copy`] | a byte of payload is written once, each way, by every path |
 //! | [`callouts`] | taken or let pass: the same bytes, and every reason counted |
 //! | [`allocations`] | what a datagram costs in allocations, once everything is warm |
@@ -58,6 +59,7 @@ mod loopback;
 mod lost_sockets;
 mod neighbour;
 mod nic_buffers;
+mod outer_offloads;
 mod outer_routing;
 mod peer_removal;
 mod policy;

@@ -125,6 +125,28 @@ fn a_byte_is_written_once_each_way() {
 }
 
 #[test]
+fn what_the_stack_cuts_apart_is_written_once() {
+    let mut options = whole(0, 0);
+    options.parameters.insert(Policy::OuterSegmentation.name().to_owned(), 1);
+    let unknown = [
+        "SEND_SEGMENTATION_IS_MISSING",
+        "SEGMENTED_SENDS_ARE_REFUSED",
+        "SEGMENTED_LISTS_ARE_REFUSED",
+    ];
+    options.choices.extend(unknown.map(|name| (name.to_owned(), false)));
+    machines::with_pair_of(7, &options, |pair| {
+        machines::ping(&pair.alpha, &pair.beta);
+        machines::ping(&pair.alpha, &pair.beta);
+        let Written { out, into, .. } = send_all(pair);
+        assert_eq!(out[0], out[1], "written once on the way out");
+        assert_eq!(into[0], into[1], "written once on the way in");
+        let ledger = Ledger::of(&pair.alpha);
+        let joined = ledger.counter(Counter::SegmentedOut);
+        assert!(joined > (SIZES.len() * COUNT) as u64 / 2, "{joined}\n{ledger}");
+    });
+}
+
+#[test]
 fn what_is_permitted_costs_no_write() {
     let mut options = whole(0, 1);
     options.parameters.insert(Policy::HeldPerCpu.name().to_owned(), 0);

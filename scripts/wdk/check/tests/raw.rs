@@ -61,11 +61,12 @@ fn every_number_is_the_kit_s() {
 
 /// Our name for what the kit calls something else, or several things; or which is in no table at
 /// hand (a macro with arguments, the count of a function table, a header that was not read).
-const KIT_NAMES: [(&str, &[&str]); 16] = [
+const KIT_NAMES: [(&str, &[&str]); 17] = [
     ("UDP_COALESCED_INFO", &["UdpRecvSegCoalesceOffloadInfo"]),
     ("RPC_C_AUTHN_DEFAULT", &[]),
     ("WSK_VERSION_1_0", &[]),
     ("WSK_SET_OPTION", &["WskSetOption"]),
+    ("WSK_GET_OPTION", &["WskGetOption"]),
     ("PKTINFO", &["IP_PKTINFO", "IPV6_PKTINFO"]),
     ("RECVECN", &["IP_RECVECN", "IPV6_RECVECN"]),
     (

@@ -15,6 +15,10 @@ pub const HEADER_LEN: usize = 16;
 pub const IPPROTO_IP: i32 = 0;
 /// `IPPROTO_IPV6`, the level of IPv6 messages.
 pub const IPPROTO_IPV6: i32 = 41;
+/// `IPPROTO_UDP`, the level of UDP's messages.
+pub const IPPROTO_UDP: i32 = 17;
+/// `UDP_SEND_MSG_SIZE`: how long each datagram is to be that a buffer is cut into.
+pub const UDP_SEND_MSG_SIZE: i32 = 2;
 /// `IP_PKTINFO` and `IPV6_PKTINFO`.
 pub const PKTINFO: i32 = 19;
 /// `IP_ECN` and `IPV6_ECN`.
@@ -44,6 +48,8 @@ pub struct SendControl {
     pub packet_info: Option<PacketInfo>,
     /// The byte for the TOS or traffic class field.
     pub traffic_class: Option<u8>,
+    /// Bytes of each datagram that a buffer is to be cut into.
+    pub segment: Option<u32>,
 }
 
 /// Why a list is not one.
@@ -134,6 +140,10 @@ pub fn parse_send(list: &[u8], ipv6: bool) -> Result<SendControl, Malformed> {
                 let value: [u8; 4] = data.try_into().map_err(|_| Malformed::Data { offset })?;
                 let value = u8::try_from(i32::from_le_bytes(value));
                 control.traffic_class = Some(value.map_err(|_| Malformed::Data { offset })?);
+            }
+            (IPPROTO_UDP, UDP_SEND_MSG_SIZE) => {
+                let value: [u8; 4] = data.try_into().map_err(|_| Malformed::Data { offset })?;
+                control.segment = Some(u32::from_le_bytes(value));
             }
             (IPPROTO_IP, IP_OPTIONS) | (IPPROTO_IPV6, IPV6_RTHDR) if data.is_empty() => {}
             _ => return Err(Malformed::Unknown { level, kind }),
@@ -235,6 +245,11 @@ mod tests {
             (list(IPPROTO_IP, ECN, &256_i32.to_le_bytes()), Malformed::Data { offset: 0 }),
             (list(IPPROTO_IP, IP_OPTIONS, &[1]), Malformed::Unknown { level: 0, kind: 1 }),
             (list(9, 9, &[]), Malformed::Unknown { level: 9, kind: 9 }),
+            (list(IPPROTO_UDP, UDP_SEND_MSG_SIZE, &[0; 2]), Malformed::Data { offset: 0 }),
+            (
+                list(IPPROTO_IP, UDP_SEND_MSG_SIZE, &[0; 4]),
+                Malformed::Unknown { level: 0, kind: 2 },
+            ),
         ] {
             assert_eq!(parse_send(&list, false), Err(expected));
         }

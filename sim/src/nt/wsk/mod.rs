@@ -31,11 +31,13 @@ mod options;
 pub mod ports;
 mod provider;
 mod receive;
+mod segments;
 mod send;
 mod socket;
 
 pub(crate) use provider::{DATAGRAM_IMPORTS, PROVIDER_IMPORTS};
 pub(crate) use receive::descriptors;
+pub use segments::segmented;
 pub use send::hold_sends;
 pub(crate) use send::status_of as send_status;
 
@@ -159,6 +161,21 @@ behaviours! {
     /// The datagrams of one send that have the same length go down the stack together.
     [mark: Inferred, source: "DDI wsk/nc-wsk-pfn_wsk_send_messages takes a list; host/linux/udp.rs"]
     SENT_LISTS_STAY_TOGETHER;
+    /// A build may not know `UDP_SEND_MSG_SIZE`, and then says so when it is asked for.
+    [mark: Unknown, source: "facts/wsk.md 4; Windows 10 2004 and later have it"]
+    SEND_SEGMENTATION_IS_MISSING;
+    /// One that knows it may refuse the sends all the same.
+    [mark: Unknown, source: "facts/asks.md 17: network adapters that have it wrong"]
+    SEGMENTED_SENDS_ARE_REFUSED;
+    /// A list of several buffers, each to be cut apart, may be refused.
+    [mark: Unknown, source: "msquic sends one buffer at a time; DDI wsk/nc-wsk-pfn_wsk_send_messages is silent"]
+    SEGMENTED_LISTS_ARE_REFUSED;
+    /// Each buffer is cut into datagrams of the length that the control message says, the last maybe shorter.
+    [mark: ReadInSource, source: "msquic, datapath_winkernel.c; WDD network/udp-segmentation-offload-uso-"]
+    BUFFERS_ARE_CUT_APART;
+    /// They are cut apart before callouts see them.
+    [mark: Inferred, source: "facts/wfp.md 5: without ALLOW_USO; what is shown with it is not modelled"]
+    CALLOUTS_SEE_WHAT_WAS_CUT;
     /// The control messages of a send are read until the IRP completes; address and WSK_BUF are not.
     [mark: Documented, source: "DDI wsk/nc-wsk-pfn_wsk_send_messages"]
     CONTROL_INFO_LIVES_TO_COMPLETION;

@@ -8,17 +8,18 @@ use super::answer;
 use super::completion::Done;
 use super::ports::Sharing;
 use super::socket::{EVENT_RECEIVE_FROM, Socket, State};
-use super::{UNKNOWN_OPTION_IS_NOT_SUPPORTED, control_messages as cmsg};
+use super::{UNKNOWN_OPTION_IS_NOT_SUPPORTED, control_messages as cmsg, segments};
 use crate::loader::probe;
 use crate::nt::thread::Thread;
 use crate::verifier::schedule::lock;
 use std::sync::atomic::Ordering;
 
 const SET_OPTION: u32 = 0;
+const GET_OPTION: u32 = 1;
 const SOL_SOCKET: u32 = 0xFFFF;
 const IPPROTO_IP: u32 = cmsg::IPPROTO_IP as u32;
 const IPPROTO_IPV6: u32 = cmsg::IPPROTO_IPV6 as u32;
-const IPPROTO_UDP: u32 = 17;
+const IPPROTO_UDP: u32 = cmsg::IPPROTO_UDP as u32;
 const SO_REUSEADDR: u32 = 4;
 const SO_EXCLUSIVEADDRUSE: u32 = !4;
 const SO_RCVBUF: u32 = 0x1002;
@@ -31,6 +32,7 @@ const UNICAST_IF: u32 = 31;
 const RECV_TRAFFIC_CLASS: u32 = 40;
 const ECN: u32 = cmsg::ECN as u32;
 const UDP_NOCHECKSUM: u32 = 1;
+const UDP_SEND_MSG_SIZE: u32 = cmsg::UDP_SEND_MSG_SIZE as u32;
 /// In an event mask: disable instead of enable.
 const EVENT_DISABLE: u32 = 0x8000_0000;
 
@@ -42,6 +44,8 @@ pub(super) struct Control {
     pub(super) level: u32,
     pub(super) in_size: usize,
     pub(super) input: usize,
+    pub(super) out_size: usize,
+    pub(super) output: usize,
 }
 
 impl Control {
@@ -52,7 +56,35 @@ impl Control {
 
     /// Carries it out.
     pub(super) fn apply(&self, thread: &Thread, socket: &Arc<Socket>) -> Done {
+        if self.request == GET_OPTION {
+            return self.get_word(thread);
+        }
         (self.status(thread, socket), 0)
+    }
+
+    /// Tells the value of an option.
+    fn get_word(&self, thread: &Thread) -> Done {
+        let machine = thread.machine();
+        let status = match (self.level, self.code) {
+            (IPPROTO_UDP, UDP_SEND_MSG_SIZE) => segments::probe(machine),
+            (level, code) => {
+                let detail = format!("WskControlSocket: the value of option {code} at {level:#x}");
+                machine.die("NOT PROVIDED", detail);
+                answer::NOT_SUPPORTED
+            }
+        };
+        if status != answer::SUCCESS {
+            return (status, 0);
+        }
+        if self.out_size != 4 {
+            return (answer::INVALID_PARAMETER, 0);
+        }
+        // Unless the socket was told otherwise, nothing is cut apart.
+        if probe::write(self.output, 0_u32).is_err() {
+            machine
+                .die("WSK_VIOLATION: WskControlSocket", format!("cannot write {:#x}", self.output));
+        }
+        (answer::SUCCESS, 4)
     }
 
     fn status(&self, thread: &Thread, socket: &Arc<Socket>) -> i32 {

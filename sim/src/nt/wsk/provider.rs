@@ -167,7 +167,7 @@ imports! {
 imports! {
     pub(crate) static DATAGRAM_IMPORTS: "wsk datagram";
 
-    /// Sets an option of a socket.
+    /// Sets an option of a socket, or tells it.
     [max: DISPATCH, mark: Documented, source: "DDI wsk/nc-wsk-pfn_wsk_control_socket"]
     fn WskControlSocket(
         thread, socket: usize, request: u32, code: u32, level: u32, in_size: usize, input: usize,
@@ -178,7 +178,7 @@ imports! {
             thread.stop("WSK_VIOLATION: WskControlSocket", "OutputSizeReturned beside an IRP");
             return 0;
         }
-        let control = options::Control { request, code, level, in_size, input };
+        let control = options::Control { request, code, level, in_size, input, out_size, output };
         if control.is_event_callback() && irp == 0 {
             return control.apply(thread, &inside.0).0;
         }

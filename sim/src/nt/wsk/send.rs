@@ -15,7 +15,7 @@ use super::completion::{Done, finish, finish_now};
 use super::control_messages::{self, SendControl};
 use super::layout::{self, Buf, BufList, Pieces};
 use super::socket::{Socket, State};
-use super::{Wsk, answer};
+use super::{Wsk, answer, segments};
 use crate::host::{self, Batch, SendError, Sending};
 use crate::loader::probe;
 use crate::nt::fwp::inbound::Destination;
@@ -72,6 +72,11 @@ impl Buffers {
             list = node.next;
             Some(node.buffer)
         })
+    }
+
+    /// What each is cut into.
+    fn datagrams(self, segment: Option<u32>) -> impl Iterator<Item = Buf> {
+        self.each().flat_map(move |buffer| segments::cut(buffer, segment))
     }
 }
 
@@ -200,13 +205,20 @@ fn transmit(
     let Some(control) = control_of(socket, request) else {
         return refused(answer::INVALID_PARAMETER);
     };
+    let segment = control.segment;
+    if let Some(segment) = segment
+        && let Err(status) = segments::may_cut(thread.machine(), segment, request.buffers.each())
+    {
+        return refused(status);
+    }
     let how = Sending { packet_info: control.packet_info, traffic_class: control.traffic_class };
     let local = lock(&socket.settings).local.unwrap_or(remote);
     let from = Destination { endpoint: socket.endpoint.load(Ordering::Acquire), local };
-    let left =
-        outbound::leave(thread.machine(), from, (remote, &how), |most| payloads(request, most));
+    let left = outbound::leave(thread.machine(), from, (remote, &how), |most| {
+        payloads(request, segment, most)
+    });
     let done = match left {
-        Leave::Goes => match send_all(host, remote, &how, request) {
+        Leave::Goes => match send_all(host, (remote, &how), request, segment) {
             Ok(bytes) => (answer::SUCCESS, bytes),
             Err(status) => (status, 0),
         },
@@ -219,13 +231,13 @@ fn transmit(
 }
 
 /// The payloads of the first `most` datagrams of a request, copied.
-fn payloads(request: &Request, most: usize) -> Vec<Vec<u8>> {
+fn payloads(request: &Request, segment: Option<u32>, most: usize) -> Vec<Vec<u8>> {
     let copy = |buffer: Buf| {
         // SAFETY: the chain of a request whose IRP is completed only after this call.
         let pieces = unsafe { Pieces::of(&buffer) };
         pieces.map(|pieces| pieces.flatten().copied().collect()).unwrap_or_default()
     };
-    request.buffers.each().take(most).map(copy).collect()
+    request.buffers.datagrams(segment).take(most).map(copy).collect()
 }
 
 fn control_of(socket: &Socket, request: &Request) -> Option<SendControl> {
@@ -243,17 +255,18 @@ fn control_of(socket: &Socket, request: &Request) -> Option<SendControl> {
 
 fn send_all(
     host: &dyn host::Socket,
-    remote: SocketAddr,
-    how: &Sending,
+    (remote, how): (SocketAddr, &Sending),
     request: &Request,
+    segment: Option<u32>,
 ) -> Result<usize, i32> {
     let largest = LARGEST[usize::from(remote.is_ipv6())];
     let mut batch = Batch::default();
     let mut bytes = 0;
-    for buffer in request.buffers.each() {
-        if buffer.length > largest {
-            return Err(answer::INVALID_BUFFER_SIZE);
-        }
+    // With or without segments: what is to be cut apart is a UDP datagram as well.
+    if request.buffers.each().any(|buffer| buffer.length > largest) {
+        return Err(answer::INVALID_BUFFER_SIZE);
+    }
+    for buffer in request.buffers.datagrams(segment) {
         bytes += buffer.length;
         // SAFETY: the chain of a request whose IRP is completed only after this call.
         let pieces = || unsafe { Pieces::of(&buffer) }.map_err(|_| answer::INVALID_PARAMETER);
