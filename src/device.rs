@@ -29,16 +29,16 @@ use nt::{
 use crate::{
     Core,
     counters::Counters,
-    datapath::{self, Stage},
+    datapath,
     ends::Outer,
     ground::{At, AtPassive},
     handshakes::{HandshakeQueue, Message},
     log::{Level, Log},
     peer::{Paths, Peer, ServiceQueue},
-    processors::{Errand, Processors, Task},
 };
 
 mod back_pressure;
+mod errands;
 mod ways;
 
 pub(crate) use back_pressure::Waiters;
@@ -288,99 +288,6 @@ impl Device {
     /// A send failed: every route is looked at again when it is next used.
     pub(crate) fn doubt_routes(&self) {
         self.failures.fetch_add(1, Ordering::Release);
-    }
-
-    /// Has the next CPU go on with one of the device's lanes.
-    ///
-    /// # Errors
-    ///
-    /// What was to be done, if that CPU cannot have it now.
-    pub(crate) fn hand_to_next(errand: Errand, level: &AtMostDispatch) -> Result<(), Errand> {
-        Self::send_on(errand, Counter::Handovers, |processors, errand| {
-            processors.hand_to_next(errand, level)
-        })
-    }
-
-    /// Has another CPU seal or open a chunk, or does it here: it is this CPU's turn, or the other one has
-    /// enough to do.
-    ///
-    /// `dealt` counts the chunks of one batch; without it the chunk stays here.
-    pub(crate) fn deal_or_do(
-        this: &Shared<Self>,
-        peer: &Shared<Peer>,
-        task: Task,
-        dealt: Option<&mut usize>,
-        now: Now,
-        level: &AtMostDispatch,
-    ) {
-        let task = match dealt {
-            None => task,
-            Some(turn) => {
-                let errand = Errand { task, peer: peer.clone(), device: this.clone() };
-                let given = Self::send_on(errand, Counter::ChunksDealt, |processors, errand| {
-                    processors.deal(errand, turn, level)
-                });
-                let Err(Errand { task, .. }) = given else { return };
-                task
-            }
-        };
-        Self::do_task(this, peer, task, now, level);
-    }
-
-    /// Sends another CPU on an errand, and counts it.
-    fn send_on(
-        errand: Errand,
-        counter: Counter,
-        give: impl FnOnce(&Processors, Errand) -> Result<(), Errand>,
-    ) -> Result<(), Errand> {
-        let device = errand.device.clone();
-        // Relaxed: the queue's lock publishes it with the errand.
-        device.errands.fetch_add(1, Ordering::Relaxed);
-        let given = give(&device.core.processors, errand);
-        if given.is_ok() {
-            device.counters.add(counter, 1);
-        } else {
-            device.errands.fetch_sub(1, Ordering::Relaxed);
-        }
-        given
-    }
-
-    /// Does what another CPU sent this one to do.
-    pub(crate) fn run_errand(errand: Errand, level: &AtMostDispatch) {
-        let Errand { task, peer, device } = errand;
-        let began = device.now();
-        let packets = Self::do_task(&device, &peer, task, began, level);
-        device.note_time_at_dispatch(began, packets, level);
-        drop(peer);
-        // Release pairs with the Acquire of `recall`.
-        device.errands.fetch_sub(1, Ordering::Release);
-    }
-
-    /// Does a task here; returns for how many packets.
-    fn do_task(
-        this: &Shared<Self>,
-        peer: &Shared<Peer>,
-        task: Task,
-        now: Now,
-        level: &AtMostDispatch,
-    ) -> usize {
-        match task {
-            Task::GoOn(Stage::Seal, baton) => Self::go_on_sealing(this, peer, baton, now, level),
-            Task::GoOn(Stage::Send, baton) => Self::go_on_sending(this, peer, baton, now, level),
-            Task::GoOn(Stage::Open, baton) => Self::go_on_opening(this, peer, baton, now, level),
-            Task::Seal(chunk) => Self::seal_chunk(this, peer, &chunk, now, level),
-            Task::Open(chunk) => Self::open_chunk(this, peer, &chunk, now, level),
-        }
-    }
-
-    /// Waits until no CPU has anything to do for this device, nor a reference to it.
-    fn recall(&self, passive: &Passive) {
-        // Acquire pairs with the Release of `run_errand`.
-        while self.errands.load(Ordering::Acquire) != 0 {
-            self.core.processors.settle(passive);
-        }
-        // The last one may not have returned.
-        self.core.processors.settle(passive);
     }
 
     /// Has a worker serve the peer.
