@@ -38,11 +38,13 @@ use crate::{
 };
 
 mod back_pressure;
+mod coalescing;
 mod errands;
 mod ways;
 
 pub(crate) use back_pressure::Waiters;
 use back_pressure::WaitsSince;
+use coalescing::Coalescing;
 
 /// How often it is looked whether the last send by sockets that are going has returned.
 const CLOSE_POLL: Duration = Duration::from_millis(1);
@@ -63,6 +65,7 @@ pub(crate) struct Device {
     /// What other CPUs are to do.
     errands: AtomicUsize,
     waits_since: WaitsSince,
+    coalescing: Coalescing,
     /// The interface's LUID while it is kept out of routes; 0 otherwise.
     luid: AtomicU64,
     control: Mutex<Control>,
@@ -115,6 +118,7 @@ impl Device {
             failures: AtomicU64::new(0),
             errands: AtomicUsize::new(0),
             waits_since: WaitsSince::default(),
+            coalescing: Coalescing::default(),
             luid: AtomicU64::new(0),
             control: Mutex::try_new(Control { port: 0, owner: None, pause })?,
         };
@@ -343,6 +347,7 @@ impl Device {
         if this.tunnel.is_up() {
             return Ok(());
         }
+        this.trust_coalescing();
         let sockets = Self::open(this, control.port, &owner, passive)?;
         let port = sockets.port();
         this.replace_sockets(Some(sockets), &control.pause, passive);
@@ -472,6 +477,7 @@ impl Device {
         if let Some((family, error)) = sockets.missing() {
             this.say(passive, Level::Warning, format_args!("no {family}: {error}"));
         }
+        this.coalesce(&sockets, passive);
         this.intercept(&mut sockets, passive);
         Ok(sockets)
     }

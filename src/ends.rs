@@ -52,6 +52,14 @@ impl Receiver for Outer {
         self.0.log.line(level, Level::Warning, what);
     }
 
+    fn has_session(&self, receiver: u32, level: &AtMostDispatch) -> bool {
+        self.0.has_session(receiver, level)
+    }
+
+    fn coalescing_distrusted(&self, level: &AtMostDispatch) {
+        self.0.distrust_coalescing(level);
+    }
+
     fn failed(&self, _remote: SocketAddr, _error: NtError) {
         self.0.doubt_routes();
     }

@@ -188,6 +188,7 @@ impl Worker {
     /// In turns: a flood of handshake messages must not keep rekeys and timers waiting.
     fn serve(&mut self, device: &Shared<Device>, passive: &Passive) {
         Device::reopen(device, passive);
+        device.tell_sockets(passive);
         device.look_for_runs();
         loop {
             let messages = self.consume_handshakes(device, passive);

@@ -117,6 +117,8 @@ reasons! {
     Inbound OutOfMemory,
     /// The packet was to be cut into segments, and its headers do not allow it: counted once.
     Outbound Unsegmentable,
+    /// Several datagrams that came as one, and where each ends is not said, or makes no sense.
+    Inbound BadCoalescing,
 }
 
 #[cfg(test)]

@@ -63,6 +63,8 @@ policies! {
     /// Whether datagrams of one length are given to the sockets several as one, for the network stack or
     /// the network adapter to cut apart (USO).
     OuterSegmentation: 0..=1, "0 no, 1 yes", default 0;
+    /// Whether the sockets may be given datagrams of one sender several as one (URO).
+    OuterCoalescing: 0..=1, "0 no, 1 yes", default 0;
 }
 
 #[cfg(test)]

@@ -101,6 +101,12 @@ table! {
         SegmentedSends,
         /// Times a socket's stack turned out not to cut them apart, and was asked no more.
         SegmentationRefused,
+        /// Datagrams that came to a socket several as one (URO), and were cut apart.
+        CoalescedIn,
+        /// ... as how many.
+        CoalescedIndications,
+        /// Times what came as one did not come apart, and the sockets were told to keep datagrams apart.
+        CoalescingDistrusted,
     }
 }
 

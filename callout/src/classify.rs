@@ -10,14 +10,7 @@
 
 use abi::statistics::Counter;
 
-/// Bytes of a transport data message without data: its header and a tag.
-pub const TRANSPORT_MIN: usize = 32;
-/// Bytes of the longest one that is opened: a receive buffer, its header and a tag.
-pub const TRANSPORT_MAX: usize = 2048 + 32;
-/// Bytes of its header, which is what is looked at.
-pub const HEADER_LEN: usize = 16;
-/// The first four bytes of transport data: its type, and three zeros.
-const TRANSPORT_DATA: [u8; 4] = [4, 0, 0, 0];
+use crate::coalesced::{HEADER_LEN, TRANSPORT_DATA, TRANSPORT_MAX, TRANSPORT_MIN, is_plausible};
 
 /// A datagram that was put together out of several by the network adapter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -136,7 +129,7 @@ const TABLE: [Row; 13] = [
         // Nobody says of what it was made, and it is longer than any of ours or than its header says:
         // the socket gets the parts.
         let is_one = seen.length <= TRANSPORT_MAX && seen.said == Some(seen.length);
-        seen.coalesced.map_or(!is_one, |how| !is_plausible(how, seen.length))
+        seen.coalesced.map_or(!is_one, |how| !is_plausible(how.size.into(), seen.length))
     }),
     (Reason::CpuFull, |seen| seen.held_of_cpu.0 >= seen.held_of_cpu.1),
     (Reason::PeerFull, |seen| seen.held_of_peer.0 >= seen.held_of_peer.1),
@@ -153,13 +146,6 @@ fn is_transport(seen: &Seen) -> bool {
     let kind = seen.header.as_ref().and_then(|header| header.first_chunk::<4>());
     // Of any length: padding to a multiple of 16 ends at the sender's MTU.
     kind == Some(&TRANSPORT_DATA)
-}
-
-/// Whether parts of that size can be transport data, and there are at least two.
-fn is_plausible(how: Coalesced, length: usize) -> bool {
-    let size = usize::from(how.size);
-    let last = length.checked_rem(size).unwrap_or(0);
-    size >= TRANSPORT_MIN && size < length && (last == 0 || last >= TRANSPORT_MIN)
 }
 
 #[cfg(test)]

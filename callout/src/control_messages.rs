@@ -34,6 +34,8 @@ const ECN: i32 = 50;
 const IPPROTO_UDP: i32 = 17;
 /// `UDP_SEND_MSG_SIZE`: bytes of each datagram that what is sent is to be cut into, as a `DWORD`.
 const UDP_SEND_MSG_SIZE: i32 = 2;
+/// `UDP_COALESCED_INFO`: bytes of each datagram of those that came as one, but for the last; a `DWORD`.
+const UDP_COALESCED_INFO: i32 = 3;
 /// `IP_OPTIONS`.
 const IP_OPTIONS: i32 = 1;
 /// `IPV6_RTHDR`.
@@ -101,6 +103,8 @@ pub struct Arrival {
     pub local: Option<Local>,
     /// Its ECN bits; 0 (not capable) when the system does not tell.
     pub ecn: u8,
+    /// Bytes of each of the datagrams that came as one, but for the last (`UDP_COALESCED_INFO`).
+    pub segment: Option<u32>,
 }
 
 impl Arrival {
@@ -109,6 +113,7 @@ impl Arrival {
     pub fn read(list: &[u8]) -> Self {
         let mut local = None;
         let mut ecn = None;
+        let mut segment = None;
         for message in ControlMessages::new(list) {
             match (message.level, message.kind) {
                 (IPPROTO_IP, PKTINFO) => local = local.or_else(|| pktinfo::<4>(message.data)),
@@ -120,10 +125,14 @@ impl Arrival {
                         Some(value.to_le_bytes()[0] & 3)
                     });
                 }
+                (IPPROTO_UDP, UDP_COALESCED_INFO) => {
+                    let value = message.data.first_chunk().copied();
+                    segment = segment.or(value.map(u32::from_ne_bytes));
+                }
                 _ => {}
             }
         }
-        Self { local, ecn: ecn.unwrap_or(0) }
+        Self { local, ecn: ecn.unwrap_or(0), segment }
     }
 }
 

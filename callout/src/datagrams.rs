@@ -1,7 +1,7 @@
 //! Datagrams that arrived together, by whichever path.
 //!
 //! The socket indicates lists, the callouts hand over batches of what they took from the stack; who
-//! receives them need not know which. Order is that in which either path handed them over. Their
+//! receives them need not know which, nor whether some came as one. Order is that in which either path handed them over. Their
 //! bytes stay where the network adapter put them until they are dropped, which should be soon.
 
 use core::net::SocketAddr;
@@ -13,6 +13,7 @@ use crate::{
     absorb::{Batch, BatchIter, discarded},
     control_messages::Arrival,
     endpoint::{Local, decode},
+    parts::{Parts, PartsIter},
 };
 
 /// Datagrams that arrived together; given back on drop, all at once.
@@ -21,12 +22,18 @@ pub struct Datagrams(Source);
 
 enum Source {
     Socket(wsk::Datagrams),
+    /// Of one of a socket's.
+    Parts(Parts),
     Callout(Batch),
 }
 
 impl Datagrams {
     pub(crate) const fn of_socket(datagrams: wsk::Datagrams) -> Self {
         Self(Source::Socket(datagrams))
+    }
+
+    pub(crate) const fn of_parts(parts: Parts) -> Self {
+        Self(Source::Parts(parts))
     }
 
     pub(crate) const fn of_callout(batch: Batch) -> Self {
@@ -42,12 +49,27 @@ impl Datagrams {
     pub fn split(&self) -> Option<Self> {
         match &self.0 {
             Source::Socket(datagrams) => datagrams.split().map(Self::of_socket),
+            Source::Parts(parts) => Some(Self::of_parts(parts.split())),
             Source::Callout(batch) => batch.split().map(Self::of_callout),
         }
     }
 
+    /// Whether the first of `others`, a list of the same source, may be moved to the end of this one: parts
+    /// of one datagram only where they follow each other.
+    ///
+    /// # IRQL
+    ///
+    /// Any.
+    #[must_use]
+    pub fn is_continued_by(&self, others: &Self) -> bool {
+        match (&self.0, &others.0) {
+            (Source::Parts(parts), Source::Parts(others)) => parts.is_continued_by(others),
+            _ => true,
+        }
+    }
+
     /// Moves the first datagram to the end of `to`, a list of the same source; false if there is
-    /// none, or `to` is none of its.
+    /// none, or it does not continue `to`.
     ///
     /// # IRQL
     ///
@@ -55,8 +77,22 @@ impl Datagrams {
     pub fn move_first(&mut self, to: &mut Self) -> bool {
         match (&mut self.0, &mut to.0) {
             (Source::Socket(datagrams), Source::Socket(to)) => datagrams.move_first(to),
+            (Source::Parts(parts), Source::Parts(to)) => parts.move_first(to),
             (Source::Callout(batch), Source::Callout(to)) => batch.move_first(to),
             _ => false,
+        }
+    }
+
+    /// Is done with the first datagram, which goes back with those in `seen`, a list of the same source, or
+    /// with the whole it is a part of; false if there is none.
+    ///
+    /// # IRQL
+    ///
+    /// `<= DISPATCH_LEVEL`.
+    pub fn set_aside_first(&mut self, seen: &mut Self) -> bool {
+        match &mut self.0 {
+            Source::Parts(parts) => parts.drop_first(),
+            Source::Socket(_) | Source::Callout(_) => self.move_first(seen),
         }
     }
 
@@ -69,6 +105,7 @@ impl Datagrams {
     pub const fn len(&self) -> usize {
         match &self.0 {
             Source::Socket(datagrams) => datagrams.len(),
+            Source::Parts(parts) => parts.len(),
             Source::Callout(batch) => batch.len(),
         }
     }
@@ -101,15 +138,17 @@ impl Datagrams {
     pub fn iter(&self) -> impl Iterator<Item = Result<Datagram<'_>, Discard>> + Clone {
         match &self.0 {
             Source::Socket(datagrams) => Entries::Socket(datagrams.iter()),
+            Source::Parts(parts) => Entries::Parts(parts.iter()),
             Source::Callout(batch) => Entries::Callout(batch.iter()),
         }
     }
 }
 
-/// The datagrams of either source.
+/// The datagrams of whichever source.
 #[derive(Clone)]
 enum Entries<'d> {
     Socket(wsk::DatagramsIter<'d>),
+    Parts(PartsIter<'d>),
     Callout(BatchIter<'d>),
 }
 
@@ -119,6 +158,7 @@ impl<'d> Iterator for Entries<'d> {
     fn next(&mut self) -> Option<Self::Item> {
         match self {
             Self::Socket(datagrams) => datagrams.next().map(|datagram| Datagram::read(&datagram)),
+            Self::Parts(parts) => parts.next(),
             Self::Callout(batch) => batch.next(),
         }
     }
@@ -139,10 +179,10 @@ pub struct Datagram<'d> {
 
 impl<'d> Datagram<'d> {
     /// Reads everything about a datagram of a socket.
-    fn read(datagram: &wsk::Datagram<'d>) -> Result<Self, Discard> {
+    pub(crate) fn read(datagram: &wsk::Datagram<'d>) -> Result<Self, Discard> {
         let payload = datagram.payload().map_err(discarded)?;
         let remote = decode(datagram.remote()).ok_or(Discard::MalformedMessage)?;
-        let Arrival { local, ecn } = Arrival::read(datagram.control());
+        let Arrival { local, ecn, .. } = Arrival::read(datagram.control());
         Ok(Self { payload, remote, local, ecn })
     }
 }

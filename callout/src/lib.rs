@@ -13,6 +13,7 @@
 //! | `outside` | one port's outer side: the sockets, and the callouts before them |
 //! | `socket` | the pair of sockets of a port |
 //! | `datagrams` | what arrived together, by the sockets or by the callouts |
+//! | `coalesced`, `parts` | datagrams that came several as one, and how a socket's are cut apart |
 //! | `interception` | the callouts at work: who is led where, taken or let pass |
 //! | `classify` | what is taken, and why not, as one table |
 //! | `absorb` | what is noted of a datagram that is taken, rings and batches |
@@ -40,6 +41,7 @@ extern crate std;
 pub mod absorb;
 pub mod best_route;
 pub mod classify;
+pub mod coalesced;
 pub mod control_messages;
 #[cfg(feature = "kernel")]
 pub mod datagrams;
@@ -55,6 +57,8 @@ pub mod interception;
 mod layers;
 #[cfg(feature = "kernel")]
 pub mod outside;
+#[cfg(feature = "kernel")]
+mod parts;
 #[cfg(feature = "kernel")]
 pub mod route;
 #[cfg(feature = "kernel")]

@@ -91,6 +91,19 @@ impl<R: Receiver> Outside<R> {
         Ok(())
     }
 
+    /// Lets the stack give datagrams several as one, or no longer; see [`Sockets::coalesce`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    ///
+    /// # IRQL
+    ///
+    /// `PASSIVE_LEVEL`, one at a time.
+    pub fn coalesce(&self, level: &Passive, wanted: bool) -> Result<(), NtError> {
+        self.sockets.coalesce(level, wanted)
+    }
+
     /// Sends the run's datagrams to where `route` leads; see [`Sockets::send`].
     ///
     /// # IRQL

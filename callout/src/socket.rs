@@ -29,6 +29,7 @@ use crate::{
     control_messages::{DEPARTURE_LEN, Departure, write, write_segment},
     datagrams::Datagrams,
     endpoint::{Family, decode, encode},
+    parts::{Fate, Parts},
     route::Route,
     run::Run,
 };
@@ -37,6 +38,9 @@ use crate::{
 const PORT_ATTEMPTS: usize = 100;
 
 const _: () = assert!(DEPARTURE_LEN == CONTROL_LEN);
+
+/// The most bytes of datagrams that come as one: whatever a UDP header can say.
+const COALESCED_BYTES: u32 = 65_535 - 8;
 
 /// Who the sockets work for. Called on any CPU, on several at once.
 ///
@@ -89,6 +93,21 @@ pub trait Receiver: Clone + Send + Sync + 'static {
     ///
     /// `<= DISPATCH_LEVEL`, and maybe inside [`Sockets::send`].
     fn segmentation_refused(&self, family: Family, error: NtError, level: &AtMostDispatch);
+
+    /// Whether transport data that is for `receiver` is for a session of ours.
+    ///
+    /// # IRQL
+    ///
+    /// `<= DISPATCH_LEVEL`.
+    fn has_session(&self, receiver: u32, level: &AtMostDispatch) -> bool;
+
+    /// Datagrams that came as one do not come apart as the system says: it is to be asked to keep them
+    /// apart ([`Sockets::coalesce`]), elsewhere and at `PASSIVE_LEVEL`. May come repeatedly.
+    ///
+    /// # IRQL
+    ///
+    /// `<= DISPATCH_LEVEL`.
+    fn coalescing_distrusted(&self, level: &AtMostDispatch);
 
     /// Sending to `remote` failed, as was already counted: its route may be stale.
     ///
@@ -233,6 +252,34 @@ impl<R: Receiver> Sockets<R> {
         [&self.v4, &self.v6].into_iter().flatten().all(|half| half.ecn)
     }
 
+    /// Lets the stack give datagrams of one sender several as one, or no longer. Those that come so are cut
+    /// apart either way.
+    ///
+    /// # Errors
+    ///
+    /// What WSK answers of one of the sockets, for instance that it does not know how; the other one follows
+    /// all the same.
+    ///
+    /// # IRQL
+    ///
+    /// `PASSIVE_LEVEL`, one at a time.
+    pub fn coalesce(&self, level: &Passive, wanted: bool) -> Result<(), NtError> {
+        let mut outcome = Ok(());
+        for half in [&self.v4, &self.v6].into_iter().flatten() {
+            let ear = half.socket.events();
+            if ear.asked.load(Ordering::Relaxed) == wanted {
+                continue;
+            }
+            // Before the first comes; and some may come when no more are asked for.
+            ear.coalesced.store(true, Ordering::Relaxed);
+            match half.socket.coalesce(level, if wanted { COALESCED_BYTES } else { 0 }) {
+                Ok(()) => ear.asked.store(wanted, Ordering::Relaxed),
+                Err(error) => outcome = Err(error),
+            }
+        }
+        outcome
+    }
+
     /// Sends the run's datagrams to where `route` leads, by one call.
     ///
     /// Those that lie back to back are handed over as one, to be cut apart by the stack, if that can;
@@ -298,7 +345,7 @@ impl<R: Receiver> Half<R> {
         owner: &Process,
         receiver: &R,
     ) -> Result<Self, NtError> {
-        let ear = Ear { receiver: receiver.clone(), family, segments: AtomicBool::new(false) };
+        let ear = Ear::new(receiver.clone(), family);
         let mut socket = Socket::create(level, provider, family.number(), owner.clone(), ear)?;
         socket.exclusive(level)?;
         socket.only_its_family(level)?;
@@ -325,9 +372,65 @@ struct Ear<R> {
     family: Family,
     /// Whether the stack cuts apart what it is sent; relaxed, since nothing depends on when that is seen.
     segments: AtomicBool,
+    /// Whether datagrams may come several as one, and whether that was ever asked for.
+    asked: AtomicBool,
+    coalesced: AtomicBool,
 }
 
 impl<R: Receiver> Ear<R> {
+    const fn new(receiver: R, family: Family) -> Self {
+        let [segments, asked, coalesced] = [const { AtomicBool::new(false) }; 3];
+        Self { receiver, family, segments, asked, coalesced }
+    }
+
+    /// Hands datagrams on in their order, those that are several cut apart.
+    fn cut_apart(&self, mut datagrams: wsk::Datagrams, level: &AtMostDispatch) {
+        let has_session = |receiver| self.receiver.has_session(receiver, level);
+        let mut plain = None;
+        while let Some(first) = datagrams.iter().next() {
+            let fate = Fate::of(&first, has_session);
+            if fate != Fate::Whole {
+                self.hand_on(plain.take(), level);
+            }
+            plain = plain.or_else(|| datagrams.split());
+            let Some(to) = &mut plain else {
+                // The socket is closing.
+                return self.receiver.discarded(Discard::NotUp, datagrams.len());
+            };
+            datagrams.move_first(to);
+            match (fate, plain.take()) {
+                (Fate::Whole, list) => plain = list,
+                (Fate::Cut(size), Some(one)) => self.hand_on_parts(one, size, level),
+                (Fate::Discarded(ours), _) => {
+                    self.receiver.discarded(Discard::BadCoalescing, 1);
+                    if ours {
+                        self.receiver.coalescing_distrusted(level);
+                    }
+                }
+                (Fate::Cut(_), None) => {}
+            }
+        }
+        self.hand_on(plain, level);
+    }
+
+    fn hand_on(&self, datagrams: Option<wsk::Datagrams>, level: &AtMostDispatch) {
+        if let Some(datagrams) = datagrams {
+            self.receiver.receive(Datagrams::of_socket(datagrams), level);
+        }
+    }
+
+    /// Hands on a datagram that is several.
+    fn hand_on_parts(&self, one: wsk::Datagrams, size: usize, level: &AtMostDispatch) {
+        match Parts::try_new(one, size) {
+            Ok(parts) => {
+                self.receiver.counted(Counter::CoalescedIn, parts.len());
+                self.receiver.counted(Counter::CoalescedIndications, 1);
+                self.receiver.receive(Datagrams::of_parts(parts), level);
+            }
+            Err((reason, count)) => self.receiver.discarded(reason, count),
+        }
+    }
+
     fn segments(&self) -> bool {
         self.segments.load(Ordering::Relaxed)
     }
@@ -351,6 +454,9 @@ impl<R: Receiver> Ear<R> {
 
 impl<R: Receiver> Events for Ear<R> {
     fn received(&self, datagrams: wsk::Datagrams, level: &AtMostDispatch) {
+        if self.coalesced.load(Ordering::Relaxed) {
+            return self.cut_apart(datagrams, level);
+        }
         self.receiver.receive(Datagrams::of_socket(datagrams), level);
     }
 

@@ -134,7 +134,11 @@ impl Sorter<'_> {
         };
         let from = endpoint(datagram);
         let fits = self.open.as_ref().is_some_and(|work| {
-            work.receiver == receiver && work.from == Some(from) && !work.packets.is_full()
+            let continues = work.datagrams.as_ref().is_some_and(|own| own.is_continued_by(list));
+            continues
+                && work.receiver == receiver
+                && work.from == Some(from)
+                && !work.packets.is_full()
         });
         if !fits {
             self.receive(true);
@@ -205,7 +209,11 @@ impl Device {
             }
             let chunk = sorter.open.as_mut().filter(|_| sorted == Ok(Sorted::Chunk));
             let to = chunk.and_then(|work| work.datagrams.as_mut());
-            if !datagrams.move_first(to.unwrap_or(&mut seen)) {
+            let moved = match to {
+                Some(to) => datagrams.move_first(to),
+                None => datagrams.set_aside_first(&mut seen),
+            };
+            if !moved {
                 break;
             }
         }

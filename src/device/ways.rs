@@ -18,6 +18,9 @@ impl Device {
     pub(crate) fn follow_policy(this: &Shared<Self>, passive: &Passive) {
         let control = this.control.lock(passive);
         let current = this.sockets.read(&AtPassive(passive), |sockets| sockets.clone());
+        if let Some(sockets) = &current {
+            this.coalesce(sockets, passive);
+        }
         let Some(current) = current.filter(|current| current.ways() != this.wanted_ways()) else {
             return;
         };

@@ -44,6 +44,22 @@ fn packet_information_is_found_wherever_it_is() {
 }
 
 #[test]
+fn the_length_of_parts_is_found_wherever_it_is() {
+    let said = message(17, 3, &1452_u32.to_ne_bytes());
+    for (parts, segment, why) in [
+        (vec![], None, "no messages at all"),
+        (vec![said.clone()], Some(1452), "alone"),
+        (vec![message(0, 19, &V4), said.clone()], Some(1452), "behind another"),
+        (vec![said.clone(), message(41, 19, &V6)], Some(1452), "before another"),
+        (vec![message(0, 3, &[1; 4])], None, "the number at another level"),
+        (vec![message(17, 3, &[1; 3])], None, "too short to be true"),
+        (vec![said, message(17, 3, &[0; 4])], Some(1452), "the first of two"),
+    ] {
+        assert_eq!(arrival(&parts).segment, segment, "{why}");
+    }
+}
+
+#[test]
 fn a_header_that_does_not_fit_ends_the_walk() {
     let good = message(0, 19, &V4);
     for (length, why) in [
@@ -104,7 +120,7 @@ proptest! {
         let mut list = [0xAA; DEPARTURE_LEN];
         let written = write(&Departure { source, interface, ecn }, &mut list);
         let local = Some(Local { address: source, interface });
-        prop_assert_eq!(Arrival::read(&list[..written]), Arrival { local, ecn });
+        prop_assert_eq!(Arrival::read(&list[..written]), Arrival { local, ecn, segment: None });
     }
 
     #[test]

@@ -47,6 +47,8 @@ pub(crate) const PKTINFO: u32 = 19;
 pub(crate) const RECVECN: u32 = 50;
 /// `UDP_SEND_MSG_SIZE`.
 pub(crate) const UDP_SEND_MSG_SIZE: u32 = 2;
+/// `UDP_RECV_MAX_COALESCED_SIZE`.
+pub(crate) const UDP_RECV_MAX_COALESCED_SIZE: u32 = 3;
 
 /// `GUID`, the type of an `NPIID`. `shared/guiddef.h`.
 #[repr(C)]

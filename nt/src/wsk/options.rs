@@ -14,7 +14,8 @@ use crate::{
     status::NtError,
     sys::wsk::{
         IPPROTO_IP, IPPROTO_IPV6, IPPROTO_UDP, IPV6_V6ONLY, PKTINFO, RECVECN, SO_EXCLUSIVEADDRUSE,
-        SOL_SOCKET, UDP_SEND_MSG_SIZE, WSK_GET_OPTION, WSK_SET_OPTION, WSK_SOCKET,
+        SOL_SOCKET, UDP_RECV_MAX_COALESCED_SIZE, UDP_SEND_MSG_SIZE, WSK_GET_OPTION, WSK_SET_OPTION,
+        WSK_SOCKET,
     },
 };
 
@@ -86,6 +87,23 @@ impl<E: Events> Socket<E> {
         let socket = self.raw();
         let option = (IPPROTO_UDP, UDP_SEND_MSG_SIZE);
         control(level, &mut self.irp, socket, WSK_GET_OPTION, option, 0).is_ok()
+    }
+
+    /// Lets datagrams of one sender come several as one, of at most so many bytes; 0 lets none
+    /// (`UDP_RECV_MAX_COALESCED_SIZE`).
+    ///
+    /// # Errors
+    ///
+    /// What WSK answers, for instance that it does not know the option;
+    /// [`NtError::INSUFFICIENT_RESOURCES`].
+    ///
+    /// # IRQL
+    ///
+    /// `PASSIVE_LEVEL`; not while the socket is being dropped.
+    pub fn coalesce(&self, level: &Passive, bytes: u32) -> Result<(), NtError> {
+        let option = (IPPROTO_UDP, UDP_RECV_MAX_COALESCED_SIZE);
+        let mut irp = Irp::allocate()?;
+        control(level, &mut irp, self.raw(), WSK_SET_OPTION, option, bytes).map(drop)
     }
 
     /// `IPPROTO_IP` or `IPPROTO_IPV6`.

@@ -19,7 +19,7 @@ use sim::host::uapi::policy::Setting;
 use sim::host::uapi::{self, Configured, Server, request::SetRequest, translate};
 use sim::nt::Mark;
 use sim::nt::machine::Options;
-use sim::nt::netio;
+use sim::nt::{netio, wsk};
 use sim::verifier::schedule::{Mode, World};
 
 use super::{DriverFile, Policies};
@@ -103,9 +103,10 @@ impl Up {
             verified: self.verify,
             print: self.log,
             parameters: self.policies.policies.into_iter().collect(),
-            // What can be counted on, unless it is asked for.
+            // What can be counted on, unless it is asked for; whoever asks for an outer offload wants to see it.
             choices: [("GSO_IS_GRANTED".to_owned(), false)]
                 .into_iter()
+                .chain(wsk::good_offloads())
                 .chain(self.choices)
                 .collect(),
             ..Options::default()

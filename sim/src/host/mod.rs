@@ -74,6 +74,11 @@ pub trait Landing: Send + Sync {
     /// Adds up to `count` free places to `places`; fewer if so many are held above.
     fn places(&self, places: &mut Vec<Place>, count: usize);
 
+    /// Whether a place may be filled with several datagrams ([`Place::segment`]).
+    fn takes_coalesced(&self) -> bool {
+        false
+    }
+
     /// Takes the filled places, in the order of arrival, leaving `filled` empty.
     fn landed(&self, filled: &mut Vec<Place>);
 
@@ -92,6 +97,8 @@ pub struct Place {
     pub name: usize,
     /// Payload bytes there are.
     pub len: usize,
+    /// Bytes of each datagram there, but for the last; 0 if it is one.
+    pub segment: usize,
     /// Who sent it.
     pub remote: SocketAddr,
     /// Where it arrived, if known.

@@ -27,6 +27,7 @@ use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use sim::host::memory::pair::{PORT, Station};
 use sim::host::memory::{Host, Network};
 use sim::host::{Batch, Landing, Outer, Place, Sending, Socket};
+use sim::nt::machine::Options;
 use sim::verifier::schedule::World;
 
 use crate::{Counted, assert_clean, driver, on_virtual_time, options};
@@ -77,6 +78,7 @@ impl Landing for Program {
                 capacity: SLOT,
                 name,
                 len: 0,
+                segment: 0,
                 remote: nobody,
                 local: None,
                 traffic_class: None,
@@ -101,20 +103,20 @@ impl Landing for Program {
     }
 }
 
-fn send(socket: &Arc<dyn Socket>, to: SocketAddr, datagram: &[u8]) {
+pub(crate) fn send(socket: &Arc<dyn Socket>, to: SocketAddr, datagram: &[u8]) {
     let mut batch = Batch::default();
     assert!(batch.push([datagram].into_iter()));
     socket.send(to, &Sending::default(), &batch).unwrap();
 }
 
 /// Everything that was heard in one direction.
-type Heard = Arc<Mutex<Vec<Vec<u8>>>>;
+pub(crate) type Heard = Arc<Mutex<Vec<Vec<u8>>>>;
 
 /// Sits between the two: one socket for each.
-struct Between {
+pub(crate) struct Between {
     to_alpha: Arc<dyn Socket>,
-    to_beta: Arc<dyn Socket>,
-    from_alpha: Heard,
+    pub(crate) to_beta: Arc<dyn Socket>,
+    pub(crate) from_alpha: Heard,
     from_beta: Heard,
     _host: Arc<Host>,
 }
@@ -147,12 +149,12 @@ impl Between {
 }
 
 /// The drawing: two stations that know each other by whoever sits between, and a stranger.
-struct Scene {
-    world: Arc<World>,
-    alpha: Station,
-    beta: Station,
-    between: Between,
-    stranger: Arc<dyn Socket>,
+pub(crate) struct Scene {
+    pub(crate) world: Arc<World>,
+    pub(crate) alpha: Station,
+    pub(crate) beta: Station,
+    pub(crate) between: Between,
+    pub(crate) stranger: Arc<dyn Socket>,
     answers: Heard,
     _strange: Arc<Host>,
     network: Network,
@@ -160,10 +162,16 @@ struct Scene {
 
 impl Scene {
     fn run(seed: u64, body: impl FnOnce(&Self)) {
+        Self::run_on(seed, &options("one"), body);
+    }
+
+    /// The same, with stations like `kind`.
+    pub(crate) fn run_on(seed: u64, kind: &Options, body: impl FnOnce(&Self)) {
         on_virtual_time(seed, |world| {
             let network = Network::new(world);
             let boot = |name: &str, number| {
-                Station::boot(world, &network, number, options(name), &driver())
+                let options = Options { name: name.to_owned(), ..kind.clone() };
+                Station::boot(world, &network, number, options, &driver())
                     .unwrap_or_else(|error| panic!("{error}"))
             };
             let (alpha, beta) = (boot("alpha", 1), boot("beta", 2));
@@ -196,7 +204,7 @@ impl Scene {
     }
 
     /// Both ways, both families.
-    fn ping(&self) {
+    pub(crate) fn ping(&self) {
         for (one, other) in [(&self.alpha, &self.beta), (&self.beta, &self.alpha)] {
             for to in other.inner() {
                 assert!(one.endpoint().ping(to, 600, PATIENCE).is_some(), "{to}: no answer");
@@ -233,7 +241,7 @@ impl Scene {
     }
 
     /// The last datagram heard from alpha that `is` likes.
-    fn heard_from(heard: &Heard, is: impl Fn(&[u8]) -> bool) -> Vec<u8> {
+    pub(crate) fn heard_from(heard: &Heard, is: impl Fn(&[u8]) -> bool) -> Vec<u8> {
         heard.lock().unwrap().iter().rev().find(|datagram| is(datagram)).unwrap().clone()
     }
 }

@@ -6,6 +6,7 @@
 //! | [`set_buffers`] | an administrator's program gone wrong, or one that changes its buffer meanwhile |
 //! | [`access`] | everybody who is no administrator |
 //! | [`datagrams`] | the network |
+//! | [`coalescing`] | a network card that puts datagrams together and says so wrongly |
 //! | [`faults`] | Windows, out of everything, once, at every place |
 //! | [`unknown_behaviours`] | what nobody knows of Windows, either way |
 //! | [`races`] | four CPUs at once |
@@ -28,6 +29,7 @@ use sim::verifier::report::Leak;
 use sim::verifier::schedule::{Mode, World};
 
 mod access;
+mod coalescing;
 mod control_requests;
 mod datagrams;
 mod faults;

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use abi::policy::Policy;
 use sim::host::memory::pair::Pair;
 use sim::nt::Mark;
 use sim::nt::machine::Options;
@@ -43,7 +44,11 @@ fn either_answer_will_do() {
     for behaviour in unknown {
         for answer in [false, true] {
             let choices = BTreeMap::from([(behaviour.name.to_owned(), answer)]);
-            live(&Options { choices, ..options("one") }, 1 + u64::from(answer));
+            // With everything that is off by default, for some answers are asked for by nobody else.
+            let offloads = [Policy::OuterSegmentation, Policy::OuterCoalescing];
+            let parameters = offloads.map(|policy| (policy.name().to_owned(), 1)).into();
+            let options = Options { choices, parameters, ..options("one") };
+            live(&options, 1 + u64::from(answer));
         }
     }
 }

@@ -1,12 +1,16 @@
-//! Datagrams that cross the sockets several as one: the stack cuts them apart, or says that it will not.
+//! Datagrams that cross the sockets several as one: the stack cuts them apart, or says that it will not; and puts others
+//! together, which the driver cuts apart.
 //!
 //! ```text
 //!   packets ──► run, back to back ──► one buffer, "1032 bytes each" ──► WSK cuts ──► datagrams on the wire
-//!                                     └─ refused: the same run again, one by one
+//!                                     └─ refused: the same run again, one by one                 │
+//!   packets ◄── opened where they lie ◄── cut apart ◄── one indication, "1032 bytes each" ◄── WSK puts together
 //! ```
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use abi::discard::{Direction, Discard};
@@ -15,6 +19,7 @@ use abi::statistics::Counter;
 use sim::host::memory::pair::{Pair, Station};
 use sim::nt::machine::Options;
 use sim::nt::wsk;
+use sim::verifier::schedule::JoinHandle;
 
 use crate::machines::accounting::Ledger;
 use crate::machines::{self, Load, with_pair_of};
@@ -24,21 +29,16 @@ const BURST: u16 = 300;
 /// What refuses sends that are to be cut apart, as faults are injected by.
 const OPTION: &str = "UDP_SEND_MSG_SIZE";
 
-/// What nobody knows of the stack, as it is good.
-const GOOD: [(&str, bool); 3] = [
-    ("SEND_SEGMENTATION_IS_MISSING", false),
-    ("SEGMENTED_SENDS_ARE_REFUSED", false),
-    ("SEGMENTED_LISTS_ARE_REFUSED", false),
-];
-
 /// Machines with these values, whose stack is good but for `unlike`.
 fn options(values: &[(Policy, u32)], unlike: Option<&str>) -> Options {
     let mut options = machines::with_policies(values);
     options.parameters.retain(|name, _| values.iter().any(|(policy, _)| policy.name() == name));
     // By two paths order is as either hands over.
     options.parameters.insert(Policy::FastPath.name().to_owned(), 0);
-    let answers = GOOD.map(|(name, good)| (name.to_owned(), good != (Some(name) == unlike)));
-    options.choices.extend(answers);
+    let good = wsk::good_offloads();
+    options
+        .choices
+        .extend(good.map(|(name, good)| (name.clone(), good != (Some(&*name) == unlike))));
     options
 }
 
@@ -92,6 +92,14 @@ fn counted(station: &Station) -> [u64; 3] {
 fn cut_apart(station: &Station) -> [u64; 2] {
     let [sends, datagrams] = wsk::segmented(station.computer().machine());
     [datagrams, sends]
+}
+
+/// Datagrams that came to a station several as one, and as how many: as its driver says, and its stack.
+fn came_as_one(station: &Station) -> [[u64; 2]; 2] {
+    let ledger = Ledger::of(station);
+    let driver = [Counter::CoalescedIn, Counter::CoalescedIndications];
+    let [indications, datagrams] = wsk::coalesced(station.computer().machine());
+    [driver.map(|counter| ledger.counter(counter)), [datagrams, indications]]
 }
 
 fn said(station: &Station, text: &str) -> usize {
@@ -249,17 +257,34 @@ fn a_send_that_fails_for_another_reason_changes_nothing() {
     });
 }
 
+/// Bursts from alpha to beta, for as long as the flag is not set.
+fn bursts(pair: &Pair) -> (Arc<AtomicBool>, JoinHandle) {
+    let stop = Arc::new(AtomicBool::new(false));
+    let (endpoint, to, clock) =
+        (pair.alpha.endpoint().clone(), pair.beta.inner()[0], pair.world.clone());
+    let ended = stop.clone();
+    let actor = pair.world.spawn("bursts", move || {
+        while !ended.load(Ordering::Acquire) {
+            for _ in 0..8 {
+                endpoint.send_datagram(to, vec![0x5A; 900]);
+            }
+            clock.sleep(Duration::from_micros(100));
+        }
+    });
+    (stop, actor)
+}
+
+/// Runs that were laid out for one way out meet the other while filters are exchanged.
 #[test]
 fn policy_changes_under_load_and_nothing_is_lost() {
     for seed in 15..18 {
-        let options = options(&[(Policy::OuterSegmentation, 1)], None);
-        with_pair_of(seed, &options, |pair| {
+        let mut options = options(&[(Policy::OuterSegmentation, 1)], None);
+        options.parameters.insert(Policy::FastPath.name().to_owned(), seed % 2);
+        with_pair_of(seed.into(), &options, |pair| {
             machines::ping(&pair.alpha, &pair.beta);
-            let loads =
-                [(&pair.alpha, &pair.beta), (&pair.beta, &pair.alpha)].map(|(one, other)| {
-                    let bulk = Duration::from_micros(60);
-                    Load::start(&pair.world, one, other.inner()[0], 900, bulk)
-                });
+            let (stop, actor) = bursts(pair);
+            let back = Duration::from_micros(300);
+            let load = Load::start(&pair.world, &pair.beta, pair.alpha.inner()[0], 900, back);
             for (engine, segmentation, grows) in [
                 (0, 1, true),
                 (0, 0, false),
@@ -289,7 +314,9 @@ fn policy_changes_under_load_and_nothing_is_lost() {
                 let after = counted(&pair.alpha)[0];
                 assert_eq!(after > before, grows, "{why}: {before}, {after}");
             }
-            drop(loads);
+            stop.store(true, Ordering::Release);
+            actor.join(None);
+            drop(load);
             pair.world.sleep(Duration::from_secs(1));
             nothing_lost(pair, &format!("seed {seed}"));
             let [one, other] = [&pair.alpha, &pair.beta].map(Ledger::of);
@@ -321,6 +348,144 @@ fn an_adapter_goes_while_sends_are_out() {
             let [datagrams, sends, refused] = counted(&pair.alpha);
             assert_eq!([datagrams, sends], cut_apart(&pair.alpha), "seed {seed}");
             assert_eq!(refused > 0, unlike.is_some(), "seed {seed}");
+        });
+    }
+}
+
+fn coalescing(unlike: Option<&str>) -> Options {
+    options(&[(Policy::OuterCoalescing, 1)], unlike)
+}
+
+#[test]
+fn datagrams_that_come_as_one_are_cut_apart() {
+    for (seed, outer, mixed) in [(21, 0, false), (22, 0, true), (23, 1, false), (24, 1, true)] {
+        with_pair_of(seed, &coalescing(None), |pair| {
+            let why = format!("seed {seed}, family {outer}, mixed {mixed}");
+            let mut peer = pair.beta.as_peer().unwrap();
+            peer.endpoint = Some(SocketAddr::new(pair.beta.outer()[outer], pair.beta.port()));
+            pair.alpha.set_peers(&[peer]).unwrap();
+            machines::ping(&pair.alpha, &pair.beta);
+            for _ in 0..3 {
+                burst(pair, mixed, false, &why);
+            }
+            let [driver, stack] = came_as_one(&pair.beta);
+            assert_eq!(driver, stack, "{why}");
+            let [datagrams, indications] = driver;
+            assert!(datagrams > u64::from(BURST) / 2, "{why}: {datagrams} in {indications}");
+            assert!(indications > 0 && datagrams >= 2 * indications, "{why}: {indications}");
+            assert_eq!(Ledger::of(&pair.beta).counter(Counter::CoalescingDistrusted), 0, "{why}");
+            nothing_lost(pair, &why);
+        });
+    }
+}
+
+/// Whether a datagram that came alone says its length nobody knows.
+#[test]
+fn what_came_alone_may_say_so() {
+    for says in [false, true] {
+        let mut options = coalescing(None);
+        options.choices.insert("LONE_DATAGRAMS_SAY_THEIR_LENGTH".to_owned(), says);
+        with_pair_of(25, &options, |pair| {
+            machines::ping(&pair.alpha, &pair.beta);
+            burst(pair, true, false, "alone");
+            assert_eq!(came_as_one(&pair.beta)[0], came_as_one(&pair.beta)[1], "{says}");
+            nothing_lost(pair, "alone");
+        });
+    }
+}
+
+#[test]
+fn a_stack_that_puts_nothing_together_is_said_and_used_as_it_is() {
+    with_pair_of(26, &coalescing(Some("RECEIVE_COALESCING_IS_MISSING")), |pair| {
+        machines::ping(&pair.alpha, &pair.beta);
+        burst(pair, false, false, "missing");
+        assert_eq!(came_as_one(&pair.beta), [[0; 2]; 2]);
+        assert_eq!(said(&pair.beta, "datagrams come one by one"), 1);
+        nothing_lost(pair, "missing");
+    });
+    with_pair_of(27, &options(&[], None), |pair| {
+        machines::ping(&pair.alpha, &pair.beta);
+        burst(pair, false, false, "nobody asked");
+        assert_eq!(came_as_one(&pair.beta), [[0; 2]; 2]);
+        nothing_lost(pair, "nobody asked");
+    });
+}
+
+#[test]
+fn coalescing_comes_and_goes_under_load() {
+    for seed in 28..31 {
+        with_pair_of(seed, &options(&[], None), |pair| {
+            machines::ping(&pair.alpha, &pair.beta);
+            for (wanted, segments) in [(1, 0), (0, 1), (1, 1), (0, 0), (1, 0)] {
+                let why = format!("seed {seed}, OuterCoalescing {wanted}, segments {segments}");
+                let load = Load::start(
+                    &pair.world,
+                    &pair.beta,
+                    pair.alpha.inner()[0],
+                    900,
+                    Duration::from_micros(150),
+                );
+                for station in [&pair.alpha, &pair.beta] {
+                    let values = [
+                        (Policy::OuterCoalescing, Some(wanted)),
+                        (Policy::OuterSegmentation, Some(segments)),
+                    ];
+                    station.tunnel().set_policy(&values).unwrap();
+                }
+                let before = came_as_one(&pair.beta)[0][0];
+                burst(pair, false, false, &why);
+                drop(load);
+                pair.world.sleep(Duration::from_millis(20));
+                let after = came_as_one(&pair.beta)[0][0];
+                assert_eq!(after > before, wanted == 1, "{why}: {before}, {after}");
+            }
+            nothing_lost(pair, &format!("seed {seed}"));
+            let [one, other] = [&pair.alpha, &pair.beta].map(Ledger::of);
+            for (one, other) in [(&one, &other), (&other, &one)] {
+                let (sent, got) = (Counter::PacketsOut, Counter::PacketsIn);
+                assert_eq!(one.counter(sent), other.counter(got), "seed {seed}\n{one}\n{other}");
+            }
+        });
+    }
+}
+
+/// The callouts take most of it; what they let pass may still come as one.
+#[test]
+fn callouts_before_the_sockets_change_nothing() {
+    let mut options = options(&[(Policy::OuterCoalescing, 1), (Policy::HeldPerCpu, 0)], None);
+    options.parameters.insert(Policy::FastPath.name().to_owned(), 1);
+    with_pair_of(31, &options, |pair| {
+        machines::ping(&pair.alpha, &pair.beta);
+        burst(pair, false, true, "callouts");
+        let [driver, stack] = came_as_one(&pair.beta);
+        assert_eq!(driver, stack);
+        assert!(driver[0] > 0, "{driver:?}");
+        let ledger = Ledger::of(&pair.beta);
+        assert!(ledger.counter(Counter::PermittedCpuFull) > 0, "{ledger}");
+        nothing_lost(pair, "callouts");
+    });
+}
+
+#[test]
+fn an_adapter_goes_while_datagrams_come_as_one() {
+    for seed in 32..35 {
+        with_pair_of(seed, &coalescing(None), |pair| {
+            for round in 0..10 {
+                machines::ping(&pair.alpha, &pair.beta);
+                let to = pair.beta.inner()[0];
+                for _ in 0..100 {
+                    if !pair.alpha.endpoint().send_datagram(to, vec![8; 1000]) {
+                        break;
+                    }
+                }
+                pair.world.sleep(Duration::from_micros(480 + 40 * round));
+                pair.beta.set_up(false).unwrap();
+                pair.beta.set_up(true).unwrap();
+                // Alpha does not know yet that beta forgot its session.
+                machines::ping(&pair.beta, &pair.alpha);
+            }
+            let [driver, stack] = came_as_one(&pair.beta);
+            assert!(driver[0] > 0 && driver[0] <= stack[0], "seed {seed}: {driver:?}, {stack:?}");
         });
     }
 }

@@ -21,6 +21,7 @@ use abi::policy::Policy;
 use abi::statistics::Counter;
 use sim::host::memory::pair::Pair;
 use sim::nt::machine::Options;
+use sim::nt::wsk;
 
 /// Packets of each size.
 const COUNT: usize = 40;
@@ -125,15 +126,12 @@ fn a_byte_is_written_once_each_way() {
 }
 
 #[test]
-fn what_the_stack_cuts_apart_is_written_once() {
+fn what_crosses_the_sockets_as_one_is_written_once() {
     let mut options = whole(0, 0);
-    options.parameters.insert(Policy::OuterSegmentation.name().to_owned(), 1);
-    let unknown = [
-        "SEND_SEGMENTATION_IS_MISSING",
-        "SEGMENTED_SENDS_ARE_REFUSED",
-        "SEGMENTED_LISTS_ARE_REFUSED",
-    ];
-    options.choices.extend(unknown.map(|name| (name.to_owned(), false)));
+    for policy in [Policy::OuterSegmentation, Policy::OuterCoalescing] {
+        options.parameters.insert(policy.name().to_owned(), 1);
+    }
+    options.choices.extend(wsk::good_offloads());
     machines::with_pair_of(7, &options, |pair| {
         machines::ping(&pair.alpha, &pair.beta);
         machines::ping(&pair.alpha, &pair.beta);
@@ -142,6 +140,9 @@ fn what_the_stack_cuts_apart_is_written_once() {
         assert_eq!(into[0], into[1], "written once on the way in");
         let ledger = Ledger::of(&pair.alpha);
         let joined = ledger.counter(Counter::SegmentedOut);
+        assert!(joined > (SIZES.len() * COUNT) as u64 / 2, "{joined}\n{ledger}");
+        let ledger = Ledger::of(&pair.beta);
+        let joined = ledger.counter(Counter::CoalescedIn);
         assert!(joined > (SIZES.len() * COUNT) as u64 / 2, "{joined}\n{ledger}");
     });
 }

@@ -2,14 +2,14 @@
 //!
 //! Receiving is a thread per socket: it waits, then takes up to [`MESSAGES`] messages in one `recvmmsg`, each written
 //! straight into the place where the driver will read it. A message may be many datagrams that the kernel has coalesced
-//! (`UDP_GRO`): the first stays where it is, the others are copied to places of their own, and the driver sees them as it
-//! sees every burst, as a list of datagrams. Sending is a `sendmmsg` in the caller's thread, from the driver's own memory;
+//! (`UDP_GRO`): one who takes it so gets it so ([`Landing::takes_coalesced`]); for others the first stays where it is, the
+//! others are copied to places of their own, and the driver sees them as it sees every burst, as a list of datagrams. Sending is a `sendmmsg` in the caller's thread, from the driver's own memory;
 //! datagrams of one length that follow each other leave as one message (`UDP_SEGMENT`). Local address and interface travel
 //! both ways as PKTINFO.
 //!
 //! Both stand for what lies below WSK on Windows: a stack that takes a whole `WSK_BUF_LIST` in one call, and a network card
-//! that hands over a burst at a time (`WSK_DATAGRAM_INDICATION` is a list). WSK's own segmentation and coalescing
-//! (`UDP_SEND_MSG_SIZE`, `UDP_RECV_MAX_COALESCED_SIZE`) are another thing, which a driver sees; the driver asks for neither.
+//! that hands over a burst at a time (`WSK_DATAGRAM_INDICATION` is a list). WSK's own segmentation (`UDP_SEND_MSG_SIZE`), which a
+//! driver asks for, is cut apart above, and leaves as one message again.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -138,6 +138,14 @@ impl UdpSocket {
         segment: usize,
     ) {
         let whole = place.len;
+        if (1..whole).contains(&segment) && landing.takes_coalesced() {
+            place.segment = segment;
+            filled.push(place);
+            if filled.len() == BATCH {
+                landing.landed(filled);
+            }
+            return;
+        }
         let segment = if segment == 0 { whole } else { segment.min(whole) };
         place.len = segment;
         // SAFETY: the network has written so many bytes there; nobody writes them while the place is ours.
@@ -538,7 +546,16 @@ mod tests {
                 let remote = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0);
                 let (capacity, len) = (1 << 16, 0);
                 let (local, traffic_class) = (None, None);
-                places.push(Place { payload, capacity, name, len, remote, local, traffic_class });
+                places.push(Place {
+                    payload,
+                    capacity,
+                    name,
+                    len,
+                    segment: 0,
+                    remote,
+                    local,
+                    traffic_class,
+                });
             }
         }
 

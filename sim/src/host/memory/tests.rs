@@ -21,6 +21,7 @@ impl Landing for Kept {
                 capacity: 2048,
                 name: 0,
                 len: 0,
+                segment: 0,
                 remote,
                 local: None,
                 traffic_class: None,

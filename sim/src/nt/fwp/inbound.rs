@@ -135,6 +135,11 @@ enum Fate {
     Held,
 }
 
+/// Whether anybody looks at the layer.
+pub(crate) fn is_watched(fwp: &Fwp, ipv6: bool) -> bool {
+    fwp.is_busy(Layer::transport(true, ipv6)) || fwp.neighbour.is_there()
+}
+
 /// Shows the datagrams of `filled` to callouts, takes out what they absorb or block, and returns the names of the receive
 /// blocks that are free again.
 pub(crate) fn receive(
@@ -144,7 +149,7 @@ pub(crate) fn receive(
     filled: &mut Vec<Place>,
 ) -> Vec<usize> {
     let layer = Layer::transport(true, to.local.is_ipv6());
-    if !fwp.is_busy(layer) && !fwp.neighbour.is_there() {
+    if !is_watched(fwp, to.local.is_ipv6()) {
         return Vec::new();
     }
     if machine.options().verified {

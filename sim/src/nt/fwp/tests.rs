@@ -339,6 +339,7 @@ impl Bench {
             capacity: bytes.len(),
             name: 0,
             len: bytes.len(),
+            segment: 0,
             remote: from.parse().unwrap(),
             local: Some(PacketInfo { address: local.ip(), interface: 2 }),
             traffic_class: Some(2),

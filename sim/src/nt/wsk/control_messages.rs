@@ -19,6 +19,8 @@ pub const IPPROTO_IPV6: i32 = 41;
 pub const IPPROTO_UDP: i32 = 17;
 /// `UDP_SEND_MSG_SIZE`: how long each datagram is to be that a buffer is cut into.
 pub const UDP_SEND_MSG_SIZE: i32 = 2;
+/// `UDP_COALESCED_INFO`: how long each datagram is of those that came as one.
+pub const UDP_COALESCED_INFO: i32 = 3;
 /// `IP_PKTINFO` and `IPV6_PKTINFO`.
 pub const PKTINFO: i32 = 19;
 /// `IP_ECN` and `IPV6_ECN`.

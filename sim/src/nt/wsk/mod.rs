@@ -24,6 +24,7 @@ use crate::nt::{behaviours, imports};
 use crate::verifier::report::Leak;
 use crate::verifier::schedule::{Key, lock};
 
+mod coalesce;
 mod completion;
 pub mod control_messages;
 pub(crate) mod layout;
@@ -35,6 +36,7 @@ mod segments;
 mod send;
 mod socket;
 
+pub use coalesce::{Boundaries, coalesced, set_boundaries};
 pub(crate) use provider::{DATAGRAM_IMPORTS, PROVIDER_IMPORTS};
 pub(crate) use receive::descriptors;
 pub use segments::segmented;
@@ -173,6 +175,21 @@ behaviours! {
     /// Each buffer is cut into datagrams of the length that the control message says, the last maybe shorter.
     [mark: ReadInSource, source: "msquic, datapath_winkernel.c; WDD network/udp-segmentation-offload-uso-"]
     BUFFERS_ARE_CUT_APART;
+    /// A build may not know `UDP_RECV_MAX_COALESCED_SIZE`.
+    [mark: Unknown, source: "facts/wsk.md 4"]
+    RECEIVE_COALESCING_IS_MISSING;
+    /// With it a datagram that came alone may say its own length.
+    [mark: Unknown, source: "msquic takes either"]
+    LONE_DATAGRAMS_SAY_THEIR_LENGTH;
+    /// Datagrams of one sender and length come as one, the last maybe shorter, with `UDP_COALESCED_INFO` among the others.
+    [mark: ReadInSource, source: "msquic, datapath_winkernel.c; facts/wsk.md 5"]
+    DATAGRAMS_COME_AS_ONE;
+    /// Memory for that message is always there, or the datagrams would not have been put together.
+    [mark: Inferred, source: "facts/asks.md 17 has seen it missing; wsk::set_boundaries plays that"]
+    COALESCED_LENGTH_IS_TOLD;
+    /// They are put together behind the callouts.
+    [mark: Inferred, source: "facts/wfp.md 5: where coalescing by the stack has its place is not known"]
+    CALLOUTS_SEE_THEM_APART;
     /// They are cut apart before callouts see them.
     [mark: Inferred, source: "facts/wfp.md 5: without ALLOW_USO; what is shown with it is not modelled"]
     CALLOUTS_SEE_WHAT_WAS_CUT;
@@ -194,6 +211,17 @@ behaviours! {
     /// Datagrams leave in the order of the calls that sent them.
     [mark: Inferred, source: "facts/wsk.md 6"]
     SENDS_KEEP_ORDER;
+}
+
+/// The answers of a stack that cuts sends apart and puts datagrams together as it is asked to, for `Options::choices`.
+pub fn good_offloads() -> impl Iterator<Item = (String, bool)> {
+    let unknown = [
+        &SEND_SEGMENTATION_IS_MISSING,
+        &SEGMENTED_SENDS_ARE_REFUSED,
+        &SEGMENTED_LISTS_ARE_REFUSED,
+        &RECEIVE_COALESCING_IS_MISSING,
+    ];
+    unknown.into_iter().map(|behaviour| (behaviour.name.to_owned(), false))
 }
 
 /// One `WskRegister`.

@@ -8,7 +8,7 @@ use super::answer;
 use super::completion::Done;
 use super::ports::Sharing;
 use super::socket::{EVENT_RECEIVE_FROM, Socket, State};
-use super::{UNKNOWN_OPTION_IS_NOT_SUPPORTED, control_messages as cmsg, segments};
+use super::{UNKNOWN_OPTION_IS_NOT_SUPPORTED, coalesce, control_messages as cmsg, segments};
 use crate::loader::probe;
 use crate::nt::thread::Thread;
 use crate::verifier::schedule::lock;
@@ -33,6 +33,7 @@ const RECV_TRAFFIC_CLASS: u32 = 40;
 const ECN: u32 = cmsg::ECN as u32;
 const UDP_NOCHECKSUM: u32 = 1;
 const UDP_SEND_MSG_SIZE: u32 = cmsg::UDP_SEND_MSG_SIZE as u32;
+const UDP_RECV_MAX_COALESCED_SIZE: u32 = 3;
 /// In an event mask: disable instead of enable.
 const EVENT_DISABLE: u32 = 0x8000_0000;
 
@@ -124,6 +125,13 @@ impl Control {
             }
             (SOL_SOCKET, SO_EXCLUSIVEADDRUSE) => {
                 settings.sharing = if value != 0 { Sharing::Exclusive } else { Sharing::Default };
+            }
+            (IPPROTO_UDP, UDP_RECV_MAX_COALESCED_SIZE) => {
+                let status = coalesce::may_coalesce(thread.machine());
+                if status == answer::SUCCESS {
+                    settings.coalesces = value as usize;
+                }
+                return status;
             }
             (SOL_SOCKET, SO_RCVBUF | SO_SNDBUF) | (IPPROTO_UDP, UDP_NOCHECKSUM) => {}
             // Dual-stack sockets are not modelled: both networks open one socket per family.

@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex};
 use super::control_messages::{self as cmsg, append, append_packet_info};
 use super::layout::{self, Buf, Indication, Mdl, SOCKADDR_LEN};
 use super::socket::{EVENT_RECEIVE_FROM, Socket};
-use super::{Wsk, answer};
+use super::{Wsk, answer, coalesce};
 use crate::host::{Landing, Place};
 use crate::nt::fwp::inbound::{self, Destination};
 use crate::nt::fwp::layers::Facts;
@@ -97,6 +97,7 @@ impl Arena {
                 capacity: PAYLOAD,
                 name,
                 len: 0,
+                segment: 0,
                 remote,
                 local: None,
                 traffic_class: None,
@@ -181,11 +182,20 @@ impl Landing for SocketLanding {
         if let Some(machine) = machine.filter(|machine| !machine.is_dead()) {
             let endpoint = self.socket.endpoint.load(Ordering::Acquire);
             let to = Destination { endpoint, local: self.local() };
-            let free = inbound::receive(&machine, &fwp::fwp(&machine), to, filled);
-            self.arena.give(free.into_iter());
+            // What was taken as one had passed when the first callout came.
+            if filled.iter().all(|place| place.segment == 0) {
+                let free = inbound::receive(&machine, &fwp::fwp(&machine), to, filled);
+                self.arena.give(free.into_iter());
+            }
             self.indicate_all(&machine, filled);
         }
         self.unused(filled);
+    }
+
+    fn takes_coalesced(&self) -> bool {
+        let Some(machine) = self.socket.machine.upgrade() else { return false };
+        lock(&self.socket.settings).coalesces > 0
+            && !inbound::is_watched(&fwp::fwp(&machine), self.socket.ipv6)
     }
 
     fn unused(&self, places: &mut Vec<Place>) {
@@ -222,6 +232,12 @@ impl SocketLanding {
     fn indicate_all(&self, machine: &Machine, filled: &mut Vec<Place>) {
         if !self.socket.begin_callback() {
             return;
+        }
+        let most = lock(&self.socket.settings).coalesces;
+        if most > 0 {
+            let mut empty = Vec::new();
+            coalesce::put_together(machine, most, filled, &mut empty);
+            self.unused(&mut empty);
         }
         while !filled.is_empty() && !machine.is_dead() {
             self.indicate(machine, filled);
@@ -286,7 +302,7 @@ impl SocketLanding {
         let verified = machine.options().verified;
         let random = if verified { machine.world().random() } else { 0 };
         let mut control = [0; 128];
-        let length = self.control(place, random, &mut control);
+        let length = self.control(machine, place, random, &mut control);
         // SAFETY: `place` is the block's only owner, so nobody else reads or writes these fields.
         let fields = unsafe { BlockFields::of(at) };
         let buffer =
@@ -304,13 +320,28 @@ impl SocketLanding {
     }
 
     /// Writes the control messages of a datagram and returns their length.
-    fn control(&self, place: &Place, random: u64, list: &mut [u8; 128]) -> usize {
+    fn control(
+        &self,
+        machine: &Machine,
+        place: &Place,
+        random: u64,
+        list: &mut [u8; 128],
+    ) -> usize {
         let settings = lock(&self.socket.settings);
+        let may_say = settings.coalesces > 0 || place.segment != 0;
+        let said = if may_say { coalesce::said(machine, place) } else { None };
+        let said = said.map(u32::to_le_bytes);
+        let coalesced = (cmsg::IPPROTO_UDP, cmsg::UDP_COALESCED_INFO);
         let level = if self.socket.ipv6 { cmsg::IPPROTO_IPV6 } else { cmsg::IPPROTO_IP };
         let mut used = 0;
         // One datagram in 32 comes without (no memory for them), one in 8 with a stranger in front.
-        if random & 0x1F == 0x1F {
+        if random & 0x1F == 0x1F && place.segment == 0 {
             return 0;
+        }
+        // In front of the others, or behind them.
+        let in_front = random & 0x100 != 0;
+        if let Some(said) = said.filter(|_| in_front) {
+            used = append(list, used, (coalesced.0, coalesced.1, &said)).unwrap_or(used);
         }
         if random & 0xE0 == 0xE0 {
             used = append(list, used, (level, 21, &[64, 0, 0, 0])).unwrap_or(used);
@@ -321,6 +352,9 @@ impl SocketLanding {
         if let Some(class) = place.traffic_class.filter(|_| settings.wants_traffic_class) {
             let ecn = i32::from(class & 3).to_le_bytes();
             used = append(list, used, (level, cmsg::ECN, &ecn)).unwrap_or(used);
+        }
+        if let Some(said) = said.filter(|_| !in_front) {
+            used = append(list, used, (coalesced.0, coalesced.1, &said)).unwrap_or(used);
         }
         used
     }
@@ -366,8 +400,9 @@ fn scatter(mdls: &mut [Mdl; SPLITS], place: &Place, random: u64) -> Buf {
         let last = number + 1 == wanted || left <= 1;
         // Half of the cuts fall into the first 20 bytes, where headers are.
         let cut = (random >> (16 + 8 * number)) as usize & 0xFF;
+        let far = if place.segment == 0 { 4 } else { 256 };
         let length =
-            if last { left } else { 1 + (if cut & 1 == 0 { cut % 20 } else { cut * 4 }) % left };
+            if last { left } else { 1 + (if cut & 1 == 0 { cut % 20 } else { cut * far }) % left };
         mdls[used] = Mdl::over(
             place.payload.as_ptr().wrapping_add(at),
             length.min(left),

@@ -86,7 +86,7 @@ pub(super) fn cut(buffer: Buf, segment: Option<u32>) -> impl Iterator<Item = Buf
 }
 
 /// The status of what the machine does not know.
-fn unknown(machine: &Machine) -> i32 {
+pub(super) fn unknown(machine: &Machine) -> i32 {
     let other = machine.either(&UNKNOWN_OPTION_IS_NOT_SUPPORTED);
     if other { answer::NOT_SUPPORTED } else { answer::INVALID_PARAMETER }
 }

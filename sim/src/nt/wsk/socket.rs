@@ -47,6 +47,8 @@ pub(super) struct Settings {
     pub(super) events: u32,
     pub(super) wants_packet_info: bool,
     pub(super) wants_traffic_class: bool,
+    /// Bytes of datagrams that may come as one; 0 is none.
+    pub(super) coalesces: usize,
     pub(super) host: Option<Arc<dyn host::Socket>>,
 }
 
@@ -96,6 +98,7 @@ impl Socket {
             events,
             wants_packet_info: false,
             wants_traffic_class: false,
+            coalesces: 0,
             host: None,
         };
         Self {

@@ -185,6 +185,7 @@ fn a_classify_that_runs_is_waited_for_or_answered() {
                 capacity: 1,
                 name: 0,
                 len: 1,
+                segment: 0,
                 remote: PEER.parse().unwrap(),
                 local: None,
                 traffic_class: None,
