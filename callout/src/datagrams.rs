@@ -18,7 +18,19 @@ use crate::{
 
 /// Datagrams that arrived together; given back on drop, all at once.
 #[must_use = "dropping gives the datagrams back unread"]
-pub struct Datagrams(Source);
+pub struct Datagrams {
+    source: Source,
+    sequence: Sequence,
+}
+
+/// Which of several lists that arrived together a list is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sequence {
+    /// Lists before it.
+    pub before: usize,
+    /// Whether others follow at once.
+    pub more: bool,
+}
 
 enum Source {
     Socket(wsk::Datagrams),
@@ -28,16 +40,36 @@ enum Source {
 }
 
 impl Datagrams {
+    const fn of(source: Source) -> Self {
+        Self { source, sequence: Sequence { before: 0, more: false } }
+    }
+
+    /// The same, as one of several lists.
+    pub(crate) fn in_sequence(self, sequence: Sequence) -> Self {
+        Self { source: self.source, sequence }
+    }
+
+    /// Which of several lists that arrived together it is: what is done with one may depend on whether there is
+    /// more to do.
+    ///
+    /// # IRQL
+    ///
+    /// Any.
+    #[must_use]
+    pub const fn sequence(&self) -> Sequence {
+        self.sequence
+    }
+
     pub(crate) const fn of_socket(datagrams: wsk::Datagrams) -> Self {
-        Self(Source::Socket(datagrams))
+        Self::of(Source::Socket(datagrams))
     }
 
     pub(crate) const fn of_parts(parts: Parts) -> Self {
-        Self(Source::Parts(parts))
+        Self::of(Source::Parts(parts))
     }
 
     pub(crate) const fn of_callout(batch: Batch) -> Self {
-        Self(Source::Callout(batch))
+        Self::of(Source::Callout(batch))
     }
 
     /// An empty list of the same source, to move datagrams to; `None` if that is closing.
@@ -47,7 +79,7 @@ impl Datagrams {
     /// `<= DISPATCH_LEVEL`.
     #[must_use]
     pub fn split(&self) -> Option<Self> {
-        match &self.0 {
+        match &self.source {
             Source::Socket(datagrams) => datagrams.split().map(Self::of_socket),
             Source::Parts(parts) => Some(Self::of_parts(parts.split())),
             Source::Callout(batch) => batch.split().map(Self::of_callout),
@@ -62,7 +94,7 @@ impl Datagrams {
     /// Any.
     #[must_use]
     pub fn is_continued_by(&self, others: &Self) -> bool {
-        match (&self.0, &others.0) {
+        match (&self.source, &others.source) {
             (Source::Parts(parts), Source::Parts(others)) => parts.is_continued_by(others),
             _ => true,
         }
@@ -75,7 +107,7 @@ impl Datagrams {
     ///
     /// `<= DISPATCH_LEVEL`.
     pub fn move_first(&mut self, to: &mut Self) -> bool {
-        match (&mut self.0, &mut to.0) {
+        match (&mut self.source, &mut to.source) {
             (Source::Socket(datagrams), Source::Socket(to)) => datagrams.move_first(to),
             (Source::Parts(parts), Source::Parts(to)) => parts.move_first(to),
             (Source::Callout(batch), Source::Callout(to)) => batch.move_first(to),
@@ -90,7 +122,7 @@ impl Datagrams {
     ///
     /// `<= DISPATCH_LEVEL`.
     pub fn set_aside_first(&mut self, seen: &mut Self) -> bool {
-        match &mut self.0 {
+        match &mut self.source {
             Source::Parts(parts) => parts.drop_first(),
             Source::Socket(_) | Source::Callout(_) => self.move_first(seen),
         }
@@ -103,7 +135,7 @@ impl Datagrams {
     /// Any.
     #[must_use]
     pub const fn len(&self) -> usize {
-        match &self.0 {
+        match &self.source {
             Source::Socket(datagrams) => datagrams.len(),
             Source::Parts(parts) => parts.len(),
             Source::Callout(batch) => batch.len(),
@@ -136,7 +168,7 @@ impl Datagrams {
     ///
     /// `<= DISPATCH_LEVEL`.
     pub fn iter(&self) -> impl Iterator<Item = Result<Datagram<'_>, Discard>> + Clone {
-        match &self.0 {
+        match &self.source {
             Source::Socket(datagrams) => Entries::Socket(datagrams.iter()),
             Source::Parts(parts) => Entries::Parts(parts.iter()),
             Source::Callout(batch) => Entries::Callout(batch.iter()),

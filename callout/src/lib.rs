@@ -71,7 +71,7 @@ pub mod udp;
 #[cfg(feature = "kernel")]
 pub use absorb::Caps;
 #[cfg(feature = "kernel")]
-pub use datagrams::{Datagram, Datagrams};
+pub use datagrams::{Datagram, Datagrams, Sequence};
 pub use endpoint::{Family, Local};
 #[cfg(feature = "kernel")]
 pub use interception::{Intercepted, Interception, Ways};

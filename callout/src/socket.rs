@@ -27,7 +27,7 @@ use nt::{
 
 use crate::{
     control_messages::{DEPARTURE_LEN, Departure, write, write_segment},
-    datagrams::Datagrams,
+    datagrams::{Datagrams, Sequence},
     endpoint::{Family, decode, encode},
     parts::{Fate, Parts},
     route::Route,
@@ -386,48 +386,59 @@ impl<R: Receiver> Ear<R> {
     /// Hands datagrams on in their order, those that are several cut apart.
     fn cut_apart(&self, mut datagrams: wsk::Datagrams, level: &AtMostDispatch) {
         let has_session = |receiver| self.receiver.has_session(receiver, level);
-        let mut plain = None;
+        let (mut plain, mut before) = (None, 0);
         while let Some(first) = datagrams.iter().next() {
             let fate = Fate::of(&first, has_session);
             if fate != Fate::Whole {
-                self.hand_on(plain.take(), level);
+                let list = plain.take().map(Datagrams::of_socket);
+                self.hand_on(list, &mut before, true, level);
             }
-            plain = plain.or_else(|| datagrams.split());
-            let Some(to) = &mut plain else {
+            let Some(mut to) = plain.take().or_else(|| datagrams.split()) else {
                 // The socket is closing.
                 return self.receiver.discarded(Discard::NotUp, datagrams.len());
             };
-            datagrams.move_first(to);
-            match (fate, plain.take()) {
-                (Fate::Whole, list) => plain = list,
-                (Fate::Cut(size), Some(one)) => self.hand_on_parts(one, size, level),
-                (Fate::Discarded(ours), _) => {
+            datagrams.move_first(&mut to);
+            let more = !datagrams.is_empty();
+            match fate {
+                Fate::Whole => plain = Some(to),
+                Fate::Cut(size) => self.hand_on(self.parts(to, size), &mut before, more, level),
+                Fate::Discarded(ours) => {
                     self.receiver.discarded(Discard::BadCoalescing, 1);
                     if ours {
                         self.receiver.coalescing_distrusted(level);
                     }
                 }
-                (Fate::Cut(_), None) => {}
             }
         }
-        self.hand_on(plain, level);
+        self.hand_on(plain.map(Datagrams::of_socket), &mut before, false, level);
     }
 
-    fn hand_on(&self, datagrams: Option<wsk::Datagrams>, level: &AtMostDispatch) {
-        if let Some(datagrams) = datagrams {
-            self.receiver.receive(Datagrams::of_socket(datagrams), level);
-        }
+    /// Hands on the next of the lists that one becomes.
+    fn hand_on(
+        &self,
+        datagrams: Option<Datagrams>,
+        before: &mut usize,
+        more: bool,
+        level: &AtMostDispatch,
+    ) {
+        let Some(datagrams) = datagrams else { return };
+        let sequence = Sequence { before: *before, more };
+        *before = before.saturating_add(1);
+        self.receiver.receive(datagrams.in_sequence(sequence), level);
     }
 
-    /// Hands on a datagram that is several.
-    fn hand_on_parts(&self, one: wsk::Datagrams, size: usize, level: &AtMostDispatch) {
+    /// The parts of a datagram that is several; `None` if they had to be discarded.
+    fn parts(&self, one: wsk::Datagrams, size: usize) -> Option<Datagrams> {
         match Parts::try_new(one, size) {
             Ok(parts) => {
                 self.receiver.counted(Counter::CoalescedIn, parts.len());
                 self.receiver.counted(Counter::CoalescedIndications, 1);
-                self.receiver.receive(Datagrams::of_parts(parts), level);
+                Some(Datagrams::of_parts(parts))
             }
-            Err((reason, count)) => self.receiver.discarded(reason, count),
+            Err((reason, count)) => {
+                self.receiver.discarded(reason, count);
+                None
+            }
         }
     }
 

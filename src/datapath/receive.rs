@@ -10,7 +10,7 @@ use alloc::boxed::Box;
 use core::net::IpAddr;
 
 use abi::{discard::Discard, statistics::Counter};
-use callout::{Datagram, Datagrams};
+use callout::{Datagram, Datagrams, Sequence};
 use crypto::{
     aead::{self, ExtendedState, Job, Piece, Source, TAG_LEN, Verdict},
     pipeline::{Baton, CHUNK_PACKETS, Chunk, Owner, Refused},
@@ -198,7 +198,8 @@ impl Device {
             return this.counters.discard(Discard::NotUp, count);
         };
         let buffers = this.core.buffers.stash(count);
-        let mut sorter = Sorter { device: this, now, level, buffers, open: None, dealt: 0 };
+        let Sequence { before, more } = datagrams.sequence();
+        let mut sorter = Sorter { device: this, now, level, buffers, open: None, dealt: before };
         while let Some(entry) = datagrams.first() {
             let sorted = entry.and_then(|datagram| {
                 bytes = bytes.saturating_add(datagram.payload.len());
@@ -217,8 +218,8 @@ impl Device {
                 break;
             }
         }
-        // The last one here, since there is nothing else for this CPU to do.
-        sorter.receive(false);
+        // The last one here, if there is nothing else for this CPU to do.
+        sorter.receive(more);
         this.counters.add(Counter::DatagramBytesIn, bytes);
         this.note_time_at_dispatch(now, count, level);
     }
