@@ -35,10 +35,9 @@ fn options(values: &[(Policy, u32)], unlike: Option<&str>) -> Options {
     options.parameters.retain(|name, _| values.iter().any(|(policy, _)| policy.name() == name));
     // By two paths order is as either hands over.
     options.parameters.insert(Policy::FastPath.name().to_owned(), 0);
-    let good = wsk::good_offloads();
-    options
-        .choices
-        .extend(good.map(|(name, good)| (name.clone(), good != (Some(&*name) == unlike))));
+    if let Some(unlike) = unlike {
+        options.choices.insert(unlike.to_owned(), true);
+    }
     options
 }
 

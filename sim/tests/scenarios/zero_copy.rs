@@ -21,7 +21,6 @@ use abi::policy::Policy;
 use abi::statistics::Counter;
 use sim::host::memory::pair::Pair;
 use sim::nt::machine::Options;
-use sim::nt::wsk;
 
 /// Packets of each size.
 const COUNT: usize = 40;
@@ -131,7 +130,6 @@ fn what_crosses_the_sockets_as_one_is_written_once() {
     for policy in [Policy::OuterSegmentation, Policy::OuterCoalescing] {
         options.parameters.insert(policy.name().to_owned(), 1);
     }
-    options.choices.extend(wsk::good_offloads());
     machines::with_pair_of(7, &options, |pair| {
         machines::ping(&pair.alpha, &pair.beta);
         machines::ping(&pair.alpha, &pair.beta);
