@@ -56,6 +56,9 @@ const DEFAULTS: &[(Policy, u32)] = &[];
 const INJECTION_1: &[(Policy, u32)] = &[(Policy::SendEngine, 1)];
 const INJECTION_2: &[(Policy, u32)] = &[(Policy::SendEngine, 2)];
 
+const SEGMENTS: &[(Policy, u32)] = &[(Policy::OuterSegmentation, 1)];
+const COALESCED: &[(Policy, u32)] = &[(Policy::FastPath, 0), (Policy::OuterCoalescing, 1)];
+
 impl Way {
     const fn out(name: &'static str, policies: &'static [(Policy, u32)]) -> Self {
         Self { name, inward: false, whole: false, policies }
@@ -66,12 +69,14 @@ impl Way {
     }
 }
 
-const WAYS: [Way; 6] = [
+const WAYS: [Way; 8] = [
     Way::out("out, sockets", DEFAULTS),
     Way { whole: true, ..Way::out("out, 64 KiB", DEFAULTS) },
+    Way::out("out, segments", SEGMENTS),
     Way::out("out, injection 1", INJECTION_1),
     Way::out("out, injection 2", INJECTION_2),
     Way::inward("in, sockets", SOCKETS),
+    Way::inward("in, coalesced", COALESCED),
     Way::inward("in, callouts", DEFAULTS),
 ];
 

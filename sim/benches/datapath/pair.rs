@@ -12,6 +12,7 @@ use sim::host::memory::packet::{Packet, Payload};
 use sim::host::memory::pair::{PORT, Station};
 use sim::host::null::{Mode, Null, fill};
 use sim::nt::machine::{Machine, Options};
+use sim::nt::wsk;
 use sim::verifier::schedule::World;
 
 use super::sample::{Armed, Clock};
@@ -75,7 +76,9 @@ impl Pair {
             cpus,
             verified: false,
             parameters: parameters.collect(),
-            choices: [("GSO_IS_GRANTED".to_owned(), granted)].into(),
+            choices: wsk::good_offloads()
+                .chain([("GSO_IS_GRANTED".to_owned(), granted)])
+                .collect(),
             ..Options::default()
         };
         let end = |number: u8| {
