@@ -120,8 +120,10 @@ impl Parts {
 
     /// Moves the first part to the end of `to`, which it has to follow; false if it does not, or there is none.
     pub(crate) fn move_first(&mut self, to: &mut Self) -> bool {
-        let follows = Shared::ptr_eq(&self.whole, &to.whole) && to.is_continued_by(self);
-        let Some(first) = self.range.next().filter(|_| follows) else { return false };
+        if !Shared::ptr_eq(&self.whole, &to.whole) || !to.is_continued_by(self) {
+            return false;
+        }
+        let Some(first) = self.range.next() else { return false };
         let begin = if to.range.is_empty() { first } else { to.range.start };
         to.range = begin..first.saturating_add(1);
         true
