@@ -63,7 +63,7 @@ datapath)
 cost)
     scripts/setup.sh
     scripts/build.sh
-    exec cargo test --quiet --locked --release -p sim --features driver --test counted_cost -- --ignored --nocapture
+    exec cargo test --quiet --locked --release -p sim --features driver --test counted_cost -- --nocapture
     ;;
 aead)
     for needed in cc:gcc pkg-config:pkg-config; do

@@ -71,6 +71,19 @@ policies! {
 mod tests {
     use super::*;
 
+    /// The page that administrators are given says of each what holds.
+    #[test]
+    fn every_value_is_explained() {
+        let page = include_str!("../../docs/tuning.md");
+        for policy in Policy::ALL {
+            let (range, name) = (policy.range(), policy.name());
+            let said = std::format!("{}–{}, {} |", range.start(), range.end(), policy.default());
+            let mut rows =
+                page.lines().filter(|line| line.starts_with(&*std::format!("| `{name}`")));
+            assert!(rows.any(|row| row.contains(&*said)), "docs/tuning.md: `{name}`: {said}");
+        }
+    }
+
     #[test]
     fn every_value_is_whole() {
         for (position, policy) in Policy::ALL.iter().enumerate() {

@@ -1,6 +1,6 @@
 //! What a chunk and a packet cost the driver, counted and not timed: instructions, atomics, and calls out of it.
 //!
-//! Two machines with one CPU each, in fast mode, their queues polled here; what the first one sends is counted and gone
+//! Memory, too: bytes of the pool. Two machines with one CPU each, in fast mode, their queues polled here; what the first one sends is counted and gone
 //! ([`null`](sim::host::null)), and what the other one receives is landed by hand. A chunk of 32 packets less a chunk of 16
 //! is 16 packets; two chunks less one are a chunk. `scripts/bench.sh cost` prints the tables of
 //! `docs/tuning.md`.
@@ -19,6 +19,7 @@ use sim::host::memory::Network;
 use sim::host::memory::packet::{Packet, Payload};
 use sim::host::memory::pair::{PORT, Station};
 use sim::host::null::{Mode, Null, fill};
+use sim::host::routes::Prefix;
 use sim::nt::machine::{Machine, Options};
 use sim::verifier::schedule::{Mode as Time, World};
 use sim::verifier::steps::{Counted, count};
@@ -237,7 +238,6 @@ fn with_ends(policies: &[(Policy, u32)], body: impl FnOnce(&Ends)) {
 }
 
 #[test]
-#[ignore = "takes minutes: every instruction is stepped; scripts/bench.sh cost"]
 fn sockets() {
     with_ends(&[(Policy::FastPath, 0)], |ends| {
         let bound = Bound { packet: 0.0, chunk: 60.0 };
@@ -246,4 +246,40 @@ fn sockets() {
         let bound = Bound { packet: 2.0, chunk: 60.0 };
         look("in, sockets", &bound, |packets| ends.receive(packets));
     });
+}
+
+/// Pool bytes of a peer with one IPv4 and one IPv6 address, and of a driver with one that is up.
+#[test]
+fn a_peer_takes_few_bytes() {
+    const PEERS: u32 = 10_000;
+    let world = World::new(Time::Parallel);
+    let _main = world.enter("main");
+    let network = Network::new(&world);
+    let options = Options { cpus: 2, verified: false, ..Options::default() };
+    let end = End::boot(&world, &network, 1, &options);
+    let used = || end.machine().pool_use().bytes as f64;
+    let peers = |from: u32, to: u32| -> Vec<_> {
+        let made = (from..to).map(|number| {
+            let mut peer = end.station.as_peer().unwrap();
+            peer.public_key = [0; 32];
+            peer.public_key[..4].copy_from_slice(&(number + 1).to_le_bytes());
+            let [_, b, c, d] = number.to_be_bytes();
+            let addresses: [IpAddr; 2] = [
+                [10, b, c, d].into(),
+                [0xFD00, 0, 0, 0, 0, 0, b.into(), u16::from_be_bytes([c, d])].into(),
+            ];
+            peer.allowed_ips = addresses.map(|address| Prefix::new(address, 128)).to_vec();
+            peer
+        });
+        made.collect()
+    };
+    let loaded = used();
+    end.station.set_up(true).unwrap();
+    end.station.set_peers(&peers(0, 1)).unwrap();
+    let one = used();
+    end.station.set_peers(&peers(1, PEERS)).unwrap();
+    let each = (used() - one) / f64::from(PEERS - 1);
+    println!("pool, bytes: {loaded} loaded, {one} up with a peer, {each:.0} for each more");
+    assert!(each < 4096.0, "{each} bytes a peer");
+    assert!(end.station.shut_down().unwrap().is_empty());
 }
