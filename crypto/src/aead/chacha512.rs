@@ -5,10 +5,12 @@
 //! their own results most of the time; the wide pass takes little longer and does twice the work.
 #![allow(unsafe_code)] // Lanes are read and written through raw places; rounds in assembly.
 
+use super::beside::{Beside, Link};
 use super::chacha::{BLOCK_LEN, CONSTANTS, DOUBLE_ROUNDS, Words, double_round};
-use super::deal::{Blocks, Dealer, Lanes};
+use super::deal::{Blocks, Dealer, Lanes, Position};
 use super::group::{GROUP, Group};
 use super::lanes::Text;
+use super::poly64::Chain;
 use super::tier::Avx512;
 use super::vector512::V512;
 
@@ -40,14 +42,36 @@ pub(super) fn derive(proof: Avx512<'_>, group: &mut Group<'_, '_>) {
     }
 }
 
-/// Adds the key stream to each packet's text; with [`Blocks::All`] also derives one-time keys.
+/// Derives one-time keys, adds the key stream to each packet's text, and authenticates packets before
+/// `end` beside it; returns the first that is not authenticated.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,bmi2,avx2")]
-pub(super) fn crypt(proof: Avx512<'_>, group: &mut Group<'_, '_>, blocks: Blocks) {
+#[inline(never)] // Its frame would add to that of who authenticates the others.
+pub(super) fn seal(proof: Avx512<'_>, group: &mut Group<'_, '_>, end: usize) -> usize {
+    let mut beside = Beside::new(0, end);
+    crypt(proof, group, Blocks::All, &mut beside);
+    beside.done()
+}
+
+/// Adds the key stream to the text of authentic packets, and zeroes the output of the others. Those from
+/// `first` on are authenticated beside it.
+///
+/// Returns which packets are authentic, as bits.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,bmi2,avx2")]
+#[inline(never)] // As above.
+pub(super) fn open(proof: Avx512<'_>, group: &mut Group<'_, '_>, first: usize) -> u16 {
+    let mut beside = Beside::new(first, GROUP);
+    crypt(proof, group, Blocks::Text, &mut beside);
+    beside.authentic
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,bmi2,avx2")]
+#[inline]
+fn crypt(proof: Avx512<'_>, group: &mut Group<'_, '_>, blocks: Blocks, beside: &mut Beside) {
     let mut keys = Keys::NONE;
     if keys.take(proof, group) {
-        crypt_with::<true>(proof, group, &keys, blocks);
+        crypt_with::<true>(proof, group, &keys, blocks, beside);
     } else {
-        crypt_with::<false>(proof, group, &keys, blocks);
+        crypt_with::<false>(proof, group, &keys, blocks, beside);
     }
 }
 
@@ -57,16 +81,34 @@ fn crypt_with<const ONE_KEY: bool>(
     group: &mut Group<'_, '_>,
     keys: &Keys,
     blocks: Blocks,
+    beside: &mut Beside,
 ) {
     let mut lanes = Lanes::<32>::IDLE;
     let mut dealer = Dealer::new(blocks);
     loop {
-        match dealer.deal(group, &mut lanes, GROUP) {
-            0 => return,
+        let written = match blocks {
+            Blocks::Text => Position::END,
+            _ => dealer.position(),
+        };
+        let limit = match blocks {
+            Blocks::Text => beside.judge(group, &dealer, 32),
+            _ => GROUP,
+        };
+        match deal(&mut dealer, group, &mut lanes, limit) {
+            0 => return beside.finish_begun(group, written),
             1..=16 => pass::<ONE_KEY, 32>(proof, group, keys, &lanes),
-            _ => wide_pass::<ONE_KEY>(proof, group, keys, &lanes),
+            _ => {
+                beside.plan(group, written);
+                wide_pass::<ONE_KEY>(proof, group, keys, &lanes, beside);
+            }
         }
     }
+}
+
+/// As [`Dealer::deal`].
+#[inline(never)] // The registers that it keeps for its callers would be kept in their frames.
+fn deal(dealer: &mut Dealer, group: &Group<'_, '_>, lanes: &mut Lanes<32>, limit: usize) -> usize {
+    dealer.deal(group, lanes, limit)
 }
 
 /// The key and nonce words of a group, by word and then by packet.
@@ -160,12 +202,13 @@ fn wide_pass<const ONE_KEY: bool>(
     group: &mut Group<'_, '_>,
     keys: &Keys,
     lanes: &Lanes<32>,
+    beside: &mut Beside,
 ) {
     let mut b = start::<ONE_KEY, 32>(proof, keys, lanes, 1);
     let mut a = start::<ONE_KEY, 32>(proof, keys, lanes, 0);
-    // SAFETY: registers, and `b` in its place, aligned to 64; the features are those of this
-    // function.
-    unsafe { wide_rounds!(a, b) };
+    // SAFETY: registers, `b` in its place, aligned to 64, and of the texts as many bytes as by the
+    // invariant of `Link` there are; the features are those of this function.
+    unsafe { wide_rounds!(a, b, beside) };
     // What the rounds started from is made again: kept, it would take 2 KiB of stack.
     let (keys, lanes) = core::hint::black_box((keys, lanes));
     finish::<ONE_KEY, 32>(proof, group, (keys, lanes, 0), a);

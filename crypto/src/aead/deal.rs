@@ -73,27 +73,29 @@ pub(super) struct Dealer {
     next: Position,
 }
 
-/// A block of a packet: the first that is not dealt.
+/// A block of a packet: the first that is not dealt. Small, so that it goes in a register.
 #[derive(Clone, Copy)]
 pub(super) struct Position {
     /// Which blocks were dealt before it.
     pub(super) blocks: Blocks,
     /// The packet, as index into the group.
-    packet: usize,
-    block: usize,
+    packet: u8,
+    /// In 16 bits as in [`Lanes`].
+    block: u16,
 }
 
 impl Position {
     /// Behind every packet's block 0 and text.
-    pub(super) const END: Self = Self { blocks: Blocks::Text, packet: GROUP, block: 0 };
+    pub(super) const END: Self = Self { blocks: Blocks::Text, packet: GROUP as u8, block: 0 };
 
     /// How much text of a packet of length `len` comes before, if its block 0 does.
     #[inline(always)]
     pub(super) fn text_of(&self, packet: usize, len: usize) -> Option<usize> {
-        if packet < self.packet {
+        if packet < usize::from(self.packet) {
             return Some(len);
         }
-        let before = self.block.checked_sub(1).filter(|_| packet == self.packet)?;
+        let is_this = packet == usize::from(self.packet);
+        let before = usize::from(self.block).checked_sub(1).filter(|_| is_this)?;
         Some((before * BLOCK_LEN).min(len))
     }
 }
@@ -101,7 +103,7 @@ impl Position {
 impl Dealer {
     /// At the first packet.
     pub(super) fn new(blocks: Blocks) -> Self {
-        Self { next: Position { blocks, packet: 0, block: Self::first(blocks) } }
+        Self { next: Position { blocks, packet: 0, block: Self::first(blocks) as u16 } }
     }
 
     /// The next block.
@@ -114,8 +116,8 @@ impl Dealer {
     pub(super) fn ahead(&self, group: &Group<'_, '_>, limit: usize) -> usize {
         let Position { blocks, packet, block } = self.next;
         let count = |index| Self::end(blocks, group.packet(index).len()) - Self::first(blocks);
-        let dealt = block - Self::first(blocks);
-        (packet..limit).map(count).sum::<usize>().saturating_sub(dealt)
+        let dealt = usize::from(block) - Self::first(blocks);
+        (packet.into()..limit).map(count).sum::<usize>().saturating_sub(dealt)
     }
 
     /// The block behind the last of a packet of this length.
@@ -136,14 +138,15 @@ impl Dealer {
         lanes: &mut Lanes<N>,
         limit: usize,
     ) -> usize {
-        let next = &mut self.next;
+        let Position { blocks, packet, block } = self.next;
+        let (mut packet, mut block) = (usize::from(packet), usize::from(block));
         let limit = limit.min(group.packets().len());
         let mut filled = 0;
-        while filled < N && next.packet < limit {
-            let len = group.packet(next.packet).len();
-            let flag = if group.packet(next.packet).is_together() { 0 } else { IN_PIECES };
-            let end = Self::end(next.blocks, len);
-            let count = (end - next.block).min(N - filled);
+        while filled < N && packet < limit {
+            let len = group.packet(packet).len();
+            let flag = if group.packet(packet).is_together() { 0 } else { IN_PIECES };
+            let end = Self::end(blocks, len);
+            let count = (end - block).min(N - filled);
             // INVARIANT: each block starts inside the text and ends at its end.
             let rest = |block: usize| match block.checked_sub(1) {
                 Some(before) => (len - before * BLOCK_LEN).min(BLOCK_LEN) as u8 | flag,
@@ -151,26 +154,27 @@ impl Dealer {
             };
             if count == N {
                 // The same as below, in a few wide stores: long packets are dealt like this.
-                lanes.block = core::array::from_fn(|lane| (next.block + lane) as u16);
-                lanes.packet = [next.packet as u8; N];
+                lanes.block = core::array::from_fn(|lane| (block + lane) as u16);
+                lanes.packet = [packet as u8; N];
                 lanes.rest = [BLOCK_LEN as u8 | flag; N];
-                lanes.rest[0] = rest(next.block);
-                lanes.rest[N - 1] = rest(next.block + N - 1);
+                lanes.rest[0] = rest(block);
+                lanes.rest[N - 1] = rest(block + N - 1);
             } else {
                 for lane in filled..filled + count {
-                    let block = next.block + lane - filled;
+                    let block = block + lane - filled;
                     lanes.block[lane] = block as u16;
-                    lanes.packet[lane] = next.packet as u8;
+                    lanes.packet[lane] = packet as u8;
                     lanes.rest[lane] = rest(block);
                 }
             }
-            next.block += count;
+            block += count;
             filled += count;
-            if next.block == end {
-                next.packet += 1;
-                next.block = Self::first(next.blocks);
+            if block == end {
+                packet += 1;
+                block = Self::first(blocks);
             }
         }
+        self.next = Position { blocks, packet: packet as u8, block: block as u16 };
         for lane in filled..N {
             lanes.packet[lane] = lanes.packet[filled.saturating_sub(1)];
             lanes.rest[lane] = 0;

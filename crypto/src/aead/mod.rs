@@ -44,6 +44,8 @@ mod rounds256;
 mod rounds512;
 
 mod batch;
+#[cfg(target_arch = "x86_64")]
+mod beside;
 pub(crate) mod blake2s;
 mod chacha;
 #[cfg(target_arch = "x86_64")]

@@ -18,6 +18,8 @@ pub(super) const CLAMP: [u64; 2] = [0x0fff_fffc_0fff_ffff, 0x0fff_fffc_0fff_fffc
 /// asked for.
 pub(super) struct Schedule<const N: usize, const CHUNK: usize> {
     base: [*const u8; N],
+    /// The packets.
+    pub(super) packets: core::ops::Range<usize>,
     /// Bytes of the first chunks that are before the packet.
     lead: [u32; N],
     /// Length of each packet.
@@ -31,16 +33,20 @@ pub(super) struct Schedule<const N: usize, const CHUNK: usize> {
 }
 
 impl<const N: usize, const CHUNK: usize> Schedule<N, CHUNK> {
-    /// For the first `lanes` packets. A lane without a packet reads the first one along.
+    /// For these packets, in the first `lanes`. A lane without a packet reads the first one along.
     #[inline(always)]
-    pub(super) fn of(group: &Group<'_, '_>, lanes: usize) -> Self {
-        let longest = group.packets().iter().map(|packet| packet.len()).max().unwrap_or(0);
+    pub(super) fn of(
+        group: &Group<'_, '_>,
+        packets: core::ops::Range<usize>,
+        lanes: usize,
+    ) -> Self {
+        let longest = packets.clone().map(|index| group.packet(index).len()).max().unwrap_or(0);
         let per_chunk = CHUNK / 16;
         let chunks = longest.div_ceil(16).div_ceil(per_chunk);
         let (mut base, mut lead, mut len) = ([core::ptr::null(); N], [0; N], [0; N]);
         let (mut full, mut in_pieces) = (0..chunks, 0);
         for lane in 0..lanes.min(N) {
-            let packet = Self::packet(group, lane);
+            let packet = Self::packet_of(group, &packets, lane);
             let before = 16 * (per_chunk * chunks - packet.len().div_ceil(16));
             lead[lane] = before as u32;
             len[lane] = packet.len() as u32;
@@ -49,13 +55,22 @@ impl<const N: usize, const CHUNK: usize> Schedule<N, CHUNK> {
             full.start = full.start.max(before.div_ceil(CHUNK));
             full.end = full.end.min((packet.len() + before) / CHUNK);
         }
-        Self { base, lead, len, in_pieces, chunks, full }
+        Self { base, packets, lead, len, in_pieces, chunks, full }
     }
 
     /// The packet that a lane reads.
     #[inline(always)]
-    pub(super) fn packet<'g>(group: &'g Group<'_, '_>, lane: usize) -> &'g Packet {
-        group.packet(if lane < group.packets().len() { lane } else { 0 })
+    pub(super) fn packet<'g>(&self, group: &'g Group<'_, '_>, lane: usize) -> &'g Packet {
+        Self::packet_of(group, &self.packets, lane)
+    }
+
+    #[inline(always)]
+    fn packet_of<'g>(
+        group: &'g Group<'_, '_>,
+        packets: &core::ops::Range<usize>,
+        lane: usize,
+    ) -> &'g Packet {
+        group.packet(packets.start + if lane < packets.len() { lane } else { 0 })
     }
 
     /// Up to which chunk every packet has all bytes from this one on, together at [`Schedule::place`].
@@ -66,7 +81,7 @@ impl<const N: usize, const CHUNK: usize> Schedule<N, CHUNK> {
         }
         let (mut end, in_pieces) = (self.full.end, self.in_pieces);
         for lane in (0..N).filter(|lane| in_pieces >> lane & 1 == 1) {
-            let (place, len) = Self::packet(group, lane).run(self.start(lane, chunk));
+            let (place, len) = self.packet(group, lane).run(self.start(lane, chunk));
             self.base[lane] = place.wrapping_sub(CHUNK * chunk);
             end = end.min(chunk + len / CHUNK);
         }

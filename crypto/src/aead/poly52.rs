@@ -149,32 +149,33 @@ impl Factor {
     }
 }
 
-/// Adds each packet's computed tag to the group's table.
+/// Adds the computed tag of each of these packets to the group's table.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512ifma,avx512vbmi2,bmi2,avx2")]
-pub(super) fn authenticate(proof: Ifma<'_>, group: &mut Group<'_, '_>) {
-    let count = group.packets().len();
-    let longest = group.packets().iter().map(|packet| packet.len()).max().unwrap_or(0);
+pub(super) fn authenticate(proof: Ifma<'_>, group: &mut Group<'_, '_>, packets: Range<usize>) {
+    let count = packets.len();
+    let lens = packets.clone().map(|index| group.packet(index).len());
+    let longest = lens.max().unwrap_or(0);
     let blocks = longest.div_ceil(16) + 1;
     // Abreast costs a multiplication per block whatever the number of packets; alone costs an
     // eighth of that for each packet, and about six more to make the powers. Measured.
-    let together = group.packets().iter().all(Packet::is_together);
+    let together = packets.clone().all(|index| group.packet(index).is_together());
     if together && count * (blocks / 8 + 6) < blocks + 3 {
-        for index in 0..count {
+        for index in packets {
             let tag = alone(proof, group.packet(index), &group.one_time.0[index % GROUP]);
             poly::add_tag(&mut group.tags[index % GROUP], tag);
         }
     } else if count > 8 {
-        abreast::<2>(proof, group);
+        abreast::<2>(proof, group, packets);
     } else {
-        abreast::<1>(proof, group);
+        abreast::<1>(proof, group, packets);
     }
 }
 
 /// The tags of up to `8 * G` packets, a packet in each lane.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512ifma,avx512vbmi2,bmi2,avx2")]
 #[inline(never)] // The frames of the two widths would add up.
-fn abreast<const G: usize>(proof: Ifma<'_>, group: &mut Group<'_, '_>) {
-    let mut schedule = Schedule::<GROUP, 64>::of(group, 8 * G);
+fn abreast<const G: usize>(proof: Ifma<'_>, group: &mut Group<'_, '_>, packets: Range<usize>) {
+    let mut schedule = Schedule::<GROUP, 64>::of(group, packets, 8 * G);
     let mut sums = [Number::zero(proof); G];
     let mut chunk = 0;
     while chunk < schedule.chunks {
@@ -205,25 +206,26 @@ fn add_tags(
     let wide = proof.wide();
     let Some(lens) = schedule.len[8 * set % GROUP..].first_chunk::<8>() else { return };
     let lens = Number::of(proof, V512::zero(wide), V512::load64(wide, &lens.map(u64::from)));
-    let (factor, s) = one_time_keys(proof, group, set);
+    let (factor, s) = one_time_keys(proof, group, schedule.packets.start + 8 * set);
     let pad = V512::splat64(wide, PAD);
     let [low, high] = sum.add_block(lens, pad).times(proof, &factor).tag(proof, s);
     let (mut lows, mut highs) = ([0; 8], [0; 8]);
     low.store64(&mut lows);
     high.store64(&mut highs);
-    let tags = &mut group.tags[8 * set % GROUP..];
+    let first = schedule.packets.start + 8 * set;
+    let tags = group.tags.get_mut(first..schedule.packets.end).unwrap_or(&mut []);
     for (tag, (low, high)) in tags.iter_mut().zip(lows.into_iter().zip(highs)) {
         poly::add_tag(tag, [low, high]);
     }
 }
 
-/// The clamped `r` and the `s` of eight packets.
+/// The clamped `r` and the `s` of eight packets from `first` on.
 ///
 /// Made anew where it is needed: that is cheaper than the stack to keep it.
 #[inline(always)]
-fn one_time_keys(proof: Ifma<'_>, group: &Group<'_, '_>, set: usize) -> (Factor, [V512; 2]) {
+fn one_time_keys(proof: Ifma<'_>, group: &Group<'_, '_>, first: usize) -> (Factor, [V512; 2]) {
     let mut rows = [V512::zero(proof.wide()); 8];
-    for (row, key) in rows.iter_mut().zip(&group.one_time.0[8 * set % GROUP..]) {
+    for (row, key) in rows.iter_mut().zip(&group.one_time.0[first % GROUP..]) {
         *row = V512::low_half(proof.wide(), key);
     }
     let [r0, r1, s0, s1, ..] = transpose(proof, &rows);
@@ -248,7 +250,7 @@ fn full_chunks<const G: usize>(
     let mut odd = [Number::zero(proof); G];
     let mut squares = [Factor::zero(proof); G];
     for (set, square) in squares.iter_mut().enumerate() {
-        let (factor, _) = one_time_keys(proof, group, set);
+        let (factor, _) = one_time_keys(proof, group, schedule.packets.start + 8 * set);
         *square = Factor::of(Number(factor.r).times(proof, &factor));
     }
     for chunk in chunks {
@@ -263,7 +265,7 @@ fn full_chunks<const G: usize>(
         }
     }
     for (set, (sum, odd)) in sums.iter_mut().zip(odd).enumerate() {
-        let (factor, _) = one_time_keys(proof, group, set);
+        let (factor, _) = one_time_keys(proof, group, schedule.packets.start + 8 * set);
         *sum = sum.add(odd.times(proof, &factor));
     }
 }
@@ -319,12 +321,7 @@ fn part_chunk<const G: usize>(
             if mask != 0 && schedule.is_in_pieces(8 * set + lane) {
                 let start = schedule.start(8 * set + lane, chunk);
                 let part = skip as usize..end as usize;
-                *row = parted(
-                    proof,
-                    Schedule::<GROUP, 64>::packet(group, 8 * set + lane),
-                    start,
-                    part,
-                );
+                *row = parted(proof, schedule.packet(group, 8 * set + lane), start, part);
             } else if mask != 0 {
                 let place = schedule.place(8 * set + lane, chunk);
                 // SAFETY: the packet has the bytes of the mask.
@@ -334,7 +331,7 @@ fn part_chunk<const G: usize>(
                 *started |= u8::from(block as u32 >= skip / 16) << lane;
             }
         }
-        let (factor, _) = one_time_keys(proof, group, set);
+        let (factor, _) = one_time_keys(proof, group, schedule.packets.start + 8 * set);
         let words = transpose(proof, &rows);
         for (at, started) in started.into_iter().enumerate() {
             let added = sum.add_block(block(proof, &words, at), pad.only64(started));

@@ -115,10 +115,10 @@ fn join(low: u64, high: u64) -> u128 {
     u128::from(low) | u128::from(high) << 64
 }
 
-/// Adds each packet's computed tag to the group's table, from packet `index` on.
+/// Adds the computed tag of each of these packets to the group's table.
 #[inline(always)]
-pub(super) fn authenticate(group: &mut Group<'_, '_>, mut index: usize) {
-    let count = group.packets().len();
+pub(super) fn authenticate(group: &mut Group<'_, '_>, packets: core::ops::Range<usize>) {
+    let (mut index, count) = (packets.start, packets.end);
     while index + ABREAST <= count {
         abreast::<ABREAST>(group, index);
         index += ABREAST;

@@ -1,5 +1,7 @@
 //! The twenty rounds on two registers of each state word, as assembly.
 //!
+//! Beside the double rounds may go blocks of Poly1305 in general registers, see `beside`.
+//!
 //! Set A is in ZMM0 to ZMM15, set B in ZMM16 to ZMM31. B comes from memory and goes back there: what
 //! is done next with A needs the registers, and a compiler would spill both. Each step does four quarter rounds of A and
 //! then of B, so that two independent chains of eight instructions keep the ports busy.
@@ -59,27 +61,90 @@ macro_rules! set_b {
     };
 }
 
-/// Ten double rounds on two arrays of sixteen `V512`.
+/// A half of a quarter round on both sets, and two blocks of Poly1305 from `$offset` of the text by
+/// `$mac` behind it.
+macro_rules! half_by {
+    ($mac:ident, $offset:literal $next:literal, $($half:tt)*) => {
+        concat!(
+            half_round!($($half)*),
+            $mac!($offset, "{h0}" "{h1}" "{t0}" "{t1}"),
+            $mac!($next, "{t0}" "{t1}" "{h0}" "{h1}")
+        )
+    };
+}
+
+/// A double round on both sets, with eight blocks of Poly1305 by `$mac` in it.
+macro_rules! wide_double_round {
+    ($mac:ident) => {
+        concat!(
+            half_by!($mac, 0 16, 16, 12: [0 1 2 3] [4 5 6 7] [8 9 10 11] [12 13 14 15];
+                [16 17 18 19] [20 21 22 23] [24 25 26 27] [28 29 30 31]),
+            half_by!($mac, 32 48, 8, 7: [0 1 2 3] [4 5 6 7] [8 9 10 11] [12 13 14 15];
+                [16 17 18 19] [20 21 22 23] [24 25 26 27] [28 29 30 31]),
+            half_by!($mac, 64 80, 16, 12: [0 1 2 3] [5 6 7 4] [10 11 8 9] [15 12 13 14];
+                [16 17 18 19] [21 22 23 20] [26 27 24 25] [31 28 29 30]),
+            half_by!($mac, 96 112, 8, 7: [0 1 2 3] [5 6 7 4] [10 11 8 9] [15 12 13 14];
+                [16 17 18 19] [21 22 23 20] [26 27 24 25] [31 28 29 30])
+        )
+    };
+}
+
+/// The double rounds beside which the packet goes that `{chain}` points to.
+macro_rules! beside_link {
+    () => {
+        concat!(
+            "mov {count:e}, [{chain} + {steps}]\n",
+            "test {count:e}, {count:e}\n",
+            "jz 3f\n",
+            "mov {h0}, [{chain}]\n",
+            "mov {h1}, [{chain} + 8]\n",
+            "mov {h2}, [{chain} + 16]\n",
+            "mov {text}, [{chain} + {next}]\n",
+            "2:\n",
+            wide_double_round!(mac_block),
+            "sub {text}, -128\n",
+            "dec {count:e}\n",
+            "jnz 2b\n",
+            "mov [{chain}], {h0}\n",
+            "mov [{chain} + 8], {h1}\n",
+            "mov [{chain} + 16], {h2}\n",
+            "mov [{chain} + {next}], {text}\n",
+            "3:\n",
+            "add {chain}, {link}\n"
+        )
+    };
+}
+
+/// Ten double rounds on two arrays of sixteen `V512`, and what `$beside` has planned beside them.
 ///
 /// Only in a function with the feature `avx512f`.
 macro_rules! wide_rounds {
-    ($a:ident, $b:ident) => {
+    ($a:ident, $b:ident, $beside:ident) => {
         core::arch::asm!(
             set_b!(load: 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31),
-            "2:",
-            half_round!(16, 12: [0 1 2 3] [4 5 6 7] [8 9 10 11] [12 13 14 15];
-                [16 17 18 19] [20 21 22 23] [24 25 26 27] [28 29 30 31]),
-            half_round!(8, 7: [0 1 2 3] [4 5 6 7] [8 9 10 11] [12 13 14 15];
-                [16 17 18 19] [20 21 22 23] [24 25 26 27] [28 29 30 31]),
-            half_round!(16, 12: [0 1 2 3] [5 6 7 4] [10 11 8 9] [15 12 13 14];
-                [16 17 18 19] [21 22 23 20] [26 27 24 25] [31 28 29 30]),
-            half_round!(8, 7: [0 1 2 3] [5 6 7 4] [10 11 8 9] [15 12 13 14];
-                [16 17 18 19] [21 22 23 20] [26 27 24 25] [31 28 29 30]),
+            beside_link!(),
+            beside_link!(),
+            "mov {count:e}, [{chain} + {alone} - 2 * {link}]",
+            "test {count:e}, {count:e}",
+            "jz 5f",
+            "4:",
+            wide_double_round!(no_block),
             "dec {count:e}",
-            "jnz 2b",
+            "jnz 4b",
+            "5:",
             set_b!(store: 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31),
-            count = inout(reg) $crate::aead::chacha::DOUBLE_ROUNDS => _,
             b = in(reg) $b.as_mut_ptr(),
+            chain = inout(reg) &raw mut *$beside => _,
+            count = out(reg) _, text = out(reg) _,
+            h0 = out(reg) _, h1 = out(reg) _, h2 = out(reg) _,
+            t0 = out(reg) _, t1 = out(reg) _, d = out(reg) _, out("rax") _, out("rdx") _,
+            r0 = const core::mem::offset_of!(Chain, r0),
+            r1 = const core::mem::offset_of!(Chain, r1),
+            s1 = const core::mem::offset_of!(Chain, s1),
+            next = const core::mem::offset_of!(Link, text),
+            steps = const core::mem::offset_of!(Link, steps),
+            link = const core::mem::size_of::<Link>(),
+            alone = const core::mem::offset_of!(Beside, alone),
             inout("zmm0") $a[0].0,
             inout("zmm1") $a[1].0,
             inout("zmm2") $a[2].0,

@@ -234,5 +234,5 @@ impl Cursor {
 /// Authenticates the packets from `index` on, which have been written.
 #[inline(never)] // Its frame would add to that of a pass.
 fn authenticate_rest(group: &mut Group<'_, '_>, index: usize) {
-    poly64::authenticate(group, index);
+    poly64::authenticate(group, index..group.packets().len());
 }

@@ -25,7 +25,7 @@ pub(super) enum Depth {
 /// What a packet that goes alone uses at most; a test finds out that it is enough.
 pub(super) const SHALLOW: usize = 2304;
 /// What a group uses at most; a test finds out that it is enough.
-pub(super) const DEEP: usize = 3904;
+pub(super) const DEEP: usize = 3936;
 
 /// Declares a function that zeroes `LEN` bytes of stack below its caller.
 ///
@@ -60,19 +60,17 @@ macro_rules! stack {
 }
 
 #[cfg(target_arch = "x86_64")]
-stack!(stack512, "avx512f", "vpxor xmm0, xmm0, xmm0", "vmovdqu64 [{at}], zmm0", 64);
-#[cfg(target_arch = "x86_64")]
 stack!(stack256, "avx2", "vpxor xmm0, xmm0, xmm0", "vmovdqu [{at}], ymm0", 32);
 #[cfg(target_arch = "x86_64")]
 stack!(stack128, "sse2", "pxor xmm0, xmm0", "movdqu [{at}], xmm0", 16);
 
 /// Zeroes the registers and the stack after a tier that uses ZMM registers.
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f")]
+#[target_feature(enable = "avx512f,avx2")]
 pub(super) fn after512(proof: Avx512<'_>, depth: Depth) {
     match depth {
-        Depth::Shallow => stack512::<SHALLOW>(),
-        Depth::Deep => stack512::<DEEP>(),
+        Depth::Shallow => stack256::<SHALLOW>(),
+        Depth::Deep => stack256::<DEEP>(),
     }
     zmm(proof);
 }

@@ -48,6 +48,55 @@ fn every_single_bit_is_refused() {
     }
 }
 
+/// Packets long enough that some are authenticated beside the rounds of others.
+#[test]
+fn forged_packets_among_long_ones_are_refused_and_the_others_opened() {
+    let rounds = if cfg!(debug_assertions) { 20 } else { 200 };
+    let random = &mut Random(0x51ed_270b);
+    for state in tiers() {
+        for round in 0..rounds {
+            let (count, spread) = (9 + random.below(12), [1, 16, 300][round % 3]);
+            let shortest = [500, 1024, 1420, 4000][random.below(4)];
+            let forged = if round % 4 == 0 { 0 } else { random.next() };
+            let key = random.bytes();
+            let texts: Vec<Vec<u8>> = (0..count)
+                .map(|_| {
+                    let len = shortest + random.below(spread);
+                    random.text(len)
+                })
+                .collect();
+            let mut buffers: Vec<Vec<u8>> = Vec::new();
+            for (index, text) in texts.iter().enumerate() {
+                let mut sealed = expected(key, index as u64, text);
+                if forged >> index & 1 == 1 {
+                    let at = random.below(sealed.len());
+                    sealed[at] ^= 1 << random.below(8);
+                }
+                buffers.push(sealed);
+            }
+            let key = Key::new(key);
+            let mut jobs: Vec<Job<'_>> = (buffers.iter_mut().enumerate())
+                .map(|(index, buffer)| Job {
+                    key: &key,
+                    counter: index as u64,
+                    source: Source::InPlace { len: buffer.len() },
+                    destination: buffer,
+                    verdict: Verdict::Pending,
+                })
+                .collect();
+            open(Some(&state), &mut jobs);
+            let verdicts: Vec<Verdict> = jobs.iter().map(|job| job.verdict).collect();
+            for (index, text) in texts.iter().enumerate() {
+                let is_forged = forged >> index & 1 == 1;
+                let wanted = if is_forged { Verdict::Forged } else { Verdict::Done };
+                assert_eq!(verdicts[index], wanted, "{:?} {index}", state.tier());
+                let text = if is_forged { std::vec![0; text.len()] } else { text.clone() };
+                assert!(buffers[index][..text.len()] == text[..], "{:?} {index}", state.tier());
+            }
+        }
+    }
+}
+
 #[test]
 fn another_counter_or_key_is_refused() {
     let sealed = expected([1; 32], 1 << 32, b"datagram");

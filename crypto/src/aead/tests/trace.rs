@@ -63,7 +63,7 @@ impl Place {
 fn trace(state: &ExtendedState, work: Work, place: &mut Place, seed: u64) -> (u64, u64) {
     place.fill(work, seed);
     let key = &place.key;
-    let mut jobs: [Option<Job<'_>>; 8] = [const { None }; 8];
+    let mut jobs: [Option<Job<'_>>; 16] = [const { None }; 16];
     for ((index, buffer), job) in place.buffers.iter_mut().enumerate().zip(&mut jobs) {
         *job = Some(Job {
             key,
@@ -207,6 +207,10 @@ fn neither_code_nor_addresses_depend_on_secrets() {
         vec![plain(true, 6, 20); 2],
         [0, 15].map(|byte| Work { wrong: Some(byte), ..plain(true, 1, 70) }).into(),
         [0, 15].map(|byte| Work { wrong: Some(byte), ..plain(true, 6, 20) }).into(),
+        // With Poly1305 beside the rounds of every tier.
+        vec![plain(false, 12, 300); 2],
+        vec![plain(true, 10, 1040); 2],
+        [0, 15].map(|byte| Work { wrong: Some(byte), ..plain(true, 10, 1040) }).into(),
     ];
     // A debug build takes a hundred times the steps.
     let work = if cfg!(debug_assertions) { &work[..1] } else { &work[..] };
