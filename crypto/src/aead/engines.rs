@@ -135,10 +135,16 @@ pub(super) struct IfmaTier<'s>(pub(super) Ifma<'s>);
 
 impl Engine for IfmaTier<'_> {
     fn seal(&self, group: &mut Group<'_, '_>) {
+        /// Up to here sixteen side by side are faster. Measured.
+        const SHORT: usize = 512;
         let count = group.packets().len();
         // The last eight cost the same side by side as fewer.
+        let beside = match group.packets().last() {
+            Some(longest) if longest.len() > SHORT => count.saturating_sub(8),
+            _ => 0,
+        };
         // SAFETY: the proof is of the features that the function enables.
-        let rest = unsafe { chacha512::seal(self.0.wide(), group, count.saturating_sub(8)) };
+        let rest = unsafe { chacha512::seal(self.0.wide(), group, beside) };
         group.read_back();
         // SAFETY: the proof is of the features that the function enables.
         unsafe { poly52::authenticate(self.0, group, rest..count) };
