@@ -13,7 +13,7 @@ pub(super) const BATCH: usize = 64;
 
 /// What a tier does with a group.
 pub(super) trait Engine {
-    /// Adds the key stream to the text, and the tag of what that gives to the group's.
+    /// Adds the key stream to the text, and computes the tags of what that gives, for the group to keep.
     fn seal(&self, group: &mut Group<'_, '_>);
     /// Adds the key stream to the text of authentic packets and zeroes the output of the others.
     ///

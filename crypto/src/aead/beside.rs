@@ -7,8 +7,7 @@
 
 use super::chacha::DOUBLE_ROUNDS;
 use super::deal::{Blocks, Dealer, Position};
-use super::group::{GROUP, Group};
-use super::poly;
+use super::group::{GROUP, Group, Packet};
 use super::poly64::Chain;
 
 /// Bytes of text beside a double round.
@@ -48,6 +47,21 @@ pub(super) struct Beside {
 }
 
 impl Link {
+    /// Finds what is next of the text, and how many steps of it lie together there.
+    #[inline(always)]
+    fn steps_from(&mut self, place: &Packet) -> u32 {
+        loop {
+            let start = place.len() - self.left as usize;
+            let (text, len) = place.run(start);
+            let steps = (len / STEP) as u32;
+            if steps > 0 || (self.left as usize) < STEP {
+                self.text = text;
+                return steps;
+            }
+            self.left -= self.chain.take_run(place, start, STEP / 16) as u32;
+        }
+    }
+
     const NONE: Self = Self {
         chain: Chain { sum: [0; 3], r0: 0, r1: 0, s1: 0 },
         text: core::ptr::null(),
@@ -91,6 +105,18 @@ impl Beside {
         self.judged.into()
     }
 
+    /// Whether every tag has been looked at.
+    #[inline(always)]
+    pub(super) fn has_judged(&self, group: &Group<'_, '_>) -> bool {
+        usize::from(self.judged) >= group.packets().len()
+    }
+
+    /// Whether nothing goes beside any pass from here on, and what was planned says so.
+    #[inline(always)]
+    pub(super) fn is_done(&self) -> bool {
+        self.next == self.end && self.alone == DOUBLE_ROUNDS
+    }
+
     /// Finds what may go beside the next pass, of the packets that are wholly written.
     #[inline(never)] // What it needs of the stack is then free again in the pass.
     pub(super) fn plan(&mut self, group: &mut Group<'_, '_>, written: Position) {
@@ -115,7 +141,11 @@ impl Beside {
             }
             let link = &mut self.links[usize::from(index) % 2];
             // INVARIANT: the packet has the bytes, and they are together.
-            link.steps = (link.left / STEP as u32).min(free);
+            let mut place = *packet;
+            if written.blocks == Blocks::All {
+                place.read_back();
+            }
+            link.steps = link.steps_from(&place).min(free);
             link.left -= link.steps * STEP as u32;
             free -= link.steps;
         }
@@ -149,7 +179,7 @@ impl Beside {
         let link = &mut self.links[index % 2];
         link.chain.take_rest(&place, place.len() - link.left as usize);
         let tag = link.chain.tag_of(place.len(), &group.one_time.0[index]);
-        poly::add_tag(&mut group.tags[index], tag);
+        group.put_tag(index, tag);
         self.next += 1;
     }
 

@@ -6,7 +6,7 @@
 #![allow(unsafe_code)] // Lanes are read and written through raw places; rounds in assembly.
 
 use super::beside::{Beside, Link};
-use super::chacha::{BLOCK_LEN, CONSTANTS, DOUBLE_ROUNDS, Words, double_round};
+use super::chacha::{CONSTANTS, DOUBLE_ROUNDS, Words, double_round};
 use super::deal::{Blocks, Dealer, Lanes, Position};
 use super::group::{GROUP, Group};
 use super::lanes::Text;
@@ -29,16 +29,19 @@ impl Words for V512 {
     }
 }
 
+/// Lanes of a wide pass; the other does the first sixteen.
+const LANES: usize = 32;
+
 /// Puts block 0 of each packet into the group's table of one-time keys.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,bmi2,avx2")]
 pub(super) fn derive(proof: Avx512<'_>, group: &mut Group<'_, '_>) {
-    let mut lanes = Lanes::<16>::IDLE;
-    Dealer::new(Blocks::Zero).deal(group, &mut lanes, GROUP);
+    let mut lanes = Lanes::IDLE;
+    deal(proof, &mut Dealer::new(Blocks::Zero), group, &mut lanes, GROUP);
     let mut keys = Keys::NONE;
     if keys.take(proof, group) {
-        pass::<true, 16>(proof, group, &keys, &lanes);
+        pass::<true>(proof, group, &keys, &lanes);
     } else {
-        pass::<false, 16>(proof, group, &keys, &lanes);
+        pass::<false>(proof, group, &keys, &lanes);
     }
 }
 
@@ -83,7 +86,7 @@ fn crypt_with<const ONE_KEY: bool>(
     blocks: Blocks,
     beside: &mut Beside,
 ) {
-    let mut lanes = Lanes::<32>::IDLE;
+    let mut lanes = Lanes::IDLE;
     let mut dealer = Dealer::new(blocks);
     loop {
         let written = match blocks {
@@ -91,14 +94,16 @@ fn crypt_with<const ONE_KEY: bool>(
             _ => dealer.position(),
         };
         let limit = match blocks {
-            Blocks::Text => beside.judge(group, &dealer, 32),
+            Blocks::Text if !beside.has_judged(group) => beside.judge(group, &dealer, LANES),
             _ => GROUP,
         };
-        match deal(&mut dealer, group, &mut lanes, limit) {
+        match deal(proof, &mut dealer, group, &mut lanes, limit) {
             0 => return beside.finish_begun(group, written),
-            1..=16 => pass::<ONE_KEY, 32>(proof, group, keys, &lanes),
+            1..=16 => pass::<ONE_KEY>(proof, group, keys, &lanes),
             _ => {
-                beside.plan(group, written);
+                if !beside.is_done() {
+                    beside.plan(group, written);
+                }
                 wide_pass::<ONE_KEY>(proof, group, keys, &lanes, beside);
             }
         }
@@ -106,9 +111,16 @@ fn crypt_with<const ONE_KEY: bool>(
 }
 
 /// As [`Dealer::deal`].
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,bmi2,avx2")]
 #[inline(never)] // The registers that it keeps for its callers would be kept in their frames.
-fn deal(dealer: &mut Dealer, group: &Group<'_, '_>, lanes: &mut Lanes<32>, limit: usize) -> usize {
-    dealer.deal(group, lanes, limit)
+fn deal(
+    proof: Avx512<'_>,
+    dealer: &mut Dealer,
+    group: &Group<'_, '_>,
+    lanes: &mut Lanes<LANES>,
+    limit: usize,
+) -> usize {
+    dealer.deal(proof, group, lanes, limit)
 }
 
 /// The key and nonce words of a group, by word and then by packet.
@@ -150,10 +162,10 @@ impl Keys {
 
     /// Rows 1 to 3 of the state of sixteen lanes.
     #[inline(always)]
-    fn rows<const ONE_KEY: bool, const N: usize>(
+    fn rows<const ONE_KEY: bool>(
         &self,
         proof: Avx512<'_>,
-        lanes: &Lanes<N>,
+        lanes: &Lanes<LANES>,
         set: usize,
     ) -> [V512; 12] {
         let mut rows = [V512::zero(proof); 12];
@@ -181,17 +193,17 @@ impl Keys {
 /// One pass of sixteen lanes.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,bmi2,avx2")]
 #[inline(never)]
-fn pass<const ONE_KEY: bool, const N: usize>(
+fn pass<const ONE_KEY: bool>(
     proof: Avx512<'_>,
     group: &mut Group<'_, '_>,
     keys: &Keys,
-    lanes: &Lanes<N>,
+    lanes: &Lanes<LANES>,
 ) {
-    let mut state = start::<ONE_KEY, N>(proof, keys, lanes, 0);
+    let mut state = start::<ONE_KEY>(proof, keys, lanes, 0);
     for _ in 0..DOUBLE_ROUNDS {
         double_round(&mut state);
     }
-    finish::<ONE_KEY, N>(proof, group, (keys, lanes, 0), state);
+    finish::<ONE_KEY>(proof, group, (keys, lanes, 0), state);
 }
 
 /// One pass of thirty-two lanes.
@@ -201,62 +213,62 @@ fn wide_pass<const ONE_KEY: bool>(
     proof: Avx512<'_>,
     group: &mut Group<'_, '_>,
     keys: &Keys,
-    lanes: &Lanes<32>,
+    lanes: &Lanes<LANES>,
     beside: &mut Beside,
 ) {
-    let mut b = start::<ONE_KEY, 32>(proof, keys, lanes, 1);
-    let mut a = start::<ONE_KEY, 32>(proof, keys, lanes, 0);
+    let mut b = start::<ONE_KEY>(proof, keys, lanes, 1);
+    let mut a = start::<ONE_KEY>(proof, keys, lanes, 0);
     // SAFETY: registers, `b` in its place, aligned to 64, and of the texts as many bytes as by the
     // invariant of `Link` there are; the features are those of this function.
     unsafe { wide_rounds!(a, b, beside) };
     // What the rounds started from is made again: kept, it would take 2 KiB of stack.
     let (keys, lanes) = core::hint::black_box((keys, lanes));
-    finish::<ONE_KEY, 32>(proof, group, (keys, lanes, 0), a);
-    finish::<ONE_KEY, 32>(proof, group, (keys, lanes, 1), b);
+    finish::<ONE_KEY>(proof, group, (keys, lanes, 0), a);
+    finish::<ONE_KEY>(proof, group, (keys, lanes, 1), b);
 }
 
 /// The state of sixteen lanes before the rounds.
 #[inline(always)]
-fn start<const ONE_KEY: bool, const N: usize>(
+fn start<const ONE_KEY: bool>(
     proof: Avx512<'_>,
     keys: &Keys,
-    lanes: &Lanes<N>,
+    lanes: &Lanes<LANES>,
     set: usize,
 ) -> [V512; 16] {
     let mut state = [V512::zero(proof); 16];
     for word in 0..4 {
         state[word] = V512::splat32(proof, CONSTANTS[word]);
     }
-    state[4..].copy_from_slice(&keys.rows::<ONE_KEY, N>(proof, lanes, set));
+    state[4..].copy_from_slice(&keys.rows::<ONE_KEY>(proof, lanes, set));
     state
 }
 
 /// What follows the rounds: adds the start, turns words into blocks, adds them to the text.
 #[inline(always)]
-fn finish<const ONE_KEY: bool, const N: usize>(
+fn finish<const ONE_KEY: bool>(
     proof: Avx512<'_>,
     group: &mut Group<'_, '_>,
-    (keys, lanes, set): (&Keys, &Lanes<N>, usize),
+    (keys, lanes, set): (&Keys, &Lanes<LANES>, usize),
     mut state: [V512; 16],
 ) {
-    let start = start::<ONE_KEY, N>(proof, keys, lanes, set);
+    let start = start::<ONE_KEY>(proof, keys, lanes, set);
     for (word, start) in state.iter_mut().zip(start) {
         *word = word.add32(start);
     }
     // `fours[4 * i + j]`: its 128-bit lane `k` has words `4 * i` to `4 * i + 3` of block `4 * k + j`.
     let fours = by_fours(proof, &state);
     // One by one and not in a loop, so that they are never in memory: that would take 1 KiB of stack.
-    finish_four::<0, N>(group, lanes, set, &fours);
-    finish_four::<1, N>(group, lanes, set, &fours);
-    finish_four::<2, N>(group, lanes, set, &fours);
-    finish_four::<3, N>(group, lanes, set, &fours);
+    finish_four::<0>(group, lanes, set, &fours);
+    finish_four::<1>(group, lanes, set, &fours);
+    finish_four::<2>(group, lanes, set, &fours);
+    finish_four::<3>(group, lanes, set, &fours);
 }
 
 /// The last step of transposing: blocks `J`, `4 + J`, `8 + J` and `12 + J`, each added to its text.
 #[inline(always)]
-fn finish_four<const J: usize, const N: usize>(
+fn finish_four<const J: usize>(
     group: &mut Group<'_, '_>,
-    lanes: &Lanes<N>,
+    lanes: &Lanes<LANES>,
     set: usize,
     fours: &[V512; 16],
 ) {
@@ -270,64 +282,30 @@ fn finish_four<const J: usize, const N: usize>(
     finish_lane(group, lanes, 16 * set + 12 + J, b.quarters::<0xdd>(d));
 }
 
-/// Adds a block of key stream to the lane's text.
+/// Adds a block of key stream to the lane's text, or keeps the one-time key if it is block 0.
 #[inline(always)]
-fn finish_lane<const N: usize>(
-    group: &mut Group<'_, '_>,
-    lanes: &Lanes<N>,
-    lane: usize,
-    block: V512,
-) {
-    let rest = lanes.rest[lane % N];
+fn finish_lane(group: &mut Group<'_, '_>, lanes: &Lanes<LANES>, lane: usize, block: V512) {
+    let rest = lanes.rest[lane % LANES];
+    let (index, start) = lanes.place(lane);
     if rest == 64
-        && let (index, Some(start)) = lanes.place(lane)
+        && let Some(start) = start
     {
         let packet = group.packet(index);
         // SAFETY: by the invariants of `Lanes` and `Packet` the source has 64 bytes here.
-        let text = unsafe { block.xor_once(packet.source.wrapping_add(start)) };
+        let text = unsafe { block.xor_once(lanes.text[lane % LANES].wrapping_add(start)) };
         // SAFETY: by the same the destination has 64 bytes here.
         unsafe { text.store(packet.destination.wrapping_add(start)) };
     } else if rest > 0 {
-        finish_edge(group, lanes, lane, block);
+        match start {
+            // SAFETY: by the invariants of `Lanes` the packet has these bytes.
+            Some(start) => unsafe {
+                block.add_to_edge(group.packet(index), start, lanes.len(lane));
+            },
+            None => group.put_one_time_key(index, |key| block.store_low_half(key)),
+        }
     }
     // Nothing is touched for an idle lane: even with an empty mask an address that is not mapped
     // costs the CPU hundreds of cycles.
-}
-
-/// Keeps the one-time key if the lane is block 0, or adds the key stream to a text that is less than
-/// a block or in pieces.
-#[inline(always)] // With calls between the blocks all of them would be spilled.
-fn finish_edge<const N: usize>(
-    group: &mut Group<'_, '_>,
-    lanes: &Lanes<N>,
-    lane: usize,
-    block: V512,
-) {
-    let (index, Some(start)) = lanes.place(lane) else {
-        let index = usize::from(lanes.packet[lane % N]) % GROUP;
-        block.store_low_half(&mut group.one_time.0[index]);
-        return;
-    };
-    let packet = group.packet(index);
-    let (mut text, len, mut done) = (block, lanes.len(lane), 0);
-    if len == BLOCK_LEN
-        && let Some(source) = packet.whole(start, BLOCK_LEN)
-    {
-        // SAFETY: the source has 64 bytes here.
-        text = unsafe { text.xor_once(source) };
-        // SAFETY: by the invariants of `Lanes` and `Packet` the destination has 64 bytes here.
-        return unsafe { text.store(packet.destination.wrapping_add(start)) };
-    }
-    let first = |count: usize| u64::MAX.unbounded_shr(64 - count as u32);
-    while done < len {
-        let (source, left) = packet.run(start + done);
-        let end = len.min(done + left);
-        // SAFETY: the run has these bytes.
-        text = unsafe { text.xor_part_once(source.wrapping_sub(done), first(end) & !first(done)) };
-        done = end;
-    }
-    // SAFETY: by the invariants of `Lanes` and `Packet` the destination has these bytes.
-    unsafe { text.store_part(packet.destination.wrapping_add(start), first(len)) };
 }
 
 /// In each 128-bit lane, groups of four registers of one word become four registers of four words.

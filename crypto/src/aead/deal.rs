@@ -5,8 +5,10 @@
 //! whose first half is the one-time key of Poly1305, is a lane like any other; its stream goes to
 //! the group's table. [RFC 8439 §2.6]
 
+use core::ops::Range;
+
 use super::chacha::BLOCK_LEN;
-use super::group::{GROUP, Group};
+use super::group::{GROUP, Group, Packet};
 
 /// Which blocks of each packet are dealt.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -25,20 +27,23 @@ pub(super) enum Blocks {
 ///
 /// While the group lasts, a lane with `rest > 0` is a block of packet `packet < GROUP`: block 0 with
 /// `rest` 32, or one that starts inside the packet's text, of which `rest <= 64` bytes follow. With
-/// [`IN_PIECES`] added the packet is in pieces; without, it is together.
+/// [`IN_PIECES`] added a piece ends among them; without, they lie together.
 #[repr(C, align(64))]
 pub(super) struct Lanes<const N: usize> {
+    /// Where the packet's text would begin if all of it lay as the wanted bytes do.
+    pub(super) text: [*const u8; N],
     /// The block counter; `MAX_LEN` keeps it in 16 bits.
     pub(super) block: [u16; N],
     /// The packet, as index into the group; idle lanes have that of the last one that is not.
     pub(super) packet: [u8; N],
-    /// How many bytes of the block are wanted, and whether those are in pieces; 0 for an idle lane.
+    /// How many bytes of the block are wanted, and whether a piece ends in them; 0 for an idle lane.
     pub(super) rest: [u8; N],
 }
 
 impl<const N: usize> Lanes<N> {
     /// Lanes that do nothing.
-    pub(super) const IDLE: Self = Self { block: [0; N], packet: [0; N], rest: [0; N] };
+    pub(super) const IDLE: Self =
+        Self { text: [core::ptr::null(); N], block: [0; N], packet: [0; N], rest: [0; N] };
 
     /// How many bytes of a lane's block are wanted.
     #[inline(always)]
@@ -62,7 +67,7 @@ impl<const N: usize> Lanes<N> {
     }
 }
 
-/// What is added to `rest` where a packet is in pieces.
+/// What is added to `rest` where a piece ends inside the block.
 const IN_PIECES: u8 = 0x80;
 
 /// How much of block 0 is used. [RFC 8439 §2.6]
@@ -132,8 +137,9 @@ impl Dealer {
     /// Fills `lanes` with the next blocks of packets before `limit`; returns how many there were.
     /// The others do nothing.
     #[inline(always)]
-    pub(super) fn deal<const N: usize>(
+    pub(super) fn deal<P: Put<N>, const N: usize>(
         &mut self,
+        put: P,
         group: &Group<'_, '_>,
         lanes: &mut Lanes<N>,
         limit: usize,
@@ -143,28 +149,22 @@ impl Dealer {
         let limit = limit.min(group.packets().len());
         let mut filled = 0;
         while filled < N && packet < limit {
-            let len = group.packet(packet).len();
-            let flag = if group.packet(packet).is_together() { 0 } else { IN_PIECES };
-            let end = Self::end(blocks, len);
+            let place = group.packet(packet);
+            let end = Self::end(blocks, place.len());
             let count = (end - block).min(N - filled);
-            // INVARIANT: each block starts inside the text and ends at its end.
-            let rest = |block: usize| match block.checked_sub(1) {
-                Some(before) => (len - before * BLOCK_LEN).min(BLOCK_LEN) as u8 | flag,
-                None => ONE_TIME_LEN,
-            };
-            if count == N {
-                // The same as below, in a few wide stores: long packets are dealt like this.
-                lanes.block = core::array::from_fn(|lane| (block + lane) as u16);
-                lanes.packet = [packet as u8; N];
-                lanes.rest = [BLOCK_LEN as u8 | flag; N];
-                lanes.rest[0] = rest(block);
-                lanes.rest[N - 1] = rest(block + N - 1);
-            } else {
-                for lane in filled..filled + count {
-                    let block = block + lane - filled;
-                    lanes.block[lane] = block as u16;
-                    lanes.packet[lane] = packet as u8;
-                    lanes.rest[lane] = rest(block);
+            if count > 0 {
+                let into = filled..filled + count;
+                put.blocks(lanes, into.clone(), (packet as u8, block as u16, place.source));
+                // INVARIANT: each block starts inside the text and ends at its end.
+                let is_all = block + count == end;
+                let edge =
+                    if is_all { (place.len().wrapping_sub(1)) % BLOCK_LEN + 1 } else { BLOCK_LEN };
+                lanes.rest[(into.end - 1) % N] = edge as u8;
+                if block == 0 {
+                    lanes.rest[filled % N] = ONE_TIME_LEN;
+                }
+                if !place.is_together() {
+                    find_runs(put, place, block, into, lanes);
                 }
             }
             block += count;
@@ -175,10 +175,77 @@ impl Dealer {
             }
         }
         self.next = Position { blocks, packet: packet as u8, block: block as u16 };
-        for lane in filled..N {
-            lanes.packet[lane] = lanes.packet[filled.saturating_sub(1)];
-            lanes.rest[lane] = 0;
+        if filled < N {
+            let last = lanes.packet[filled.saturating_sub(1) % N];
+            for lane in filled..N {
+                lanes.packet[lane] = last;
+                lanes.rest[lane] = 0;
+            }
         }
         filled
+    }
+}
+
+/// Finds where the blocks of a packet in pieces are that go into these lanes, from `block` on, and marks
+/// those in which a piece ends.
+#[inline(always)]
+fn find_runs<P: Put<N>, const N: usize>(
+    put: P,
+    packet: &Packet,
+    block: usize,
+    into: Range<usize>,
+    lanes: &mut Lanes<N>,
+) {
+    let mut at = block.saturating_sub(1) * BLOCK_LEN;
+    let end = ((block + into.len() - 1) * BLOCK_LEN).min(packet.len());
+    let lane = |at: usize| into.start + at / BLOCK_LEN + 1 - block;
+    while at < end {
+        let (run, len) = packet.run(at);
+        // INVARIANT: the blocks that end before the run does have their bytes from here.
+        put.text(lanes, lane(at)..into.end, run.wrapping_sub(at));
+        at += len;
+        if at < end && !at.is_multiple_of(BLOCK_LEN) {
+            lanes.rest[lane(at) % N] |= IN_PIECES;
+            at = at.next_multiple_of(BLOCK_LEN);
+        }
+    }
+}
+
+/// How a run of lanes gets its values.
+pub(super) trait Put<const N: usize>: Copy {
+    /// These lanes are of the blocks of a packet from one on, all of them wanted; where its text begins.
+    fn blocks(self, lanes: &mut Lanes<N>, into: Range<usize>, which: (u8, u16, *const u8));
+    /// The text of these lanes begins here.
+    fn text(self, lanes: &mut Lanes<N>, into: Range<usize>, text: *const u8);
+}
+
+/// One by one, unless all lanes get theirs.
+impl<const N: usize> Put<N> for () {
+    #[inline(always)]
+    fn blocks(
+        self,
+        lanes: &mut Lanes<N>,
+        into: Range<usize>,
+        (packet, block, text): (u8, u16, *const u8),
+    ) {
+        if into.len() == N {
+            lanes.text = [text; N];
+            lanes.block = core::array::from_fn(|lane| block + lane as u16);
+            lanes.packet = [packet; N];
+            lanes.rest = [BLOCK_LEN as u8; N];
+            return;
+        }
+        for (at, lane) in into.enumerate() {
+            lanes.text[lane % N] = text;
+            lanes.block[lane % N] = block + at as u16;
+            lanes.packet[lane % N] = packet;
+            lanes.rest[lane % N] = BLOCK_LEN as u8;
+        }
+    }
+    #[inline(always)]
+    fn text(self, lanes: &mut Lanes<N>, into: Range<usize>, text: *const u8) {
+        for lane in into {
+            lanes.text[lane % N] = text;
+        }
     }
 }

@@ -179,11 +179,11 @@ impl Engine for IfmaTier<'_> {
     }
 }
 
-/// How many packets are authenticated before any text is touched: of those that have `long` bytes and
-/// lie together, eight side by side. The others' turn comes beside the rounds of those.
+/// How many packets are authenticated before any text is touched: of those that have `long` bytes, eight
+/// side by side. The others' turn comes beside the rounds of those.
 fn first_to_open(group: &Group<'_, '_>, long: usize) -> usize {
     let packets = group.packets();
-    let beside = packets.iter().all(|packet| packet.is_together() && packet.len() >= long);
+    let beside = packets.iter().all(|packet| packet.len() >= long);
     if beside { packets.len().min(8) } else { packets.len() }
 }
 

@@ -7,7 +7,7 @@
 #![allow(unsafe_code)] // Raw places of packets.
 
 use super::lanes::xor_part;
-use super::piece::{self, read_once};
+use super::piece;
 use super::{Job, Piece, Source, TAG_LEN};
 
 /// Most packets in a group: two registers of eight Poly1305 lanes.
@@ -31,7 +31,7 @@ pub(super) struct Packet {
     len: u32,
     /// Which job it is.
     job: u8,
-    in_pieces: bool,
+    pub(super) in_pieces: bool,
     /// Whether the text was copied to the destination before the cipher came by.
     copied: bool,
 }
@@ -54,10 +54,10 @@ pub(super) struct Group<'g, 'j> {
     count: usize,
     /// Whether all packets have the same key object.
     pub(super) one_key: bool,
-    /// First half of each packet's block 0.
+    /// What is known of each packet, in one place after the other. First the tag found (open) or zero
+    /// (seal) where `s` will be; then the one-time key, that tag subtracted from its `s`; last, where `r`
+    /// was, the difference of the tags, which is the tag itself when sealing.
     pub(super) one_time: OneTimeKeys,
-    /// The tags found (open) or zero (seal); the computed ones are added to them, bit by bit.
-    pub(super) tags: [Tag; GROUP],
 }
 
 impl<'g, 'j> Group<'g, 'j> {
@@ -70,7 +70,6 @@ impl<'g, 'j> Group<'g, 'j> {
             count: 0,
             one_key: false,
             one_time: OneTimeKeys([[0; 4]; GROUP]),
-            tags: [[0; 2]; GROUP],
         }
     }
 
@@ -93,9 +92,11 @@ impl<'g, 'j> Group<'g, 'j> {
     /// Returns how many bytes of text will have been written.
     #[inline(never)] // As above.
     pub(super) fn take_to_open(&mut self, members: &[u8]) -> usize {
-        for ((packet, tag), &index) in self.packets.iter_mut().zip(&mut self.tags).zip(members) {
+        let places = self.packets.iter_mut().zip(&mut self.one_time.0);
+        for ((packet, [_, _, low, high]), &index) in places.zip(members) {
             let Some(job) = self.jobs.get_mut(usize::from(index)) else { break };
-            (*packet, *tag) = Packet::to_open(job, index);
+            let (taken, tag) = Packet::to_open(job, index);
+            (*packet, [*low, *high]) = (taken, tag);
             self.count += 1;
         }
         self.compare_keys();
@@ -135,22 +136,41 @@ impl<'g, 'j> Group<'g, 'j> {
         }
     }
 
+    /// Takes a packet's one-time key, which is the first half of its block 0; once.
+    #[inline(always)]
+    pub(super) fn put_one_time_key(&mut self, index: usize, put: impl FnOnce(&mut OneTimeKey)) {
+        let key = &mut self.one_time.0[index % GROUP];
+        let found = join(key[2], key[3]);
+        put(key);
+        let s = join(key[2], key[3]).wrapping_sub(found);
+        (key[2], key[3]) = (s as u64, (s >> 64) as u64);
+    }
+
+    /// Keeps a packet's tag, as computed with the key that there was.
+    #[inline(always)]
+    pub(super) fn put_tag(&mut self, index: usize, tag: Tag) {
+        let [low, high, ..] = &mut self.one_time.0[index % GROUP];
+        [*low, *high] = tag;
+    }
+
     /// Writes each computed tag behind its text; returns how many bytes those are.
     pub(super) fn write_tags(&mut self) -> usize {
-        for (packet, tag) in self.packets.iter().zip(&self.tags).take(self.count) {
-            packet.write_tag(*tag);
+        for (packet, [low, high, ..]) in self.packets.iter().zip(&self.one_time.0).take(self.count)
+        {
+            packet.write_tag([*low, *high]);
         }
         self.count * TAG_LEN
     }
 
     /// Takes the forged ones of these packets out: zeroes their places, and leaves them without
-    /// bytes. Their tags are what was found and what was computed, added.
+    /// bytes. They have been authenticated.
     ///
     /// Returns which are authentic, as bits.
     pub(super) fn reject_forged(&mut self, indices: core::ops::Range<usize>) -> u16 {
         let mut authentic = 0;
         for index in indices.start..indices.end.min(self.count) {
-            if is_zero(self.tags[index % GROUP]) {
+            let [low, high, ..] = self.one_time.0[index % GROUP];
+            if is_zero([low, high]) {
                 authentic |= 1 << (index % GROUP);
             } else {
                 let packet = &mut self.packets[index % GROUP];
@@ -188,11 +208,20 @@ impl Packet {
         let len = job.source.len().saturating_sub(TAG_LEN);
         let mut tag = [0; TAG_LEN];
         let packet = match job.source {
+            Source::InPlace { .. } => {
+                if let Some(found) = job.destination.get(len..).and_then(<[u8]>::first_chunk) {
+                    tag = *found;
+                }
+                Self::in_place(job, len, index)
+            }
             Source::Pieces(pieces) if len > 0 && pieces.iter().all(Piece::is_steady) => {
-                piece::copy_from(pieces, len, &mut tag);
+                match pieces.iter().rfind(|piece| !piece.is_empty()).and_then(Piece::last) {
+                    Some(last) => tag = last,
+                    None => piece::copy_from(pieces, len, &mut tag),
+                }
                 Self::from_pieces(pieces, job, len, index)
             }
-            _ => {
+            Source::Pieces(_) => {
                 let copied = job.source.gather_split(job.destination, len, &mut tag) > 0;
                 Self { copied, ..Self::in_place(job, len, index) }
             }
@@ -251,30 +280,6 @@ impl Packet {
         (len >= count).then_some(place)
     }
 
-    /// Copies the text from `start` on, which does not change, to `into`.
-    #[inline(never)]
-    pub(super) fn copy(&self, start: usize, into: &mut [u8]) {
-        let mut done = 0;
-        while let (from, len) = self.run(start + done)
-            && let Some(into) = into.get_mut(done..).filter(|into| !into.is_empty() && len > 0)
-        {
-            let count = len.min(into.len());
-            let (words, rest) = into[..count].as_chunks_mut::<8>();
-            let mut from = from;
-            for word in words {
-                // SAFETY: the run has `count` bytes, of which these are the next.
-                *word = unsafe { read_once(from) };
-                from = from.wrapping_add(8);
-            }
-            for byte in rest {
-                // SAFETY: as above.
-                [*byte] = unsafe { read_once(from) };
-                from = from.wrapping_add(1);
-            }
-            done += count;
-        }
-    }
-
     /// Adds this key stream to the text from `start` on, which has as many bytes.
     #[inline(never)]
     pub(super) fn add_stream(&self, start: usize, stream: &[u8]) {
@@ -321,6 +326,12 @@ impl Packet {
         // SAFETY: by the type invariant the bytes are ours to write.
         unsafe { self.destination.write_bytes(0, self.len()) };
     }
+}
+
+/// The number of two words.
+#[inline(always)]
+pub(super) fn join(low: u64, high: u64) -> u128 {
+    u128::from(low) | u128::from(high) << 64
 }
 
 /// Whether the difference of two tags is none. Takes the same time wherever they differ.

@@ -6,7 +6,7 @@
 
 use super::chacha::{BLOCK_LEN, CONSTANTS};
 use super::deal::{Lanes, Position};
-use super::group::{GROUP, Group};
+use super::group::Group;
 use super::piece::read_once;
 use super::poly64::Chain;
 use super::stitch::Cursor;
@@ -203,10 +203,10 @@ fn finish<R: Register<N>, const N: usize>(
         *words = R::transpose(*words);
     }
     for lane in 0..N {
-        if lanes.len(lane) == BLOCK_LEN
+        if usize::from(lanes.rest[lane]) == BLOCK_LEN
             && let (index, Some(start)) = lanes.place(lane)
-            && let Some(source) = group.packet(index).whole(start, BLOCK_LEN)
         {
+            let source = lanes.text[lane].wrapping_add(start);
             let destination = group.packet(index).destination.wrapping_add(start);
             for (part, stream) in parts.iter().enumerate() {
                 let at = 4 * N * part;
@@ -240,11 +240,12 @@ fn finish_edge<const N: usize>(
         return;
     }
     let (index, Some(start)) = lanes.place(lane) else {
-        let index = usize::from(lanes.packet[lane]) % GROUP;
         let words = stream.as_chunks::<8>().0.iter().map(|word| u64::from_le_bytes(*word));
-        for (to, word) in group.one_time.0[index].iter_mut().zip(words) {
-            *to = word;
-        }
+        group.put_one_time_key(usize::from(lanes.packet[lane]), |key| {
+            for (to, word) in key.iter_mut().zip(words) {
+                *to = word;
+            }
+        });
         return;
     };
     group.packet(index).add_stream(start, stream);

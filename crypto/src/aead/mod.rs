@@ -15,6 +15,7 @@
 //!         chacha512 lanes  lanes of words: 32 in ZMM, 8 in YMM, 4 in XMM registers
 //!         rows             one packet alone
 //!         poly52 poly64    Poly1305 by IFMA, a packet to a lane; and in general registers
+//!         beside edge512   Poly1305 beside the rounds in ZMM; blocks that are not 64 bytes together
 //!         stitch           ChaCha20 by lanes and Poly1305 in general registers at the same time
 //!         rounds… vector…  the rounds as assembly; registers as values
 //!       wipe               registers and stack, when all is done
@@ -27,8 +28,7 @@
 //! tag is wrong is never computed: its place is zeroed. **Sources that change.** What is sealed is
 //! authenticated where it was written. What is opened from memory that may change is copied to the
 //! destination, and the copy is authenticated and decrypted. **Sources in pieces** are read where they
-//! are. Only when opening, and only where a piece ends inside a block of Poly1305, are that block's 16
-//! bytes brought together, on the stack.
+//! are; where a piece ends inside a block, its bytes come together in a register.
 //!
 //! Nothing here allocates, blocks or panics; a call uses at most 4 KiB of stack. It runs at any IRQL
 //! up to `DISPATCH_LEVEL`; on Windows every tier above the baseline takes an [`ExtendedState`].
@@ -51,6 +51,8 @@ mod chacha;
 #[cfg(target_arch = "x86_64")]
 mod chacha512;
 mod deal;
+#[cfg(target_arch = "x86_64")]
+mod edge512;
 #[cfg(target_arch = "x86_64")]
 mod engines;
 mod group;

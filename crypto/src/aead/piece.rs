@@ -17,9 +17,9 @@ use core::marker::PhantomData;
 /// `steady`.
 #[derive(Clone, Copy)]
 pub struct Piece<'a> {
-    start: *const u8,
+    pub(super) start: *const u8,
     /// In 32 bits, so that a piece takes no more room than a slice.
-    len: u32,
+    pub(super) len: u32,
     /// The bytes are borrowed as a slice, and so cannot change.
     steady: bool,
     source: PhantomData<&'a [u8]>,
@@ -66,6 +66,14 @@ impl<'a> Piece<'a> {
         let rest = self.start.wrapping_add(at as usize);
         // INVARIANT: both are parts of this run.
         (Self { len: at, ..*self }, Self { start: rest, len: self.len - at, ..*self })
+    }
+
+    /// The last `N` bytes, which do not change, if it has so many.
+    #[inline(always)]
+    pub(super) fn last<const N: usize>(&self) -> Option<[u8; N]> {
+        let skip = self.len().checked_sub(N)?;
+        // SAFETY: by the type invariant; an array of bytes needs no alignment.
+        Some(unsafe { self.start.wrapping_add(skip).cast::<[u8; N]>().read() })
     }
 
     /// Reads each byte once into the front of `into`; returns how many fitted.

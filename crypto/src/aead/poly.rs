@@ -123,13 +123,6 @@ pub(super) fn bytes(count: u32) -> u128 {
     if count >= 128 { u128::MAX } else { (1 << count) - 1 }
 }
 
-/// Adds a computed tag to the one found, bit by bit.
-#[inline(always)]
-pub(super) fn add_tag(tag: &mut Tag, computed: Tag) {
-    tag[0] ^= computed[0];
-    tag[1] ^= computed[1];
-}
-
 /// The tag of a number in limbs of 44, 44 and 42 bits that may be too large by some bits.
 #[inline(always)]
 pub(super) fn finish44(limbs: [u64; 3], key: &[u64; 4]) -> Tag {

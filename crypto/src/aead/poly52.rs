@@ -149,7 +149,7 @@ impl Factor {
     }
 }
 
-/// Adds the computed tag of each of these packets to the group's table.
+/// Computes the tag of each of these packets, for the group to keep.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512ifma,avx512vbmi2,bmi2,avx2")]
 pub(super) fn authenticate(proof: Ifma<'_>, group: &mut Group<'_, '_>, packets: Range<usize>) {
     let count = packets.len();
@@ -162,7 +162,7 @@ pub(super) fn authenticate(proof: Ifma<'_>, group: &mut Group<'_, '_>, packets: 
     if together && count * (blocks / 8 + 6) < blocks + 3 {
         for index in packets {
             let tag = alone(proof, group.packet(index), &group.one_time.0[index % GROUP]);
-            poly::add_tag(&mut group.tags[index % GROUP], tag);
+            group.put_tag(index, tag);
         }
     } else if count > 8 {
         abreast::<2>(proof, group, packets);
@@ -193,7 +193,7 @@ fn abreast<const G: usize>(proof: Ifma<'_>, group: &mut Group<'_, '_>, packets: 
     }
 }
 
-/// Adds the block of lengths, and the tags that gives to the group's.
+/// Adds the block of lengths, and has the group keep the tags that gives.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512ifma,avx512vbmi2,bmi2,avx2")]
 #[inline(never)] // Its frame would add to that of the chunks.
 fn add_tags(
@@ -213,9 +213,8 @@ fn add_tags(
     low.store64(&mut lows);
     high.store64(&mut highs);
     let first = schedule.packets.start + 8 * set;
-    let tags = group.tags.get_mut(first..schedule.packets.end).unwrap_or(&mut []);
-    for (tag, (low, high)) in tags.iter_mut().zip(lows.into_iter().zip(highs)) {
-        poly::add_tag(tag, [low, high]);
+    for (index, (low, high)) in (first..schedule.packets.end).zip(lows.into_iter().zip(highs)) {
+        group.put_tag(index, [low, high]);
     }
 }
 
@@ -286,21 +285,6 @@ fn full_chunk(
     transpose(proof, &rows)
 }
 
-/// The bytes of `part` of a chunk, zero elsewhere; of a packet that may lie in pieces, from `start`.
-#[inline(always)]
-fn parted(proof: Ifma<'_>, packet: &Packet, start: usize, part: Range<usize>) -> V512 {
-    let (mut row, mut done) = (V512::zero(proof.wide()), part.start);
-    while done < part.end {
-        let (place, left) = packet.run(start + (done - part.start));
-        let end = part.end.min(done + left);
-        let mask = u64::MAX.unbounded_shr(64 - (end - done) as u32) << done;
-        // SAFETY: the run has these bytes.
-        row = row.or(unsafe { V512::load_part(proof.wide(), place.wrapping_sub(done), mask) });
-        done = end;
-    }
-    row
-}
-
 /// One chunk that some packets have only a part of, or nothing.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512ifma,avx512vbmi2,bmi2,avx2")]
 #[inline(never)] // As above.
@@ -321,7 +305,9 @@ fn part_chunk<const G: usize>(
             if mask != 0 && schedule.is_in_pieces(8 * set + lane) {
                 let start = schedule.start(8 * set + lane, chunk);
                 let part = skip as usize..end as usize;
-                *row = parted(proof, schedule.packet(group, 8 * set + lane), start, part);
+                let packet = schedule.packet(group, 8 * set + lane);
+                // SAFETY: the packet has the part.
+                *row = unsafe { V512::text(proof.wide(), packet, start, part) };
             } else if mask != 0 {
                 let place = schedule.place(8 * set + lane, chunk);
                 // SAFETY: the packet has the bytes of the mask.

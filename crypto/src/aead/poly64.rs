@@ -5,8 +5,8 @@
 //! is sorted by length they mostly end together. [RFC 8439 §2.5]
 #![allow(unsafe_code)] // Text is read through raw places.
 
-use super::group::{GROUP, Group, Packet, Tag};
-use super::poly::{self, CLAMP};
+use super::group::{GROUP, Group, Packet, Tag, join};
+use super::poly::CLAMP;
 
 /// The sum of one packet and its factor.
 ///
@@ -66,24 +66,38 @@ impl Chain {
     /// how many it is.
     #[inline(always)]
     pub(super) fn take_parted(&mut self, packet: &Packet, start: usize) -> usize {
-        let mut block = [0; 16];
+        let (mut block, mut done) = (0, 0);
         let count = packet.len().saturating_sub(start).min(16);
-        packet.copy(start, block.get_mut(..count).unwrap_or(&mut []));
-        self.take(u128::from_le_bytes(block));
+        while done < count {
+            let (place, len) = packet.run(start + done);
+            let len = len.min(count - done);
+            // SAFETY: the run has so many bytes.
+            block |= unsafe { load_part(place, len) } << (8 * done);
+            done += len;
+        }
+        self.take(block);
         count
+    }
+
+    /// Adds the blocks of text from `done` on that lie together, at most so many, or else the one in
+    /// which a piece or the text ends; returns how many bytes that is.
+    #[inline(always)]
+    pub(super) fn take_run(&mut self, packet: &Packet, done: usize, most: usize) -> usize {
+        let (text, len) = packet.run(done);
+        let count = (len / 16).min(most);
+        if count == 0 {
+            return self.take_parted(packet, done);
+        }
+        // SAFETY: the run has `len` bytes.
+        unsafe { self.take_blocks(text, count) };
+        16 * count
     }
 
     /// Adds the text from `done` on: all blocks, and the one of which there is only a part.
     #[inline(always)]
     pub(super) fn take_rest(&mut self, packet: &Packet, mut done: usize) {
         while done < packet.len() {
-            let (text, len) = packet.run(done);
-            // SAFETY: the run has `len` bytes.
-            unsafe { self.take_blocks(text, len / 16) };
-            done += len - len % 16;
-            if done < packet.len() {
-                done += self.take_parted(packet, done);
-            }
+            done += self.take_run(packet, done, usize::MAX);
         }
     }
 
@@ -109,13 +123,7 @@ impl Chain {
     }
 }
 
-/// The number of two words.
-#[inline(always)]
-fn join(low: u64, high: u64) -> u128 {
-    u128::from(low) | u128::from(high) << 64
-}
-
-/// Adds the computed tag of each of these packets to the group's table.
+/// Computes the tag of each of these packets, for the group to keep.
 #[inline(always)]
 pub(super) fn authenticate(group: &mut Group<'_, '_>, packets: core::ops::Range<usize>) {
     let (mut index, count) = (packets.start, packets.end);
@@ -162,7 +170,7 @@ fn abreast<const N: usize>(group: &mut Group<'_, '_>, index: usize) {
         let index = (index + at) % GROUP;
         chain.take_rest(packet, 16 * blocks);
         let tag = chain.tag_of(packet.len(), &group.one_time.0[index]);
-        poly::add_tag(&mut group.tags[index], tag);
+        group.put_tag(index, tag);
     }
 }
 
@@ -183,4 +191,41 @@ pub(super) fn alone(packet: &Packet, key: &[u64; 4]) -> Tag {
 unsafe fn load(place: *const u8) -> u128 {
     // SAFETY: the caller's promise; an array of bytes needs no alignment.
     u128::from_le_bytes(unsafe { place.cast::<[u8; 16]>().read() })
+}
+
+/// The first `count` of 16 bytes from `place`, lowest first; put together in registers, because a load
+/// would wait for several stores.
+///
+/// # Safety
+///
+/// `place` is valid for reads of `count` bytes, which are at most 16.
+#[inline(always)]
+unsafe fn load_part(place: *const u8, count: usize) -> u128 {
+    if count == 16 {
+        // SAFETY: the caller's promise.
+        return unsafe { load(place) };
+    }
+    let (mut block, mut done) = (0, 0);
+    if count & 8 != 0 {
+        // SAFETY: the caller's promise; an array of bytes needs no alignment.
+        block = u128::from(u64::from_le_bytes(unsafe { place.cast::<[u8; 8]>().read() }));
+        done = 8;
+    }
+    if count & 4 != 0 {
+        // SAFETY: as above.
+        let word = u32::from_le_bytes(unsafe { place.wrapping_add(done).cast::<[u8; 4]>().read() });
+        block |= u128::from(word) << (8 * done);
+        done += 4;
+    }
+    if count & 2 != 0 {
+        // SAFETY: as above.
+        let word = u16::from_le_bytes(unsafe { place.wrapping_add(done).cast::<[u8; 2]>().read() });
+        block |= u128::from(word) << (8 * done);
+        done += 2;
+    }
+    if count & 1 != 0 {
+        // SAFETY: as above.
+        block |= u128::from(unsafe { place.wrapping_add(done).read() }) << (8 * done);
+    }
+    block
 }

@@ -18,10 +18,9 @@ use super::chacha::{BLOCK_LEN, DOUBLE_ROUNDS};
 use super::deal::{Blocks, Dealer, Lanes, Position};
 use super::group::{GROUP, Group, Packet};
 use super::lanes::{self, Register, Rounds};
-use super::poly;
 use super::poly64::{self, Chain};
 
-/// Seals a group, and adds each packet's tag to the group's table.
+/// Seals a group, and computes each packet's tag, for the group to keep.
 #[inline(always)]
 pub(super) fn seal<R: Register<N>, const N: usize>(proof: R::Proof<'_>, group: &mut Group<'_, '_>) {
     let mut cursor = Cursor::new();
@@ -50,7 +49,7 @@ pub(super) fn open<R: Register<N>, const N: usize>(
             authentic |= group.reject_forged(judged..cursor.packet);
             judged = cursor.packet;
         }
-        dealer.deal(group, lanes, judged)
+        dealer.deal((), group, lanes, judged)
     };
     let mut filled = deal(group, now, &mut cursor);
     while filled > 0 {
@@ -74,11 +73,11 @@ fn pass_all<R: Register<N>, const N: usize>(
     let (mut now, mut next) = (&mut even, &mut odd);
     let mut dealer = Dealer::new(blocks);
     let mut written = dealer.position();
-    let mut filled = dealer.deal(group, now, GROUP);
+    let mut filled = dealer.deal((), group, now, GROUP);
     while filled > 0 {
         let after = dealer.position();
         // As above.
-        filled = dealer.deal(group, next, GROUP);
+        filled = dealer.deal((), group, next, GROUP);
         R::pass(proof, group, now, cursor, written);
         (now, next) = (next, now);
         written = after;
@@ -207,7 +206,7 @@ impl Cursor {
         let index = self.packet % GROUP;
         self.chain.take_rest(&self.place, self.done);
         let tag = self.chain.tag_of(self.place.len(), &group.one_time.0[index]);
-        poly::add_tag(&mut group.tags[index], tag);
+        group.put_tag(index, tag);
         self.packet += 1;
         self.begun = false;
     }

@@ -6,7 +6,11 @@
 #![allow(unsafe_code)] // Intrinsics called outside a `#[target_feature]` function.
 
 use core::arch::x86_64::*;
+use core::ops::Range;
 
+use super::deal::{Lanes, Put};
+use super::edge512;
+use super::group::Packet;
 use super::lanes::Text;
 use super::rows::{Row, Stream};
 use super::tier::{Avx512, Ifma};
@@ -146,15 +150,32 @@ impl V512 {
         Self(unsafe { _mm512_maskz_loadu_epi8(mask, place.cast()) })
     }
 
-    /// Adds, bit by bit, the bytes of `mask` from `place`, which may change: they are read once.
+    /// Adds the block of key stream to the `len` bytes of the packet's text from `start` on, which need
+    /// not be 64 and may lie in pieces.
     ///
     /// # Safety
     ///
-    /// `place` is valid for reads of the bytes of `mask`.
+    /// The packet's text has these bytes, `len` is 1 to 64.
     #[inline(always)]
-    pub(super) unsafe fn xor_part_once(self, place: *const u8, mask: u64) -> Self {
-        // SAFETY: the type invariant; the caller promises the bytes.
-        Self(unsafe { xor_part_once(self.0, place, mask) })
+    pub(super) unsafe fn add_to_edge(self, packet: &Packet, start: usize, len: usize) {
+        // SAFETY: the type invariant; the caller's promise.
+        unsafe { edge512::add_stream(self.0, packet, start, len) };
+    }
+
+    /// The packet's text from `start` on as bytes `part`, zero elsewhere.
+    ///
+    /// # Safety
+    ///
+    /// The packet's text has so many bytes, at least one, and they do not change; `part` ends by 64.
+    #[inline(always)]
+    pub(super) unsafe fn text(
+        proof: Avx512<'_>,
+        packet: &Packet,
+        start: usize,
+        part: Range<usize>,
+    ) -> Self {
+        // SAFETY: the first argument is the proof; the caller's promise.
+        Self(unsafe { edge512::text(Self::zero(proof).0, packet, start, part) })
     }
 
     /// Stores the lower four 64-bit lanes.
@@ -164,17 +185,6 @@ impl V512 {
         let low = unsafe { _mm512_castsi512_si256(self.0) };
         // SAFETY: the argument has 32 bytes; no alignment needed.
         unsafe { _mm256_storeu_si256(lanes.as_mut_ptr().cast(), low) };
-    }
-
-    /// Stores the bytes of `mask` at `place`.
-    ///
-    /// # Safety
-    ///
-    /// `place` is valid for writes of the bytes of `mask`.
-    #[inline(always)]
-    pub(super) unsafe fn store_part(self, place: *mut u8, mask: u64) {
-        // SAFETY: the type invariant; the caller promises the bytes; others are not touched.
-        unsafe { _mm512_mask_storeu_epi8(place.cast(), mask, self.0) };
     }
 
     /// The lower four 64-bit lanes; the upper four are zero.
@@ -305,6 +315,85 @@ impl V512 {
     }
 }
 
+impl Put<32> for Avx512<'_> {
+    #[inline(always)]
+    fn blocks(
+        self,
+        lanes: &mut Lanes<32>,
+        into: Range<usize>,
+        (packet, block, text): (u8, u16, *const u8),
+    ) {
+        if into.len() <= 2 {
+            // Stores to both are then faster than those under a mask to all.
+            for lane in [into.start, into.end.wrapping_sub(1)] {
+                lanes.packet[lane % 32] = packet;
+                lanes.rest[lane % 32] = 64;
+                lanes.block[lane % 32] = block.wrapping_add(lane.wrapping_sub(into.start) as u16);
+                lanes.text[lane % 32] = text;
+            }
+            return;
+        }
+        let (mask, zero) = (mask(&into), block.wrapping_sub(into.start as u16));
+        // SAFETY: `self` is the proof.
+        unsafe { put8(&mut lanes.packet, mask, packet) };
+        // SAFETY: as above.
+        unsafe { put8(&mut lanes.rest, mask, 64) };
+        // SAFETY: as above.
+        unsafe { count16(&mut lanes.block, mask, zero) };
+        // SAFETY: as above.
+        unsafe { put64(&mut lanes.text, mask, text) };
+    }
+    #[inline(always)]
+    fn text(self, lanes: &mut Lanes<32>, into: Range<usize>, text: *const u8) {
+        if into.len() <= 2 {
+            for lane in [into.start, into.end.wrapping_sub(1)] {
+                lanes.text[lane % 32] = text;
+            }
+            return;
+        }
+        // SAFETY: `self` is the proof.
+        unsafe { put64(&mut lanes.text, mask(&into), text) };
+    }
+}
+
+/// Bits for these lanes of thirty-two.
+#[inline(always)]
+fn mask(lanes: &Range<usize>) -> u32 {
+    let below = |end: usize| u64::MAX.unbounded_shr(64 - end as u32) as u32;
+    below(lanes.end) & !below(lanes.start)
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+#[inline]
+fn put8(lanes: &mut [u8; 32], mask: u32, value: u8) {
+    let value = _mm256_set1_epi8(value.cast_signed());
+    // SAFETY: the array has 32 bytes; no alignment needed.
+    unsafe { _mm256_mask_storeu_epi8(lanes.as_mut_ptr().cast(), mask, value) };
+}
+
+/// Lane `i` becomes `zero + i`.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+#[inline]
+fn count16(lanes: &mut [u16; 32], mask: u32, zero: u16) {
+    let counts: [u16; 32] = core::array::from_fn(|lane| lane as u16);
+    // SAFETY: the array has 64 bytes; no alignment needed.
+    let counts = unsafe { _mm512_loadu_si512(counts.as_ptr().cast()) };
+    let counts = _mm512_add_epi16(counts, _mm512_set1_epi16(zero.cast_signed()));
+    // SAFETY: the array has 64 bytes; no alignment needed.
+    unsafe { _mm512_mask_storeu_epi16(lanes.as_mut_ptr().cast(), mask, counts) };
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+#[inline]
+fn put64(lanes: &mut [*const u8; 32], mask: u32, value: *const u8) {
+    let value = _mm512_set1_epi64(value.expose_provenance() as i64);
+    for (part, lanes) in lanes.as_chunks_mut::<8>().0.iter_mut().enumerate() {
+        let mask = (mask >> (8 * part)) as u8;
+        // SAFETY: the part has 64 bytes; no alignment needed.
+        unsafe { _mm512_mask_storeu_epi64(lanes.as_mut_ptr().cast(), mask, value) };
+    }
+}
+
 impl Text for V512 {
     #[inline(always)]
     unsafe fn xor_once(self, place: *const u8) -> Self {
@@ -411,27 +500,6 @@ unsafe fn xor_once(with: __m512i, place: *const u8) -> __m512i {
             "vpxorq {out}, {with}, [{place}]",
             out = lateout(zmm_reg) out, with = in(zmm_reg) with, place = in(reg) place,
             options(readonly, nostack, preserves_flags),
-        );
-    }
-    out
-}
-
-/// `with` plus, bit by bit, the bytes of `mask` from `place`.
-///
-/// # Safety
-///
-/// `place` is valid for reads of the bytes of `mask`.
-#[target_feature(enable = "avx512f,avx512bw")]
-#[inline]
-unsafe fn xor_part_once(with: __m512i, place: *const u8, mask: u64) -> __m512i {
-    let out: __m512i;
-    // SAFETY: as in `xor_once`; the other bytes are not touched.
-    unsafe {
-        core::arch::asm!(
-            "vmovdqu8 {out}{{{mask}}}{{z}}, [{place}]",
-            "vpxorq {out}, {out}, {with}",
-            out = out(zmm_reg) out, with = in(zmm_reg) with, mask = in(kreg) mask,
-            place = in(reg) place, options(readonly, nostack, preserves_flags),
         );
     }
     out
