@@ -21,6 +21,7 @@ use super::{
     noise::{hash, mac, open_cookie, seal_cookie},
     ratelimiter::RateLimiter,
 };
+use crate::mac1::Mac1Key;
 use crate::sync::{
     Ground, SpinLock,
     atomic::{AtomicU64, Ordering},
@@ -37,6 +38,11 @@ impl MacKeys {
     /// The keys for messages to the owner of `public_key`, and for cookie replies from him.
     pub(super) fn of(public_key: &[u8; 32]) -> Self {
         Self { mac1: hash(&[LABEL_MAC1, public_key]), cookie: hash(&[LABEL_COOKIE, public_key]) }
+    }
+
+    /// For a batch of messages.
+    pub(super) fn mac1_key(&self) -> Mac1Key {
+        Mac1Key::new(&self.mac1)
     }
 
     // spec: WG 5.3-a
