@@ -8,6 +8,7 @@ use alloc::{boxed::Box, collections::VecDeque};
 use abi::discard::Discard;
 use callout::Datagram;
 use crypto::{
+    mac1::BATCH,
     protocol::{Endpoint, messages::INITIATION_LEN},
     sync::{Ground, SpinLock},
 };
@@ -43,6 +44,9 @@ impl Message {
     }
 }
 
+/// Messages that a worker takes together.
+pub(crate) type Batch = heapless::Vec<Box<Message>, BATCH>;
+
 /// The queue of one adapter.
 pub(crate) struct HandshakeQueue {
     messages: SpinLock<VecDeque<Box<Message>>>,
@@ -77,20 +81,30 @@ impl HandshakeQueue {
         refused.map_or(Ok(()), |_message| Err(Discard::HandshakeQueueFull))
     }
 
-    /// Takes the oldest message, and tells how many there were with it.
-    pub(crate) fn pop(&self, ground: &impl Ground) -> Option<(Box<Message>, usize)> {
-        self.messages.with(ground, |messages| {
+    /// Takes the oldest messages for one of `workers`: its share of what waits, a batch at most. Tells how
+    /// many there were with them.
+    pub(crate) fn take(&self, ground: &impl Ground, workers: usize) -> (Batch, usize) {
+        let mut batch = Batch::new();
+        let waiting = self.messages.with(ground, |messages| {
             let waiting = messages.len();
-            messages.pop_front().map(|message| (message, waiting))
-        })
+            let share = waiting.div_ceil(workers.max(1)).min(BATCH);
+            for _ in 0..share {
+                // There is room for a batch.
+                let _ = messages.pop_front().map(|message| batch.push(message));
+            }
+            waiting
+        });
+        (batch, waiting)
     }
 
     /// Drops all messages, and tells how many there were.
     pub(crate) fn clear(&self, ground: &impl Ground) -> usize {
         let mut dropped = 0_usize;
-        while self.pop(ground).is_some() {
-            dropped = dropped.saturating_add(1);
+        loop {
+            match self.take(ground, 1).0.len() {
+                0 => return dropped,
+                count => dropped = dropped.saturating_add(count),
+            }
         }
-        dropped
     }
 }

@@ -306,6 +306,46 @@ fn random_payloads_are_counted_and_forgotten() {
     });
 }
 
+/// Workers take a queue that grows in batches, whose mac1 are checked together: each message gets its own verdict.
+// spec-test: WG 5.3-a
+#[test]
+fn a_flood_of_forged_handshake_messages_is_counted_one_by_one() {
+    Scene::run(5, |scene| {
+        let initiation = Scene::heard_from(&scene.between.from_alpha, |d| d.len() == INITIATION);
+        let response = Scene::heard_from(&scene.between.from_beta, |d| d.len() == RESPONSE);
+        let mut forged = [0_u64; 2];
+        let flood = |one: &[u8], other: &[u8], forged: &mut u64| -> Vec<Vec<u8>> {
+            (0..4096_usize)
+                .map(|at| {
+                    let mut message = if at % 5 < 4 { one } else { other }.to_vec();
+                    // Some are genuine, and discarded as repeated ones are.
+                    if at % 7 != 3 {
+                        let mac1 = message.len() - 32;
+                        message[mac1 + at % 16] ^= 1 << (at % 8);
+                        *forged += 1;
+                    } else if at % 5 == 4 {
+                        message = one.to_vec();
+                    }
+                    message
+                })
+                .collect()
+        };
+        let floods = [
+            (&scene.beta, flood(&initiation, &response, &mut forged[0])),
+            (&scene.alpha, flood(&response, &initiation, &mut forged[1])),
+        ];
+        for disguised in [false, true] {
+            for ((station, flood), forged) in floods.iter().zip(forged) {
+                let [before, after] = scene.attack(station, disguised, flood);
+                let refused =
+                    after.discarded(Discard::BadMac1) - before.discarded(Discard::BadMac1);
+                assert_eq!(refused, forged, "{}", after.discards());
+            }
+        }
+        scene.ping();
+    });
+}
+
 #[test]
 fn genuine_messages_that_were_changed_are_nothing() {
     Scene::run(2, |scene| {
