@@ -35,8 +35,7 @@ const LANES: usize = 32;
 /// Puts block 0 of each packet into the group's table of one-time keys.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,bmi2,avx2")]
 pub(super) fn derive(proof: Avx512<'_>, group: &mut Group<'_, '_>) {
-    let mut lanes = Lanes::IDLE;
-    deal(proof, &mut Dealer::new(Blocks::Zero), group, &mut lanes, GROUP);
+    let lanes = Lanes::of_blocks_zero(group.packets().len());
     let mut keys = Keys::NONE;
     if keys.take(proof, group) {
         pass::<true>(proof, group, &keys, &lanes);

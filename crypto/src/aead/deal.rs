@@ -45,6 +45,19 @@ impl<const N: usize> Lanes<N> {
     pub(super) const IDLE: Self =
         Self { text: [core::ptr::null(); N], block: [0; N], packet: [0; N], rest: [0; N] };
 
+    /// Block 0 of each of a group's first `count` packets, in its own lane.
+    #[inline(always)]
+    pub(super) fn of_blocks_zero(count: usize) -> Self {
+        let mut lanes = Self::IDLE;
+        for (lane, (packet, rest)) in
+            lanes.packet.iter_mut().zip(&mut lanes.rest).enumerate().take(GROUP)
+        {
+            // INVARIANT: each is below `GROUP`.
+            (*packet, *rest) = (lane as u8, if lane < count { ONE_TIME_LEN } else { 0 });
+        }
+        lanes
+    }
+
     /// How many bytes of a lane's block are wanted.
     #[inline(always)]
     pub(super) fn len(&self, lane: usize) -> usize {

@@ -221,6 +221,12 @@ impl Packet {
                 }
                 Self::from_pieces(pieces, job, len, index)
             }
+            Source::Pieces([whole, ..]) if whole.len() == len + TAG_LEN => {
+                let (text, found) = whole.split_at(len);
+                let copied = text.copy_to(job.destination.get_mut(..len).unwrap_or(&mut [])) > 0;
+                found.copy_to(&mut tag);
+                Self { copied, ..Self::in_place(job, len, index) }
+            }
             Source::Pieces(_) => {
                 let copied = job.source.gather_split(job.destination, len, &mut tag) > 0;
                 Self { copied, ..Self::in_place(job, len, index) }
