@@ -19,10 +19,10 @@ usage: scripts/bench.sh PART [OPTION...]
              --rounds N    interleaved samples of each, medians are printed (default 150)
              --functions N lines of each profile (default 12)
              --only WORD   only the ways whose names have WORD in them: 'in,', sockets, ...
-  aead     sealing and opening batches of packets, against ring, aws-lc, OpenSSL and chacha20poly1305; also draws
-           target/bench/aead.svg. OPTIONs are words: only lines that contain them all are measured
+  aead     sealing and opening batches of packets, against ring, aws-lc, OpenSSL, chacha20poly1305, and ipsec-mb where
+           libipsec-mb-dev is installed; also draws target/bench/aead.svg. OPTIONs are words: only lines that contain them all are measured
   cost     what a packet and a chunk cost the driver in instructions, atomics and calls of the kernel, counted by single-stepping
-           it; some minutes
+           it; and memory of a peer
   all      every part, with its defaults
 
 The last figures of all parts, with plots, are in target/bench/report.html.

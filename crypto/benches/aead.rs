@@ -227,6 +227,8 @@ fn contenders(line: &Line) -> Vec<Contender> {
     let mut all = vec![ours(line), ring(line), rustcrypto(line)];
     #[cfg(feature = "peers")]
     all.extend([peers::aws_lc(line), peers::openssl(line)]);
+    #[cfg(ipsec_mb)]
+    all.push(peers::ipsec_mb(line));
     all
 }
 

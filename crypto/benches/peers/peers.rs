@@ -1,4 +1,5 @@
-//! The peers that are C: aws-lc and OpenSSL, a packet at a time in place, each with its own choice of code.
+//! The peers that are C: aws-lc, OpenSSL, and ipsec-mb where it is installed; a packet at a time in place, each
+//! with its own choice of code.
 
 use std::hint::black_box;
 use std::time::Instant;
@@ -69,4 +70,53 @@ pub(super) fn openssl(line: &Line) -> Contender {
         begun.elapsed()
     };
     Contender { name: "OpenSSL", run: Box::new(run) }
+}
+
+#[cfg(ipsec_mb)]
+mod ipsec_mb {
+    use std::ffi::c_void;
+
+    unsafe extern "C" {
+        pub(super) fn ipsec_mb_new() -> *mut c_void;
+        pub(super) fn ipsec_mb_crypt(
+            manager: *mut c_void,
+            opens: i32,
+            key: *const u8,
+            nonce: *const u8,
+            text: *mut u8,
+            len: u64,
+            tag: *mut u8,
+        );
+    }
+}
+
+/// Intel's `ipsec-mb`, by its direct calls.
+#[cfg(ipsec_mb)]
+pub(super) fn ipsec_mb(line: &Line) -> Contender {
+    let (opens, lens) = (line.opens, line.lens());
+    let keys = line.keys_of_packets();
+    // SAFETY: no precondition.
+    let manager = unsafe { ipsec_mb::ipsec_mb_new() };
+    assert!(!manager.is_null(), "memory");
+    let run = move |arena: &mut Arena, counter: u64| {
+        let begun = Instant::now();
+        for (index, key) in keys.iter().enumerate() {
+            let nonce = nonce(counter + index as u64);
+            let (text, found) = arena.packet(index).split_at_mut(lens[index]);
+            let (mut tag, len) = ([0; TAG_LEN], text.len() as u64);
+            let (key, nonce, text) = (key.as_ptr(), nonce.as_ptr(), text.as_mut_ptr());
+            // SAFETY: a manager, a key of 32 bytes, a nonce of 12, a text, and room for a tag.
+            unsafe {
+                let tag = tag.as_mut_ptr();
+                ipsec_mb::ipsec_mb_crypt(manager, opens.into(), key, nonce, text, len, tag);
+            }
+            if opens {
+                assert_eq!(found[..TAG_LEN], tag, "authentic");
+            } else {
+                found.copy_from_slice(&tag);
+            }
+        }
+        begun.elapsed()
+    };
+    Contender { name: "ipsec-mb", run: Box::new(run) }
 }
