@@ -179,12 +179,13 @@ impl Engine for IfmaTier<'_> {
     }
 }
 
-/// How many packets are authenticated before any text is touched: of those that have `long` bytes, eight
-/// side by side. The others' turn comes beside the rounds of those.
+/// How many packets are authenticated before any text is touched: side by side those that have less than
+/// `long` bytes, and eight at least. The others' turn comes beside the rounds of those.
 fn first_to_open(group: &Group<'_, '_>, long: usize) -> usize {
     let packets = group.packets();
-    let beside = packets.iter().all(|packet| packet.len() >= long);
-    if beside { packets.len().min(8) } else { packets.len() }
+    // They come shortest first.
+    let first = packets.iter().position(|packet| packet.len() >= long);
+    first.map_or(packets.len(), |first| first.max(8).min(packets.len()))
 }
 
 /// Eight lanes in YMM registers.
