@@ -328,7 +328,7 @@ NTSTATUS NTAPI KeSaveExtendedProcessorState(ULONG64 Mask, PXSTATE_SAVE XStateSav
 VOID NTAPI KeRestoreExtendedProcessorState(PXSTATE_SAVE XStateSave);
 
 VOID NTAPI MmBuildMdlForNonPagedPool(PMDL MemoryDescriptorList);
-ULONG NTAPI MmIsDriverVerifying(PDRIVER_OBJECT DriverObject);
+LOGICAL NTAPI MmIsDriverVerifying(PDRIVER_OBJECT DriverObject);
 PVOID NTAPI MmMapLockedPagesSpecifyCache(PMDL MemoryDescriptorList, KPROCESSOR_MODE AccessMode, MEMORY_CACHING_TYPE CacheType, PVOID RequestedAddress, ULONG BugCheckOnFailure, ULONG Priority);
 
 NTSTATUS NTAPI ObReferenceObjectByHandle(HANDLE Handle, ACCESS_MASK DesiredAccess, POBJECT_TYPE ObjectType, KPROCESSOR_MODE AccessMode, PVOID *Object, POBJECT_HANDLE_INFORMATION HandleInformation);

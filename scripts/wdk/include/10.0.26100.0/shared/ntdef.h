@@ -22,6 +22,7 @@ typedef unsigned int ULONG, *PULONG;
 typedef long LONG, *PLONG;
 typedef unsigned long ULONG, *PULONG;
 #endif
+typedef ULONG LOGICAL;
 typedef long long LONGLONG, LONG_PTR;
 typedef unsigned long long ULONGLONG, ULONG64, *PULONG64, ULONG_PTR, *PULONG_PTR;
 typedef ULONG_PTR KAFFINITY, KSPIN_LOCK, *PKSPIN_LOCK;
