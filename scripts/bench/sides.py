@@ -104,8 +104,9 @@ class Link:
             if self.command:
                 self.a.configure(self.b)
                 self.b.configure(self.a)
-            # The first may find a tunnel that has only just come up.
-            if self.a.inside("ping", "-c", "5", "-i", "0.2", "-W", "2", self.address, check=False).returncode:
+            # The other end may only just be coming up: what finds it closed is tried again after five seconds, by the protocol.
+            ping = ("ping", "-c", "1", "-W", "1", self.address)
+            if all(self.a.inside(*ping, check=False).returncode for _ in range(12)):
                 raise RuntimeError("no ping went through")
         except BaseException:
             self.__exit__()
