@@ -114,8 +114,8 @@ def main():
         os.makedirs(options.out, exist_ok=True)
         with open(os.path.join(options.out, "tunnel.json"), "w") as file:
             json.dump(list(rows(medians)), file, indent=1)
-    print(f"\n{OURS}: sure figures, without segmentation into the adapter; {GRANTED}: if Windows grants it; neither has any\n"
-          "outside that the driver knows of")
+    print(f"\n{OURS}: without segmentation into the adapter; {GRANTED}: if Windows grants that. Offloads outside are used where\n"
+          "--policy OuterSegmentation=1, OuterCoalescing=1 ask for them")
 
 
 if __name__ == "__main__":
