@@ -5,6 +5,9 @@
 //!
 //! Source: RFC 1071; RFC 8200 section 8.1 for the pseudo header.
 
+/// IP's number of UDP.
+pub(crate) const UDP: u8 = 17;
+
 /// The sum of RFC 1071, not folded, of words as this machine reads them.
 pub(crate) fn sum(bytes: &[u8]) -> u64 {
     let (words, rest) = bytes.as_chunks::<4>();
@@ -26,4 +29,24 @@ pub(crate) fn fold(mut sum: u64) -> u16 {
 pub(crate) fn pseudo(addresses: &[u8], protocol: u8, len: usize) -> u64 {
     let [.., b, c, d] = (len as u32).to_be_bytes();
     sum(addresses) + sum(&[0, b, c, d]) + sum(&[0, 0, 0, protocol])
+}
+
+/// The checksum a sum makes; in UDP never 0, which would say that there is none.
+pub(crate) fn finish(protocol: u8, sum: u64) -> u16 {
+    match !fold(sum) {
+        0 if protocol == UDP => 0xFFFF,
+        checksum => checksum,
+    }
+}
+
+/// Writes length and checksum of an IP header whose transport header is at `l4`, for a packet of `len` bytes.
+pub(crate) fn finish_ip(packet: &mut [u8], l4: usize, len: usize) {
+    if packet[0] >> 4 == 6 {
+        packet[4..6].copy_from_slice(&((len - 40) as u16).to_be_bytes());
+        return;
+    }
+    packet[2..4].copy_from_slice(&(len as u16).to_be_bytes());
+    packet[10..12].copy_from_slice(&[0, 0]);
+    let checksum = !fold(sum(&packet[..l4]));
+    packet[10..12].copy_from_slice(&checksum.to_ne_bytes());
 }

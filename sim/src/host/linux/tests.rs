@@ -4,10 +4,9 @@ use proptest::prelude::*;
 
 use super::merge::merge;
 use super::vnet::{
-    GSO_ECN, GSO_TCP4, GSO_TCP6, GSO_UDP, HEADER, NEEDS_CSUM, TCP, UDP, VnetHeader, addresses,
-    finish, finish_ip,
+    GSO_ECN, GSO_TCP4, GSO_TCP6, GSO_UDP, HEADER, NEEDS_CSUM, TCP, VnetHeader, addresses,
 };
-use crate::checksum::{fold, pseudo, sum};
+use crate::checksum::{UDP, finish, finish_ip, fold, pseudo, sum};
 use crate::nt::netcx::segmentation::{Cut, cut};
 
 /// A packet of `payload` in a flow; `vary` changes the packet before its checksums are made.

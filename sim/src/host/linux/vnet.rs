@@ -6,7 +6,7 @@
 //!
 //! Source: `include/uapi/linux/virtio_net.h`, `include/uapi/linux/if_tun.h`.
 
-use crate::checksum::{fold, sum};
+use crate::checksum::{UDP, finish, sum};
 
 /// Bytes of the header.
 pub const HEADER: usize = 10;
@@ -25,8 +25,6 @@ pub const GSO_ECN: u8 = 0x80;
 
 /// IP's number of TCP.
 pub const TCP: u8 = 6;
-/// IP's number of UDP.
-pub const UDP: u8 = 17;
 /// Where the checksum is in a TCP and in a UDP header.
 pub const TCP_CHECKSUM: usize = 16;
 /// See [`TCP_CHECKSUM`].
@@ -114,30 +112,9 @@ impl VnetHeader {
     }
 }
 
-/// The checksum a sum makes; in UDP never 0, which would say that there is none.
-#[must_use]
-pub fn finish(protocol: u8, sum: u64) -> u16 {
-    match !fold(sum) {
-        0 if protocol == UDP => 0xFFFF,
-        checksum => checksum,
-    }
-}
-
 /// The addresses in an IP header of 20 bytes or 40.
 #[must_use]
 pub fn addresses(packet: &[u8]) -> &[u8] {
     let range = if packet.first().is_some_and(|first| first >> 4 == 6) { 8..40 } else { 12..20 };
     packet.get(range).unwrap_or_default()
-}
-
-/// Writes length and checksum of an IP header whose transport header is at `l4`, for a packet of `len` bytes.
-pub fn finish_ip(packet: &mut [u8], l4: usize, len: usize) {
-    if packet[0] >> 4 == 6 {
-        packet[4..6].copy_from_slice(&((len - 40) as u16).to_be_bytes());
-        return;
-    }
-    packet[2..4].copy_from_slice(&(len as u16).to_be_bytes());
-    packet[10..12].copy_from_slice(&[0, 0]);
-    let checksum = !fold(sum(&packet[..l4]));
-    packet[10..12].copy_from_slice(&checksum.to_ne_bytes());
 }

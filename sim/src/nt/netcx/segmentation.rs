@@ -142,8 +142,12 @@ impl Cut {
         let Some(segment) = into.get_mut(..len) else { return Some(into.len()) };
         segment[..self.headers].copy_from_slice(&packet[..self.headers]);
         segment[self.headers..].copy_from_slice(&packet[from..from + payload]);
-        self.finish_ip(segment, number);
         let l4 = usize::from(self.layout.layer3_length);
+        if is_ipv4(self.layout.layer3_type) {
+            let id = u16::from_be_bytes([segment[4], segment[5]]).wrapping_add(number);
+            segment[4..6].copy_from_slice(&id.to_be_bytes());
+        }
+        checksum::finish_ip(segment, l4, len);
         let transport = &mut segment[l4..];
         if self.layout.layer4_type == TCP {
             let sequence = transport[4..].first_chunk().copied().map_or(0, u32::from_be_bytes);
@@ -157,29 +161,10 @@ impl Cut {
         if let Some(at) = checksum_at(segment, self.layout) {
             segment[at..at + 2].fill(0);
             let sum = pseudo(segment, self.layout, len - l4) + checksum::sum(&segment[l4..]);
-            let checksum = match !checksum::fold(sum) {
-                0 if self.layout.layer4_type == UDP => 0xFFFF,
-                checksum => checksum,
-            };
+            let checksum = checksum::finish(protocol(self.layout), sum);
             segment[at..at + 2].copy_from_slice(&checksum.to_ne_bytes());
         }
         Some(len)
-    }
-
-    fn finish_ip(&self, segment: &mut [u8], number: u16) {
-        if is_ipv6(self.layout.layer3_type) {
-            let after = (segment.len() - 40) as u16;
-            segment[4..6].copy_from_slice(&after.to_be_bytes());
-            return;
-        }
-        let total = segment.len() as u16;
-        let id = u16::from_be_bytes([segment[4], segment[5]]).wrapping_add(number);
-        segment[2..4].copy_from_slice(&total.to_be_bytes());
-        segment[4..6].copy_from_slice(&id.to_be_bytes());
-        segment[10..12].fill(0);
-        let header = &segment[..usize::from(self.layout.layer3_length)];
-        let checksum = !checksum::fold(checksum::sum(header));
-        segment[10..12].copy_from_slice(&checksum.to_ne_bytes());
     }
 }
 
@@ -203,9 +188,13 @@ fn checksum_at(packet: &[u8], layout: Layout) -> Option<usize> {
 
 /// The sum of the pseudo header.
 fn pseudo(packet: &[u8], layout: Layout, len: usize) -> u64 {
-    let protocol = if layout.layer4_type == TCP { 6 } else { 17 };
     let addresses = if is_ipv6(layout.layer3_type) { 8..40 } else { 12..20 };
-    checksum::pseudo(&packet[addresses], protocol, len)
+    checksum::pseudo(&packet[addresses], protocol(layout), len)
+}
+
+/// IP's number of the transport.
+fn protocol(layout: Layout) -> u8 {
+    if layout.layer4_type == TCP { 6 } else { checksum::UDP }
 }
 
 #[cfg(test)]
