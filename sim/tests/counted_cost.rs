@@ -7,160 +7,56 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::net::IpAddr;
+use std::path::PathBuf;
 
 use abi::policy::Policy;
-use sim::host::Outer;
 use sim::host::memory::Network;
-use sim::host::memory::packet::{Packet, Payload};
-use sim::host::memory::pair::{PORT, Station};
-use sim::host::null::{Mode, Null, fill};
+use sim::host::polled::{End, Polled};
 use sim::host::routes::Prefix;
-use sim::nt::machine::{Machine, Options};
+use sim::nt::machine::Options;
 use sim::verifier::schedule::{Mode as Time, World};
 use sim::verifier::steps::{Counted, count};
 
-const PATIENCE: Duration = Duration::from_secs(10);
 /// Packets of a chunk.
 const CHUNK: usize = 32;
 /// Bytes of each packet.
 const SIZE: usize = 64;
 
-struct End {
-    station: Station,
-    outer: Arc<Null>,
-    received: Arc<AtomicU64>,
+fn driver() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target/driver/penstock.sys")
 }
 
-impl End {
-    fn boot(world: &Arc<World>, network: &Network, number: u8, options: &Options) -> Self {
-        let driver = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/driver/penstock.sys");
-        let mut outer = None;
-        let wrap = |host| {
-            let null = Null::new(host);
-            outer = Some(null.clone());
-            null as Arc<dyn Outer>
-        };
-        let station =
-            Station::boot_behind(world, network, number, options.clone(), &driver, wrap).unwrap();
-        Self { station, outer: outer.unwrap(), received: Arc::default() }
-    }
-
-    fn machine(&self) -> &Machine {
-        self.station.computer().machine()
-    }
-
-    fn poll(&self) {
-        self.station.tunnel().adapter().poll_here(self.machine());
-    }
+/// Puts so many packets into the ring.
+fn put(ends: &Polled, packets: usize) {
+    assert_eq!(ends.put(&ends.packet(SIZE), packets), packets);
 }
 
-/// Both ends, warm.
-struct Ends {
-    from: End,
-    to: End,
+/// Has the driver send so many packets of its ring.
+fn send(ends: &Polled, packets: usize) -> Counted {
+    put(ends, packets);
+    let sent = ends.from.outer.sent();
+    let counted = count(ends.from.machine(), || ends.from.poll());
+    assert!(ends.from.outer.sent() - sent >= packets as u64, "one thread sends all of them");
+    counted
 }
 
-impl Ends {
-    fn boot(world: &Arc<World>, network: &Network, policies: &[(Policy, u32)]) -> Self {
-        let parameters = policies.iter().map(|(policy, value)| (policy.name().to_owned(), *value));
-        let options = Options {
-            cpus: 1,
-            verified: false,
-            parameters: parameters.collect(),
-            choices: [("GSO_IS_GRANTED".to_owned(), false)].into(),
-            ..Options::default()
-        };
-        let [from, to] = [1, 2].map(|number| End::boot(world, network, number, &options));
-        for (one, other) in [(&from, &to), (&to, &from)] {
-            one.station.set_peers(&[other.station.as_peer().unwrap()]).unwrap();
-            one.station.set_up(true).unwrap();
-        }
-        for _ in 0..20 {
-            assert!(from.station.endpoint().ping(to.station.inner()[0], 56, PATIENCE).is_some());
-        }
-        for end in [&from, &to] {
-            let received = end.received.clone();
-            let adapter = end.station.tunnel().adapter();
-            adapter.on_receive(move |packets| {
-                received.fetch_add(packets.len() as u64, Ordering::Relaxed);
-            });
-            adapter.poll_by_hand(end.machine(), true);
-            end.outer.set_mode(Mode::Count);
-        }
-        Self { from, to }
-    }
+/// Lands so many datagrams at once, and has the driver deliver them.
+fn receive(ends: &Polled, packets: usize) -> Counted {
+    let mut counted = Counted::default();
+    land(ends, packets, |body| counted = count(ends.to.machine(), body));
+    counted
+}
 
-    fn packet(&self) -> Vec<u8> {
-        let [source, destination]: [IpAddr; 2] =
-            [&self.from, &self.to].map(|end| end.station.inner()[0]);
-        let payload = Payload::Datagram { ports: (4000, 4001), data: vec![0x5A; SIZE - 28] };
-        Packet { source, destination, payload }.to_bytes()
-    }
-
-    /// Has the driver send so many packets of its ring.
-    fn send(&self, packets: usize) -> Counted {
-        self.put(packets);
-        let sent = self.from.outer.sent();
-        let counted = count(self.from.machine(), || self.from.poll());
-        assert!(self.from.outer.sent() - sent >= packets as u64, "one thread sends all of them");
-        counted
-    }
-
-    /// Lands so many datagrams at once, and has the driver deliver them.
-    fn receive(&self, packets: usize) -> Counted {
-        let mut counted = Counted::default();
-        self.land(packets, |body| counted = count(self.to.machine(), body));
-        counted
-    }
-
-    /// Sends and receives so many, to no other end.
-    fn pass(&self, packets: usize) {
-        self.land(packets, |body| body());
-    }
-
-    fn land(&self, packets: usize, around: impl FnOnce(&mut dyn FnMut())) {
-        self.from.outer.set_mode(Mode::Record);
-        self.put(packets);
-        self.from.poll();
-        self.from.outer.set_mode(Mode::Count);
-        let datagrams = self.from.outer.take_recorded();
-        let end = &self.to;
-        let landing = end.outer.landing().unwrap();
-        let remote = SocketAddr::new(self.from.station.outer()[0], PORT);
-        let mut batch = fill(&*landing, &datagrams, remote, end.station.outer()[0]);
-        let before = end.received.load(Ordering::Relaxed);
-        around(&mut || {
-            landing.landed(&mut batch);
-            end.poll();
-        });
-        let received = end.received.load(Ordering::Relaxed) - before;
-        assert_eq!(received, packets as u64, "one thread delivers all of them");
-    }
-
-    /// Puts so many packets into the ring.
-    fn put(&self, packets: usize) {
-        let (end, packet) = (&self.from, self.packet());
-        let mut left = packets;
-        let taken = end.station.tunnel().adapter().send_with(end.machine(), |buffer| {
-            left = left.checked_sub(1)?;
-            buffer[..packet.len()].copy_from_slice(&packet);
-            Some((packet.len(), 0))
-        });
-        assert_eq!(taken, Ok(packets));
-    }
-
-    fn shut_down(self) {
-        for end in [self.from, self.to] {
-            end.station.tunnel().adapter().poll_by_hand(end.machine(), false);
-            end.outer.set_mode(Mode::Pass);
-            assert!(end.station.shut_down().unwrap().is_empty());
-        }
-    }
+fn land(ends: &Polled, packets: usize, around: impl FnOnce(&mut dyn FnMut())) {
+    let before = ends.to.received();
+    let send = || {
+        put(ends, packets);
+        ends.from.poll();
+    };
+    ends.land(send, packets, around);
+    let received = ends.to.received() - before;
+    assert_eq!(received, packets as u64, "one thread delivers all of them");
 }
 
 /// What `more` has besides `less`, for each of `parts`; what is below zero is none.
@@ -225,13 +121,20 @@ fn look(name: &str, bound: &Bound, run: impl Fn(usize) -> Counted) {
 }
 
 /// Both ends with some policies, warm, and what one of their ways costs.
-fn with_ends(policies: &[(Policy, u32)], body: impl FnOnce(&Ends)) {
+fn with_ends(policies: &[(Policy, u32)], body: impl FnOnce(&Polled)) {
     let world = World::new(Time::Parallel);
     let _main = world.enter("main");
-    let network = Network::new(&world);
-    let ends = Ends::boot(&world, &network, policies);
+    let parameters = policies.iter().map(|(policy, value)| (policy.name().to_owned(), *value));
+    let options = Options {
+        cpus: 1,
+        verified: false,
+        parameters: parameters.collect(),
+        choices: [("GSO_IS_GRANTED".to_owned(), false)].into(),
+        ..Options::default()
+    };
+    let ends = Polled::boot(&world, &options, &driver());
     for _ in 0..4 {
-        ends.pass(8 * CHUNK);
+        land(&ends, 8 * CHUNK, |body| body());
     }
     body(&ends);
     ends.shut_down();
@@ -241,10 +144,10 @@ fn with_ends(policies: &[(Policy, u32)], body: impl FnOnce(&Ends)) {
 fn sockets() {
     with_ends(&[(Policy::FastPath, 0)], |ends| {
         let bound = Bound { packet: 0.0, chunk: 60.0 };
-        look("out, sockets", &bound, |packets| ends.send(packets));
+        look("out, sockets", &bound, |packets| send(ends, packets));
         // A buffer at a time comes back from NetAdapterCx.
         let bound = Bound { packet: 2.0, chunk: 60.0 };
-        look("in, sockets", &bound, |packets| ends.receive(packets));
+        look("in, sockets", &bound, |packets| receive(ends, packets));
     });
 }
 
@@ -256,7 +159,7 @@ fn a_peer_takes_few_bytes() {
     let _main = world.enter("main");
     let network = Network::new(&world);
     let options = Options { cpus: 2, verified: false, ..Options::default() };
-    let end = End::boot(&world, &network, 1, &options);
+    let end = End::boot(&world, &network, 1, &options, &driver());
     let used = || end.machine().pool_use().bytes as f64;
     let peers = |from: u32, to: u32| -> Vec<_> {
         let made = (from..to).map(|number| {

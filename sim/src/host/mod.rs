@@ -19,6 +19,7 @@ pub mod computer;
 pub mod linux;
 pub mod memory;
 pub mod null;
+pub mod polled;
 pub mod routes;
 pub mod uapi;
 
