@@ -44,14 +44,7 @@ pub(super) fn measure(tier: Tier) -> Row {
         }
         theirs.push(start.elapsed().as_nanos() as f64 / MESSAGES as f64);
     }
-    let (ours, theirs) = (median(&mut ours), median(&mut theirs));
-    println!(
-        "mac1, refused: ours {ours:.1}  blake2 {theirs:.1} ({:.2}x), {:.1} million a second",
-        theirs / ours,
-        1e3 / ours
-    );
-    let (what, size) = ("mac1, refused".into(), COVERED.to_string());
-    Row { what, size, unit: "ns/message", ours, peer: "blake2", theirs }
+    row("mac1, refused", COVERED, ours, theirs)
 }
 
 /// Copies of datagrams, as the driver keeps them for a worker.
@@ -100,12 +93,17 @@ pub(super) fn measure_queue(tier: Tier) -> Row {
         theirs.push(start.elapsed().as_nanos() as f64 / MESSAGES as f64);
         assert_eq!(forged, MESSAGES);
     }
+    row("mac1, queued and refused", INITIATION_LEN, ours, theirs)
+}
+
+/// The medians of both, in ns a message of `size` bytes, printed and as a row.
+fn row(what: &str, size: usize, mut ours: Vec<f64>, mut theirs: Vec<f64>) -> Row {
     let (ours, theirs) = (median(&mut ours), median(&mut theirs));
     println!(
-        "mac1, queued and refused: ours {ours:.1}  blake2 {theirs:.1} ({:.2}x), {:.1} million a second",
+        "{what}: ours {ours:.1}  blake2 {theirs:.1} ({:.2}x), {:.1} million a second",
         theirs / ours,
         1e3 / ours
     );
-    let (what, size) = ("mac1, queued and refused".into(), INITIATION_LEN.to_string());
+    let (what, size) = (what.into(), size.to_string());
     Row { what, size, unit: "ns/message", ours, peer: "blake2", theirs }
 }

@@ -87,8 +87,7 @@ pub fn maximum() -> u32 {
 /// Source: <https://learn.microsoft.com/windows-hardware/drivers/ddi/wdm/nf-wdm-kegetcurrentprocessornumberex>
 #[must_use]
 pub fn current(_level: &Dispatch<'_>) -> u32 {
-    // SAFETY: only reads; null means that the group is not asked for.
-    unsafe { KeGetCurrentProcessorNumberEx(ptr::null_mut()) }
+    nearby()
 }
 
 /// The index of the processor this runs on, or ran on a moment ago: for choosing among things of which

@@ -117,6 +117,15 @@ fn nothing_lost(pair: &Pair, why: &str) {
     }
 }
 
+/// What one gave its driver the other was given by its own, both ways.
+fn everything_arrived(pair: &Pair, why: &str) {
+    let [one, other] = [&pair.alpha, &pair.beta].map(Ledger::of);
+    for (one, other) in [(&one, &other), (&other, &one)] {
+        let (sent, got) = (Counter::PacketsOut, Counter::PacketsIn);
+        assert_eq!(one.counter(sent), other.counter(got), "{why}\n{one}\n{other}");
+    }
+}
+
 #[test]
 fn datagrams_of_one_length_leave_as_one() {
     for (seed, outer, mixed) in [(1, 0, false), (2, 0, true), (3, 1, false), (4, 1, true)] {
@@ -318,11 +327,7 @@ fn policy_changes_under_load_and_nothing_is_lost() {
             drop(load);
             pair.world.sleep(Duration::from_secs(1));
             nothing_lost(pair, &format!("seed {seed}"));
-            let [one, other] = [&pair.alpha, &pair.beta].map(Ledger::of);
-            for (one, other) in [(&one, &other), (&other, &one)] {
-                let (sent, got) = (Counter::PacketsOut, Counter::PacketsIn);
-                assert_eq!(one.counter(sent), other.counter(got), "seed {seed}\n{one}\n{other}");
-            }
+            everything_arrived(pair, &format!("seed {seed}"));
         });
     }
 }
@@ -439,11 +444,7 @@ fn coalescing_comes_and_goes_under_load() {
                 assert_eq!(after > before, wanted == 1, "{why}: {before}, {after}");
             }
             nothing_lost(pair, &format!("seed {seed}"));
-            let [one, other] = [&pair.alpha, &pair.beta].map(Ledger::of);
-            for (one, other) in [(&one, &other), (&other, &one)] {
-                let (sent, got) = (Counter::PacketsOut, Counter::PacketsIn);
-                assert_eq!(one.counter(sent), other.counter(got), "seed {seed}\n{one}\n{other}");
-            }
+            everything_arrived(pair, &format!("seed {seed}"));
         });
     }
 }
