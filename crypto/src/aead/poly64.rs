@@ -35,7 +35,7 @@ impl Chain {
         let wide = |a: u64, b: u64| u128::from(a) * u128::from(b);
         let [h0, h1, h2] = self.sum;
         let (sum, carry) = join(h0, h1).overflowing_add(block);
-        // At most 6 before the multiplication: see the end of this function.
+        // At most 7 before the multiplication: see the end of this function, and `rounds256`.
         let h2 = h2 + u64::from(carry) + 1;
         let (h0, h1) = (sum as u64, (sum >> 64) as u64);
         // r0 and r1 are below 2^60, so none of these sums passes 2^128.

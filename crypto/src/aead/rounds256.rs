@@ -25,85 +25,105 @@ macro_rules! double_round_by {
     };
 }
 
-/// A block of Poly1305, as `poly64::Chain::take` does it: the block at `offset` of the text is added
-/// to the sum in `h0`, `h1` and `{h2}`, and the product with `r` is left in `o0`, `o1` and `{h2}`.
+/// A block of Poly1305, as `poly64::Chain::take` does it, but for its last additions, which the next
+/// block does: there they are off the way from one product to the next.
+///
+/// In `o0`, `o1` and `{h2}` is the sum; still to be added to it are `n0` times 2^64, and `rax`, which is
+/// what was above 2^130. With that and the block at `offset` of the text it is multiplied by `r`. The
+/// product is left in `n0`, `n1` and `{h2}` in the same way: `o0` times 2^64 and `rax` are still to be
+/// added. So at most 6 are in `{h2}` before the multiplication: 3 of the product, the bit above the
+/// block, and two carries.
 macro_rules! mac_block {
-    ($offset:literal, $h0:literal $h1:literal $o0:literal $o1:literal) => {
+    ($offset:literal, $o0:literal $o1:literal $n0:literal $n1:literal) => {
         concat!(
             "add ",
-            $h0,
+            $o0,
             ", [{text} + ",
             $offset,
             "]\n",
             "adc ",
-            $h1,
-            ", [{text} + ",
-            $offset,
-            " + 8]\n",
-            "adc {h2}, 1\n",
-            "mov rax, ",
-            $h0,
-            "\n",
-            "mul qword ptr [{chain} + {r0}]\n",
-            "mov ",
-            $o0,
-            ", rax\n",
-            "mov ",
             $o1,
-            ", rdx\n",
-            "mov rax, ",
-            $h0,
+            ", ",
+            $n0,
             "\n",
-            "mul qword ptr [{chain} + {r1}]\n",
-            "mov ",
-            $h0,
-            ", rax\n",
-            "mov {d}, rdx\n",
-            "mov rax, ",
-            $h1,
-            "\n",
-            "mul qword ptr [{chain} + {r0}]\n",
-            "add ",
-            $h0,
-            ", rax\n",
-            "adc {d}, rdx\n",
-            "mov rax, ",
-            $h1,
-            "\n",
-            "mul qword ptr [{chain} + {s1}]\n",
+            "adc {h2}, 1\n",
             "add ",
             $o0,
             ", rax\n",
             "adc ",
             $o1,
+            ", [{text} + ",
+            $offset,
+            " + 8]\n",
+            "adc {h2}, 0\n",
+            "mov rax, ",
+            $o0,
+            "\n",
+            "mul qword ptr [{chain} + {r0}]\n",
+            "mov ",
+            $n0,
+            ", rax\n",
+            "mov ",
+            $n1,
+            ", rdx\n",
+            "mov rax, ",
+            $o0,
+            "\n",
+            "mul qword ptr [{chain} + {r1}]\n",
+            "mov ",
+            $o0,
+            ", rax\n",
+            "mov {d}, rdx\n",
+            "mov rax, ",
+            $o1,
+            "\n",
+            "mul qword ptr [{chain} + {r0}]\n",
+            "add ",
+            $o0,
+            ", rax\n",
+            "adc {d}, rdx\n",
+            "mov rax, ",
+            $o1,
+            "\n",
+            "mul qword ptr [{chain} + {s1}]\n",
+            "add ",
+            $n0,
+            ", rax\n",
+            "adc ",
+            $n1,
             ", rdx\n",
             "mov rax, {h2}\n",
             "imul rax, [{chain} + {s1}]\n",
             "imul {h2}, [{chain} + {r0}]\n",
             "add ",
-            $h0,
-            ", rax\n",
-            "adc {h2}, {d}\n",
-            "add ",
-            $o1,
-            ", ",
-            $h0,
-            "\n",
-            "adc {h2}, 0\n",
-            // What is above 2^130 comes back times 5: four times and once.
-            "mov rax, {h2}\n",
-            "mov rdx, {h2}\n",
-            "and rax, -4\n",
-            "shr rdx, 2\n",
-            "and {h2:e}, 3\n",
-            "add rax, rdx\n",
-            "add ",
             $o0,
             ", rax\n",
-            "adc ",
-            $o1,
-            ", 0\n",
+            "adc {h2}, {d}\n",
+            // What is above 2^130 comes back times 5.
+            "mov rax, {h2}\n",
+            "shr rax, 2\n",
+            "and {h2:e}, 3\n",
+            "lea rax, [rax + 4 * rax]\n",
+        )
+    };
+}
+
+/// Before the first of such blocks.
+macro_rules! begin_blocks {
+    () => {
+        "xor eax, eax\n xor {t0:e}, {t0:e}\n"
+    };
+}
+
+/// What is left of the last of an even number of blocks. At most 5 are in `{h2}` then.
+macro_rules! end_blocks {
+    () => {
+        concat!(
+            "add {h1}, {t0}\n",
             "adc {h2}, 0\n",
+            "add {h0}, rax\n",
+            "adc {h1}, 0\n",
+            "adc {h2}, 0\n"
         )
     };
 }
@@ -214,11 +234,13 @@ macro_rules! rounds_by {
         core::arch::asm!(
             "test {beside:e}, {beside:e}",
             "jz 3f",
+            begin_blocks!(),
             "2:",
             double_round_by!($half, mac_block),
             "add {text}, 64",
             "dec {beside:e}",
             "jnz 2b",
+            end_blocks!(),
             "3:",
             "test {alone:e}, {alone:e}",
             "jz 5f",
