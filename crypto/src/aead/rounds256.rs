@@ -32,7 +32,7 @@ macro_rules! double_round_by {
 /// what was above 2^130. With that and the block at `offset` of the text it is multiplied by `r`. The
 /// product is left in `n0`, `n1` and `{h2}` in the same way: `o0` times 2^64 and `rax` are still to be
 /// added. So at most 6 are in `{h2}` before the multiplication: 3 of the product, the bit above the
-/// block, and two carries.
+/// block, and two carries; and at most 7 in the first of several blocks.
 macro_rules! mac_block {
     ($offset:literal, $o0:literal $o1:literal $n0:literal $n1:literal) => {
         concat!(
@@ -124,6 +124,31 @@ macro_rules! end_blocks {
             "add {h0}, rax\n",
             "adc {h1}, 0\n",
             "adc {h2}, 0\n"
+        )
+    };
+}
+
+/// So many times two blocks of Poly1305, at least two, of `$text` with nothing beside them.
+macro_rules! block_pairs {
+    ($chain:ident, $text:ident, $pairs:ident) => {
+        core::arch::asm!(
+            begin_blocks!(),
+            "2:",
+            mac_block!(0, "{h0}" "{h1}" "{t0}" "{t1}"),
+            mac_block!(16, "{t0}" "{t1}" "{h0}" "{h1}"),
+            "add {text}, 32",
+            "dec {pairs}",
+            "jnz 2b",
+            end_blocks!(),
+            pairs = inout(reg) $pairs => _,
+            chain = in(reg) &raw const *$chain,
+            text = inout(reg) $text => _,
+            h0 = inout(reg) $chain.sum[0], h1 = inout(reg) $chain.sum[1], h2 = inout(reg) $chain.sum[2],
+            t0 = out(reg) _, t1 = out(reg) _, d = out(reg) _, out("rax") _, out("rdx") _,
+            r0 = const core::mem::offset_of!(Chain, r0),
+            r1 = const core::mem::offset_of!(Chain, r1),
+            s1 = const core::mem::offset_of!(Chain, s1),
+            options(nostack),
         )
     };
 }
