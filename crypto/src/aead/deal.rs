@@ -71,6 +71,12 @@ impl<const N: usize> Lanes<N> {
         self.packet[0] == self.packet[N - 1]
     }
 
+    /// Whether all lanes are of one packet, and of 64 bytes of text that lie together.
+    #[inline(always)]
+    pub(super) fn are_whole(&self) -> bool {
+        self.are_of_one_packet() && self.block[0] > 0 && self.rest == [BLOCK_LEN as u8; N]
+    }
+
     /// The lane's packet and where in its text the block starts; `None` for block 0.
     #[inline(always)]
     pub(super) fn place(&self, lane: usize) -> (usize, Option<usize>) {

@@ -165,6 +165,18 @@ fn finish_one<R: Register<N>, const N: usize>(
     let packet = *group.packet(usize::from(lanes.packet[0]));
     // Of lane 0; before the text if that is block 0.
     let start = (BLOCK_LEN * usize::from(lanes.block[0])).wrapping_sub(BLOCK_LEN);
+    if lanes.are_whole() {
+        for (part, words) in state.as_chunks::<N>().0.iter().enumerate() {
+            for (lane, stream) in R::transpose(*words).into_iter().enumerate() {
+                let at = start + BLOCK_LEN * lane + 4 * N * part;
+                // SAFETY: by the invariants of `Lanes` and `Packet` the source has 64 bytes here.
+                let text = unsafe { stream.xor_once(source.wrapping_add(at)) };
+                // SAFETY: by the same the destination has 64 bytes here.
+                unsafe { text.store(packet.destination.wrapping_add(at)) };
+            }
+        }
+        return;
+    }
     // Only the first lane and the last that is not idle can have less than a block.
     let mut edges = [[0; BLOCK_LEN]; 2];
     for (part, words) in state.as_chunks::<N>().0.iter().enumerate() {
