@@ -43,7 +43,10 @@ pub(super) fn open<R: Register<N>, const N: usize>(
     let (mut now, mut next) = (&mut even, &mut odd);
     let mut dealer = Dealer::new(Blocks::Text);
     let (mut judged, mut authentic) = (0, 0);
-    let mut deal = |group: &mut Group<'_, '_>, lanes: &mut Lanes<N>, cursor: &mut Cursor| {
+    let mut deal = |group: &mut Group<'_, '_>,
+                    dealer: &mut Dealer,
+                    lanes: &mut Lanes<N>,
+                    cursor: &mut Cursor| {
         while dealer.ahead(group, judged) < N && judged < group.packets().len() {
             cursor.finish_one(group, judged);
             authentic |= group.reject_forged(judged..cursor.packet);
@@ -51,11 +54,19 @@ pub(super) fn open<R: Register<N>, const N: usize>(
         }
         dealer.deal((), group, lanes, judged)
     };
-    let mut filled = deal(group, now, &mut cursor);
+    let mut filled = deal(group, &mut dealer, now, &mut cursor);
     while filled > 0 {
-        // The next lanes are dealt before the last are done, so that nothing waits for them.
-        filled = deal(group, next, &mut cursor);
+        // The next lanes are dealt before the last are done, so that nothing waits for them; but not if
+        // that takes a tag which this pass brings nearer.
+        let is_ready =
+            cursor.packet == group.packets().len() || dealer.ahead(group, cursor.packet) >= N;
+        if is_ready {
+            filled = deal(group, &mut dealer, next, &mut cursor);
+        }
         R::pass(proof, group, now, &mut cursor, Position::END);
+        if !is_ready {
+            filled = deal(group, &mut dealer, next, &mut cursor);
+        }
         (now, next) = (next, now);
     }
     authentic
