@@ -91,7 +91,7 @@ impl Beside {
     ) -> usize {
         let count = group.packets().len();
         while usize::from(self.judged) < count
-            && dealer.ahead(group, usize::from(self.judged)) < lanes
+            && !dealer.has_ahead(group, usize::from(self.judged), lanes)
         {
             if self.next == self.judged {
                 if self.begun == self.next {

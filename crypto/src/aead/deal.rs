@@ -135,13 +135,20 @@ impl Dealer {
         self.next
     }
 
-    /// How many blocks are left of packets before `limit`.
+    /// Whether at least `lanes` blocks are left of packets before `limit`.
     #[inline(always)]
-    pub(super) fn ahead(&self, group: &Group<'_, '_>, limit: usize) -> usize {
-        let Position { blocks, packet, block } = self.next;
-        let count = |index| Self::end(blocks, group.packet(index).len()) - Self::first(blocks);
-        let dealt = usize::from(block) - Self::first(blocks);
-        (packet.into()..limit).map(count).sum::<usize>().saturating_sub(dealt)
+    pub(super) fn has_ahead(&self, group: &Group<'_, '_>, limit: usize, lanes: usize) -> bool {
+        let Position { blocks, packet, mut block } = self.next;
+        let mut left = lanes;
+        for index in packet.into()..limit {
+            let count = Self::end(blocks, group.packet(index).len()) - usize::from(block);
+            if count >= left {
+                return true;
+            }
+            left -= count;
+            block = Self::first(blocks) as u16;
+        }
+        false
     }
 
     /// The block behind the last of a packet of this length.
@@ -151,6 +158,30 @@ impl Dealer {
 
     fn first(blocks: Blocks) -> usize {
         usize::from(blocks == Blocks::Text)
+    }
+
+    /// Fills `lanes` if the next blocks, of a packet before `limit`, are so many that are whole and lie
+    /// together, and not its last; returns whether they are. So most of a long packet is dealt.
+    #[inline(always)]
+    pub(super) fn deal_whole<P: Put<N>, const N: usize>(
+        &mut self,
+        put: P,
+        group: &Group<'_, '_>,
+        lanes: &mut Lanes<N>,
+        limit: usize,
+    ) -> bool {
+        let Position { packet, block, .. } = self.next;
+        let place = group.packet(packet.into());
+        let is_whole = usize::from(packet) < limit.min(group.packets().len())
+            && block > 0
+            && place.is_together()
+            && (usize::from(block) + N - 1) * BLOCK_LEN < place.len();
+        if is_whole {
+            // INVARIANT: each block starts and ends inside the text.
+            put.blocks(lanes, 0..N, (packet, block, place.source));
+            self.next.block += N as u16;
+        }
+        is_whole
     }
 
     /// Fills `lanes` with the next blocks of packets before `limit`; returns how many there were.

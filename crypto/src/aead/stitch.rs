@@ -47,19 +47,19 @@ pub(super) fn open<R: Register<N>, const N: usize>(
                     dealer: &mut Dealer,
                     lanes: &mut Lanes<N>,
                     cursor: &mut Cursor| {
-        while dealer.ahead(group, judged) < N && judged < group.packets().len() {
+        while !dealer.has_ahead(group, judged, N) && judged < group.packets().len() {
             cursor.finish_one(group, judged);
             authentic |= group.reject_forged(judged..cursor.packet);
             judged = cursor.packet;
         }
-        dealer.deal((), group, lanes, judged)
+        deal_lanes(dealer, group, lanes, judged)
     };
     let mut filled = deal(group, &mut dealer, now, &mut cursor);
     while filled > 0 {
         // The next lanes are dealt before the last are done, so that nothing waits for them; but not if
         // that takes a tag which this pass brings nearer.
         let is_ready =
-            cursor.packet == group.packets().len() || dealer.ahead(group, cursor.packet) >= N;
+            cursor.packet == group.packets().len() || dealer.has_ahead(group, cursor.packet, N);
         if is_ready {
             filled = deal(group, &mut dealer, next, &mut cursor);
         }
@@ -84,14 +84,29 @@ fn pass_all<R: Register<N>, const N: usize>(
     let (mut now, mut next) = (&mut even, &mut odd);
     let mut dealer = Dealer::new(blocks);
     let mut written = dealer.position();
-    let mut filled = dealer.deal((), group, now, GROUP);
+    let mut filled = deal_lanes(&mut dealer, group, now, GROUP);
     while filled > 0 {
         let after = dealer.position();
         // As above.
-        filled = dealer.deal((), group, next, GROUP);
+        filled = deal_lanes(&mut dealer, group, next, GROUP);
         R::pass(proof, group, now, cursor, written);
         (now, next) = (next, now);
         written = after;
+    }
+}
+
+/// As [`Dealer::deal`].
+#[inline(always)]
+fn deal_lanes<const N: usize>(
+    dealer: &mut Dealer,
+    group: &Group<'_, '_>,
+    lanes: &mut Lanes<N>,
+    limit: usize,
+) -> usize {
+    if dealer.deal_whole((), group, lanes, limit) {
+        N
+    } else {
+        dealer.deal((), group, lanes, limit)
     }
 }
 
