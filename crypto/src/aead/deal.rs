@@ -246,6 +246,13 @@ fn find_runs<P: Put<N>, const N: usize>(
     into: Range<usize>,
     lanes: &mut Lanes<N>,
 ) {
+    if packet.len() <= BLOCK_LEN {
+        // A piece ends in its only block.
+        if block + into.len() > 1 {
+            lanes.rest[(into.end - 1) % N] |= IN_PIECES;
+        }
+        return;
+    }
     let mut at = block.saturating_sub(1) * BLOCK_LEN;
     let end = ((block + into.len() - 1) * BLOCK_LEN).min(packet.len());
     let lane = |at: usize| into.start + at / BLOCK_LEN + 1 - block;

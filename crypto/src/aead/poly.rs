@@ -26,10 +26,12 @@ pub(super) struct Schedule<const N: usize, const CHUNK: usize> {
     pub(super) len: [u32; N],
     /// The lanes whose packets lie in pieces, as bits.
     in_pieces: u32,
+    /// Those of which a piece ends in the full chunk that was last looked for.
+    pub(super) parted: u32,
     /// How many chunks there are, without the block of lengths.
     pub(super) chunks: usize,
     /// The chunks in which every packet has all bytes.
-    full: core::ops::Range<usize>,
+    pub(super) full: core::ops::Range<usize>,
 }
 
 impl<const N: usize, const CHUNK: usize> Schedule<N, CHUNK> {
@@ -55,7 +57,7 @@ impl<const N: usize, const CHUNK: usize> Schedule<N, CHUNK> {
             full.start = full.start.max(before.div_ceil(CHUNK));
             full.end = full.end.min((packet.len() + before) / CHUNK);
         }
-        Self { base, packets, lead, len, in_pieces, chunks, full }
+        Self { base, packets, lead, len, in_pieces, parted: 0, chunks, full }
     }
 
     /// The packet that a lane reads.
@@ -73,17 +75,19 @@ impl<const N: usize, const CHUNK: usize> Schedule<N, CHUNK> {
         group.packet(packets.start + if lane < packets.len() { lane } else { 0 })
     }
 
-    /// Up to which chunk every packet has all bytes from this one on, together at [`Schedule::place`].
+    /// Finds where the bytes of a full chunk are, and returns up to which chunk that holds.
     #[inline(always)]
-    pub(super) fn full_from(&mut self, group: &Group<'_, '_>, chunk: usize) -> usize {
-        if !self.full.contains(&chunk) {
-            return chunk;
-        }
+    pub(super) fn find_runs(&mut self, group: &Group<'_, '_>, chunk: usize) -> usize {
         let (mut end, in_pieces) = (self.full.end, self.in_pieces);
+        if in_pieces == 0 {
+            return end;
+        }
+        self.parted = 0;
         for lane in (0..N).filter(|lane| in_pieces >> lane & 1 == 1) {
             let (place, len) = self.packet(group, lane).run(self.start(lane, chunk));
             self.base[lane] = place.wrapping_sub(CHUNK * chunk);
-            end = end.min(chunk + len / CHUNK);
+            end = end.min(chunk + (len / CHUNK).max(1));
+            self.parted |= u32::from(len < CHUNK) << lane;
         }
         end
     }
@@ -101,7 +105,7 @@ impl<const N: usize, const CHUNK: usize> Schedule<N, CHUNK> {
     }
 
     /// Where a lane's chunk starts. Only the bytes of [`Schedule::part`] may be read there; of a packet
-    /// in pieces, those of the chunks that [`Schedule::full_from`] has found.
+    /// in pieces, those of a full chunk that [`Schedule::find_runs`] has found and no piece ends in.
     #[inline(always)]
     pub(super) fn place(&self, lane: usize, chunk: usize) -> *const u8 {
         self.base[lane % N].wrapping_add(CHUNK * chunk)

@@ -179,10 +179,9 @@ fn abreast<const G: usize>(proof: Ifma<'_>, group: &mut Group<'_, '_>, packets: 
     let mut sums = [Number::zero(proof); G];
     let mut chunk = 0;
     while chunk < schedule.chunks {
-        let end = schedule.full_from(group, chunk);
-        if end > chunk {
-            full_chunks(proof, group, &schedule, chunk..end, &mut sums);
-            chunk = end;
+        if schedule.full.contains(&chunk) {
+            full_chunks(proof, group, &mut schedule, &mut sums);
+            chunk = schedule.full.end;
         } else {
             part_chunk(proof, group, &schedule, chunk, &mut sums);
             chunk += 1;
@@ -233,7 +232,7 @@ fn one_time_keys(proof: Ifma<'_>, group: &Group<'_, '_>, first: usize) -> (Facto
     (Factor::of(r), [s0, s1])
 }
 
-/// Chunks in which every packet has 64 bytes together.
+/// The chunks of which every packet has all 64 bytes.
 ///
 /// Even and odd blocks apart, each by r^2: two chains of multiplications instead of one.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512ifma,avx512vbmi2,bmi2,avx2")]
@@ -241,8 +240,7 @@ fn one_time_keys(proof: Ifma<'_>, group: &Group<'_, '_>, first: usize) -> (Facto
 fn full_chunks<const G: usize>(
     proof: Ifma<'_>,
     group: &Group<'_, '_>,
-    schedule: &Schedule<GROUP, 64>,
-    chunks: Range<usize>,
+    schedule: &mut Schedule<GROUP, 64>,
     sums: &mut [Number; G],
 ) {
     let pad = V512::splat64(proof.wide(), PAD);
@@ -252,9 +250,14 @@ fn full_chunks<const G: usize>(
         let (factor, _) = one_time_keys(proof, group, schedule.packets.start + 8 * set);
         *square = Factor::of(Number(factor.r).times(proof, &factor));
     }
-    for chunk in chunks {
+    let Range { start: mut chunk, end } = schedule.full;
+    let mut parted = chunk;
+    while chunk < end {
+        if chunk >= parted {
+            parted = schedule.find_runs(group, chunk);
+        }
         for (set, ((sum, odd), square)) in sums.iter_mut().zip(&mut odd).zip(&squares).enumerate() {
-            let words = full_chunk(proof, schedule, set, chunk);
+            let words = full_chunk(proof, group, schedule, set, chunk);
             for pair in 0..2 {
                 let first = block(proof, &words, 2 * pair);
                 let second = block(proof, &words, 2 * pair + 1);
@@ -262,6 +265,7 @@ fn full_chunks<const G: usize>(
                 *odd = odd.times(proof, square).add_block(second, pad);
             }
         }
+        chunk += 1;
     }
     for (set, (sum, odd)) in sums.iter_mut().zip(odd).enumerate() {
         let (factor, _) = one_time_keys(proof, group, schedule.packets.start + 8 * set);
@@ -273,14 +277,28 @@ fn full_chunks<const G: usize>(
 #[inline(always)]
 fn full_chunk(
     proof: Ifma<'_>,
+    group: &Group<'_, '_>,
     schedule: &Schedule<GROUP, 64>,
     set: usize,
     chunk: usize,
 ) -> [V512; 8] {
     let mut rows = [V512::zero(proof.wide()); 8];
-    for (lane, row) in rows.iter_mut().enumerate() {
-        // SAFETY: the chunk is full: all packets have these 64 bytes there.
-        *row = unsafe { V512::load(proof.wide(), schedule.place(8 * set + lane, chunk)) };
+    if schedule.parted == 0 {
+        for (lane, row) in rows.iter_mut().enumerate() {
+            // SAFETY: the chunk is full: all packets have these 64 bytes, together there.
+            *row = unsafe { V512::load(proof.wide(), schedule.place(8 * set + lane, chunk)) };
+        }
+    } else {
+        for (lane, row) in (8 * set..).zip(&mut rows) {
+            *row = if schedule.parted >> lane & 1 == 1 {
+                let (packet, start) = (schedule.packet(group, lane), schedule.start(lane, chunk));
+                // SAFETY: the chunk is full: the packet has 64 bytes from here.
+                unsafe { V512::text(proof.wide(), packet, start, 0..64) }
+            } else {
+                // SAFETY: as above, and they are together there.
+                unsafe { V512::load(proof.wide(), schedule.place(lane, chunk)) }
+            };
+        }
     }
     transpose(proof, &rows)
 }
