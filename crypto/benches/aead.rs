@@ -1,8 +1,9 @@
 //! The AEAD against the libraries that others use, on one core, in one interleaved run.
 //!
 //! Every contender works on the same 64 packets in turn, round after round, so that whatever else
-//! the machine does falls on all of them alike; the figure is the median over the rounds. Packets
-//! are sealed in place at 16 bytes from a cache line, where WireGuard's header puts them.
+//! the machine does falls on all of them alike; the figure is the median over the rounds, without the
+//! samples during which the core was shared (`quiet`). Where hardly any were left all count, and the
+//! line ends with `*`. Packets are sealed in place at 16 bytes from a cache line, where WireGuard's header puts them.
 //!
 //! ```text
 //! scripts/bench.sh aead                               all peers, about a minute
@@ -27,23 +28,27 @@ mod mac1;
 #[path = "peers/peers.rs"]
 mod peers;
 mod plot;
+mod quiet;
 
 /// Packets in a sample.
 const PACKETS: usize = 64;
 /// Where a packet's text begins in its slot: behind the 16-byte header of Transport Data.
 const HEADER: usize = 16;
-/// Time spent on one line of the table.
+/// Time spent on one line of the table; up to ten times as much for as many quiet samples as are enough.
 const PER_LINE: Duration = Duration::from_millis(350);
+/// Fewest samples of a contender.
+const ENOUGH: usize = 12;
 
 fn main() {
     let words: Vec<String> = std::env::args().skip(1).filter(|word| word != "--bench").collect();
     let best = best_tier();
     println!("cpu {}, best tier {best:?}, {PACKETS} packets a sample, ns per packet", cpu_name());
     let mut rows = Vec::new();
+    let mut watch = quiet::Watch::new();
     for line in lines(best) {
         let name = line.name();
         if words.iter().all(|word| name.contains(word.as_str())) {
-            rows.extend(line.measure());
+            rows.extend(line.measure(&mut watch));
         }
     }
     if words.is_empty() || words == ["mac1"] {
@@ -168,21 +173,32 @@ impl Line {
     }
 
     /// Interleaved rounds of everybody, then the medians.
-    fn measure(&self) -> Vec<Row> {
+    fn measure(&self, watch: &mut quiet::Watch) -> Vec<Row> {
         let mut arena = Arena::new(self.lens());
         let mut contenders = contenders(self);
-        let mut times: Vec<Vec<f64>> = contenders.iter().map(|_| Vec::new()).collect();
+        let mut all: Vec<Vec<f64>> = contenders.iter().map(|_| Vec::new()).collect();
+        let mut quiet = all.clone();
+        let has_enough = |quiet: &[Vec<f64>]| quiet.iter().all(|times| times.len() >= ENOUGH);
         let begun = Instant::now();
         let mut counter = 0;
-        while begun.elapsed() < PER_LINE || times[0].len() < 12 {
+        while begun.elapsed() < PER_LINE
+            || all[0].len() < ENOUGH
+            || (!has_enough(&quiet) && begun.elapsed() < 10 * PER_LINE)
+        {
             counter += PACKETS as u64;
-            for (contender, times) in contenders.iter_mut().zip(&mut times) {
+            for (at, contender) in contenders.iter_mut().enumerate() {
                 // Sealed packets to open, or a warm cache.
                 contenders_seal(&mut arena, counter, &self.keys_of_packets());
-                let taken = (contender.run)(&mut arena, counter);
-                times.push(taken.as_nanos() as f64 / PACKETS as f64);
+                let was_quiet = watch.is_quiet();
+                let taken = (contender.run)(&mut arena, counter).as_nanos() as f64 / PACKETS as f64;
+                all[at].push(taken);
+                if was_quiet && watch.is_quiet() {
+                    quiet[at].push(taken);
+                }
             }
         }
+        let is_quiet = has_enough(&quiet);
+        let times = if is_quiet { &mut quiet } else { &mut all };
         let medians: Vec<f64> = times.iter_mut().map(|times| median(times)).collect();
         let mut text = format!("{:34} {:>5}  ours {:8.1}", self.what(), self.size(), medians[0]);
         let mut rows = Vec::new();
@@ -198,7 +214,7 @@ impl Line {
                 theirs: *theirs,
             });
         }
-        println!("{text}");
+        println!("{text}{}", if is_quiet { "" } else { " *" });
         rows
     }
 
