@@ -39,8 +39,9 @@ use crate::{
 
 /// Errands that may wait for one CPU.
 const MOST_WAITING: usize = 32;
-/// Chunks are dealt to a CPU that has fewer errands than this: one at work, one to come.
-const MOST_BEFORE_DEALT: usize = 2;
+/// Chunks are dealt to a CPU that has fewer errands than this waiting: so many that it does not run dry
+/// while who deals does one itself, or sends.
+const MOST_BEFORE_DEALT: usize = 3;
 /// Below those of the workers, above ordinary threads.
 const PRIORITY: i32 = 12;
 /// What a DPC may do in a clock tick: so many packets, and so long.
@@ -95,6 +96,8 @@ struct Post {
     stop: AtomicBool,
     /// Odd while the thread is about an errand.
     errands: AtomicU64,
+    /// Whether an errand is being done. Written by its CPU only, at `DISPATCH_LEVEL`.
+    is_at_work: AtomicBool,
 }
 
 impl Processors {
@@ -118,9 +121,10 @@ impl Processors {
         Ok(processors)
     }
 
-    /// Gives a chunk to another CPU, if it is not the turn of this one and that one has little to do.
+    /// Gives a chunk to another CPU, if that one has little to do.
     ///
-    /// `turn` counts the chunks of one batch, so that they go around the set.
+    /// `turn` counts the chunks of one batch, so that they go around the set. This CPU is passed over: it
+    /// has the batch to go on with, and does what no other one takes.
     ///
     /// # Errors
     ///
@@ -132,41 +136,46 @@ impl Processors {
         level: &AtMostDispatch,
     ) -> Result<(), Errand> {
         let here = level.pinned(processor::current);
-        let Some(next) = self.after(here, *turn) else { return Err(errand) };
+        let Some(other) = self.other(here, *turn) else { return Err(errand) };
         *turn = turn.wrapping_add(1);
-        if next.index == here {
-            return Err(errand);
-        }
-        next.give(errand, MOST_BEFORE_DEALT, level)
+        other.give(errand, MOST_BEFORE_DEALT, level)
     }
 
-    /// Has the next CPU do an errand.
+    /// Has an errand done behind what this CPU is about, if that is one, too; or else by the next CPU.
+    ///
+    /// Between two errands a thread lowers the IRQL, and whoever waits for this CPU has it: so a lane
+    /// changes CPUs only where a callback of the stack has had enough of it.
     ///
     /// # Errors
     ///
     /// The errand, when there is no other CPU or that one has as many as it may.
-    pub(crate) fn hand_to_next(
-        &self,
-        errand: Errand,
-        level: &AtMostDispatch,
-    ) -> Result<(), Errand> {
+    pub(crate) fn hand_on(&self, errand: Errand, level: &AtMostDispatch) -> Result<(), Errand> {
         let here = level.pinned(processor::current);
-        match self.after(here, 0).filter(|next| next.index != here) {
+        if let Some(cpu) = self.set.iter().find(|cpu| cpu.index == here)
+            && cpu.post.is_at_work.load(Ordering::Relaxed)
+        {
+            return cpu.give(errand, MOST_WAITING, level);
+        }
+        match self.other(here, 0) {
             Some(next) => next.give(errand, MOST_WAITING, level),
             None => Err(errand),
         }
     }
 
-    /// The CPU of the set that is `turn` places after the one behind `here`; none if it is a set of one,
-    /// which shares nothing.
-    fn after(&self, here: u32, turn: usize) -> Option<&Cpu> {
-        if self.set.len() < 2 {
+    /// The CPU of the set that comes next after `here`, or one that is so many others later; none if it is
+    /// a set of one, which shares nothing.
+    fn other(&self, here: u32, later: usize) -> Option<&Cpu> {
+        let count = self.set.len();
+        if count < 2 {
             return None;
         }
         let position = self.set.iter().position(|cpu| cpu.index == here);
-        let first = position.map_or(here as usize, |position| position.saturating_add(1));
-        let at = first.wrapping_add(turn).checked_rem(self.set.len())?;
-        self.set.get(at)
+        let (next, others) = match position {
+            Some(position) => (position.wrapping_add(1), count.wrapping_sub(1)),
+            None => (here as usize, count),
+        };
+        let at = next.wrapping_add(later.checked_rem(others)?);
+        self.set.get(at.checked_rem(count)?)
     }
 
     /// Notes that this CPU was kept at `DISPATCH_LEVEL` until `ended`, for so long and so many packets.
@@ -212,6 +221,7 @@ impl Cpu {
             more: Event::try_new(Kind::Synchronization)?,
             stop: AtomicBool::new(false),
             errands: AtomicU64::new(0),
+            is_at_work: AtomicBool::new(false),
         };
         let post = Shared::try_new(post).map_err(|_| NtError::INSUFFICIENT_RESOURCES)?;
         let mut dpc = Dpc::try_new(post.clone(), serve)?;
@@ -259,11 +269,18 @@ impl Post {
         let errand = self.queue.pop(&At(level));
         let found = errand.is_some();
         if let Some(errand) = errand {
-            Device::run_errand(errand, level);
+            self.run(errand, level);
         }
         // Release pairs with the Acquire in `settle`: all that the errand referred to is dropped.
         self.errands.fetch_add(1, Ordering::Release);
         found
+    }
+
+    /// Does an errand of this CPU's.
+    fn run(&self, errand: Errand, level: &AtMostDispatch) {
+        self.is_at_work.store(true, Ordering::Relaxed);
+        Device::run_errand(errand, level);
+        self.is_at_work.store(false, Ordering::Relaxed);
     }
 
     /// Has the thread end.
@@ -278,7 +295,7 @@ fn serve(post: &Shared<Post>, level: &Dispatch<'_>) {
     let level = level.at_most();
     while !post.account.is_spent() {
         let Some(errand) = post.queue.pop(&At(level)) else { return };
-        Device::run_errand(errand, level);
+        post.run(errand, level);
     }
     post.more.set();
 }

@@ -46,7 +46,8 @@ table! {
         Chunks,
         /// Longest time one of our callbacks stayed at DISPATCH_LEVEL, in 100 ns.
         LongestAtDispatch100ns,
-        /// Times one CPU had delivered enough of a peer's chunks, and the next went on.
+        /// Times one CPU had delivered enough of a peer's chunks at a time: the next one went on, or this one
+        /// after what else it had to do.
         Handovers,
         /// Datagrams that the callout took out of the network stack, past the socket.
         Absorbed,

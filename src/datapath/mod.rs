@@ -21,5 +21,5 @@ const MOST_CHUNKS: usize = 64;
 /// With so many, packets stay in the adapter's ring; the rest is for what has waited for a session.
 const MOST_CHUNKS_FROM_RING: usize = 48;
 /// Bytes from which on a chunk is worth another CPU's attention: below, fetching it from here costs as
-/// much as the cipher.
-const WORTH_DEALING_BYTES: usize = 4096;
+/// much as the cipher. One that is full has as many.
+const WORTH_DEALING_BYTES: usize = 2048;

@@ -72,7 +72,7 @@ impl<'d> Turn<'d> {
     pub(super) fn hand_over(&self, baton: Baton) -> Result<(), Baton> {
         let (device, peer) = (self.device.clone(), self.peer.clone());
         let errand = Errand { task: Task::GoOn(self.stage, baton), peer, device };
-        Device::hand_to_next(errand, self.level).map_err(|errand| match errand.task {
+        Device::hand_on(errand, self.level).map_err(|errand| match errand.task {
             Task::GoOn(_, baton) => baton,
             Task::Seal(_) | Task::Open(_) => unreachable!("it is the errand given"),
         })

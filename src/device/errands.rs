@@ -22,9 +22,9 @@ impl Device {
     /// # Errors
     ///
     /// What was to be done, if that CPU cannot have it now.
-    pub(crate) fn hand_to_next(errand: Errand, level: &AtMostDispatch) -> Result<(), Errand> {
+    pub(crate) fn hand_on(errand: Errand, level: &AtMostDispatch) -> Result<(), Errand> {
         Self::send_on(errand, Counter::Handovers, |processors, errand| {
-            processors.hand_to_next(errand, level)
+            processors.hand_on(errand, level)
         })
     }
 
