@@ -36,6 +36,9 @@ impl Counters {
 
     /// Adds `amount` to `counter`.
     pub(crate) fn add(&self, counter: Counter, amount: usize) {
+        if amount == 0 {
+            return;
+        }
         if let Some(value) = self.counters.get(counter as usize) {
             // Relaxed: a count publishes nothing.
             value.fetch_add(amount as u64, Ordering::Relaxed);

@@ -121,6 +121,11 @@ impl Processors {
         Ok(processors)
     }
 
+    /// Whether there are several.
+    pub(crate) fn share(&self) -> bool {
+        self.set.len() > 1
+    }
+
     /// Gives a chunk to another CPU, if that one has little to do.
     ///
     /// `turn` counts the chunks of one batch, so that they go around the set. This CPU is passed over: it

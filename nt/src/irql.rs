@@ -8,7 +8,8 @@
 //! | [`AtMostDispatch`] | at or below `DISPATCH_LEVEL` | callbacks documented `<=` |
 //! | [`Dispatch`] | at `DISPATCH_LEVEL` | [`raise`], a held lock, a DPC |
 //!
-//! A token is of no size and not `Send`: it speaks of this thread, now. What raises the level
+//! A token is not `Send`: it speaks of this thread, now. One made by raising the level says so, and
+//! what would raise it again does not. What raises the level
 //! borrows the token it was given, so a `Passive` lent by [`Passive::lend`] cannot be used before
 //! the level is back. Debug builds compare each new token with `KeGetCurrentIrql`; the simulator
 //! checks every call of ours in any build.
@@ -30,8 +31,15 @@ type OfThisThread = PhantomData<*const ()>;
 pub struct Passive(OfThisThread);
 
 /// Proof that this thread is at or below `DISPATCH_LEVEL`: it may take spin locks.
+///
+/// # Invariants
+///
+/// If `is_there`, the thread is at `DISPATCH_LEVEL` as long as the token is used.
 #[derive(Debug)]
-pub struct AtMostDispatch(OfThisThread);
+pub struct AtMostDispatch {
+    is_there: bool,
+    _thread: OfThisThread,
+}
 
 /// Proof that this thread is at `DISPATCH_LEVEL` as long as `'held`, and so stays on its CPU.
 #[derive(Debug)]
@@ -61,7 +69,7 @@ impl Passive {
     /// `PASSIVE_LEVEL`.
     #[must_use]
     pub fn lend(&mut self) -> &AtMostDispatch {
-        &AtMostDispatch(PhantomData)
+        &AtMostDispatch::SOMEWHERE
     }
 
     /// Runs `body` at `DISPATCH_LEVEL` and comes back.
@@ -72,11 +80,16 @@ impl Passive {
     ///
     /// `PASSIVE_LEVEL`; `body` runs at `DISPATCH_LEVEL`.
     pub fn pinned<R>(&self, body: impl FnOnce(&Dispatch<'_>) -> R) -> R {
-        AtMostDispatch(PhantomData).pinned(body)
+        AtMostDispatch::SOMEWHERE.pinned(body)
     }
 }
 
 impl AtMostDispatch {
+    /// At some level that is low enough.
+    const SOMEWHERE: Self = Self { is_there: false, _thread: PhantomData };
+    /// At `DISPATCH_LEVEL`: for who holds a [`Dispatch`].
+    const THERE: Self = Self { is_there: true, _thread: PhantomData };
+
     /// Takes the caller's word that this thread is at or below `DISPATCH_LEVEL`.
     ///
     /// # Safety
@@ -89,7 +102,7 @@ impl AtMostDispatch {
     #[must_use]
     pub unsafe fn assume() -> Self {
         debug_assert!(u32::from(current()) <= DISPATCH_LEVEL, "above DISPATCH_LEVEL");
-        Self(PhantomData)
+        Self::SOMEWHERE
     }
 
     /// Runs `body` at `DISPATCH_LEVEL` and comes back.
@@ -119,14 +132,15 @@ impl Dispatch<'_> {
         Self(PhantomData, PhantomData)
     }
 
-    /// The same, forgetting that it is exactly `DISPATCH_LEVEL`.
+    /// The same, for who asks for less; raising it costs nothing.
     ///
     /// # IRQL
     ///
     /// `DISPATCH_LEVEL`.
     #[must_use]
     pub fn at_most(&self) -> &AtMostDispatch {
-        &AtMostDispatch(PhantomData)
+        // INVARIANT: this token says so for as long as it is borrowed.
+        &AtMostDispatch::THERE
     }
 }
 
@@ -161,7 +175,7 @@ mod sealed {
     impl Sealed for super::Dispatch<'_> {}
 }
 
-/// Raises this thread to `DISPATCH_LEVEL` until the guard is dropped.
+/// Raises this thread to `DISPATCH_LEVEL` until the guard is dropped, if it is not known to be there.
 ///
 /// # IRQL
 ///
@@ -169,10 +183,12 @@ mod sealed {
 ///
 /// Source: <https://learn.microsoft.com/windows-hardware/drivers/ddi/wdm/nf-wdm-keraiseirql>
 #[must_use = "the level is lowered when the guard is dropped"]
-pub fn raise(_level: &AtMostDispatch) -> Raised<'_> {
-    // SAFETY: the token says the level is at most DISPATCH_LEVEL, so this does not lower it; the
-    // guard restores it on this thread, from which it cannot be sent away.
-    let previous = unsafe { KfRaiseIrql(DISPATCH_LEVEL as KIRQL) };
+pub fn raise(level: &AtMostDispatch) -> Raised<'_> {
+    let previous = (!level.is_there).then(|| {
+        // SAFETY: the token says the level is at most DISPATCH_LEVEL, so this does not lower it; the
+        // guard restores it on this thread, from which it cannot be sent away.
+        unsafe { KfRaiseIrql(DISPATCH_LEVEL as KIRQL) }
+    });
     Raised { previous, _from: PhantomData, _thread: PhantomData }
 }
 
@@ -180,13 +196,14 @@ pub fn raise(_level: &AtMostDispatch) -> Raised<'_> {
 ///
 /// # Invariants
 ///
-/// `previous` is what `KfRaiseIrql` returned on this thread, and has not been restored.
+/// `previous` is what `KfRaiseIrql` returned on this thread, and has not been restored; or none, and the
+/// thread was there before.
 ///
 /// Guards must go in the opposite order of their making, as borrows of one token and scopes make
 /// them; [`core::mem::forget`] leaves the thread raised.
 #[derive(Debug)]
 pub struct Raised<'level> {
-    previous: KIRQL,
+    previous: Option<KIRQL>,
     _from: PhantomData<&'level AtMostDispatch>,
     _thread: OfThisThread,
 }
@@ -205,8 +222,10 @@ impl Raised<'_> {
 
 impl Drop for Raised<'_> {
     fn drop(&mut self) {
-        // SAFETY: by the type invariant this is the level the thread had before.
-        unsafe { KeLowerIrql(self.previous) };
+        if let Some(previous) = self.previous {
+            // SAFETY: by the type invariant this is the level the thread had before.
+            unsafe { KeLowerIrql(previous) };
+        }
     }
 }
 

@@ -157,10 +157,8 @@ impl<'d> Collector<'d> {
     /// into.
     fn has_room(&self) -> bool {
         let lane = self.peer.as_ref().map(|peer| &peer.attached().seal);
-        let ground = At(self.level);
-        self.device.has_room(self.now, || {
-            lane.is_none_or(|lane| lane.len(&ground) < MOST_CHUNKS_FROM_RING)
-        })
+        let fits = || lane.is_none_or(|lane| lane.len() < MOST_CHUNKS_FROM_RING);
+        self.device.has_room(self.now, fits)
     }
 
     /// Whether the chunk being collected takes another packet of this type-of-service. If it does not it
@@ -198,8 +196,12 @@ impl<'d> Collector<'d> {
     /// Sends the chunk there is, if there is one; one that others follow may be dealt.
     fn send(&mut self, others_follow: bool) {
         let (Some(peer), Some(work)) = (&self.peer, self.work.take()) else { return };
+        let (device, now) = (self.device, self.now);
         let dealt = self.dealt.as_mut().filter(|_| others_follow);
-        Device::send_chunk(self.device, peer, work, dealt, self.now, self.level);
+        // Once for all the locks of a chunk.
+        self.level.pinned(|level| {
+            Device::send_chunk(device, peer, work, dealt, now, level.at_most());
+        });
     }
 
     /// Sends what is left: here, since there is nothing else for this CPU to do.

@@ -178,8 +178,13 @@ impl Sorter<'_> {
 
     /// Receives the chunk there is, if there is one; one that others follow may be dealt.
     fn receive(&mut self, others_follow: bool) {
+        let Some(work) = self.open.take() else { return };
+        let (device, now) = (self.device, self.now);
         let dealt = Some(&mut self.dealt).filter(|_| others_follow);
-        Device::receive_chunk(self.device, self.open.take(), dealt, self.now, self.level);
+        // Once for all the locks of a chunk.
+        self.level.pinned(|level| {
+            Device::receive_chunk(device, work, dealt, now, level.at_most());
+        });
     }
 }
 
@@ -224,17 +229,16 @@ impl Device {
         this.note_time_at_dispatch(now, count, level);
     }
 
-    /// Orders, opens and delivers a chunk, if there is one.
+    /// Orders, opens and delivers a chunk.
     ///
     /// With `dealt`, the number of chunks of this batch that were, another CPU may open it.
     fn receive_chunk(
         this: &Shared<Self>,
-        work: Receiving,
+        work: Box<ReceiveWork>,
         dealt: Option<&mut usize>,
         now: Now,
         level: &AtMostDispatch,
     ) {
-        let Some(work) = work else { return };
         let Some(peer) = work.keypair.as_ref().map(|keypair| keypair.peer().clone()) else {
             return;
         };

@@ -40,7 +40,7 @@ impl Device {
         now: Now,
         level: &AtMostDispatch,
     ) {
-        let task = match dealt {
+        let task = match dealt.filter(|_| this.core.processors.share()) {
             None => task,
             Some(turn) => {
                 let errand = Errand { task, peer: peer.clone(), device: this.clone() };

@@ -30,6 +30,11 @@ impl<W> Chunk<W> {
         })
     }
 
+    /// The work of a chunk that nobody else has.
+    pub(super) fn work_mut(&mut self) -> &mut W {
+        self.work.get_mut()
+    }
+
     /// Does the chunk's work unless somebody else does or did; returns whether this call did it.
     ///
     /// # IRQL
@@ -48,7 +53,7 @@ impl<W> Chunk<W> {
         true
     }
 
-    /// Gives the work to whoever numbers it, or delivers it.
+    /// Gives the work to whoever delivers it.
     ///
     /// # IRQL
     ///
@@ -78,8 +83,8 @@ pub(super) struct List<W> {
 
 /// What is at the head of a list.
 pub(super) enum Head<W> {
-    /// A chunk that is done; it is in the list no more.
-    Done(Shared<Chunk<W>>),
+    /// A chunk that is done; it is in the list no more, and others are unless it was the last.
+    Done { chunk: Shared<Chunk<W>>, is_last: bool },
     /// A chunk that nobody has begun; it still is in the list.
     Queued(Shared<Chunk<W>>),
 }
@@ -120,6 +125,7 @@ impl<W> List<W> {
             self.tail = None;
         }
         self.len = self.len.saturating_sub(1);
-        Some(Head::Done(head))
+        let is_last = self.head.is_none();
+        Some(Head::Done { chunk: head, is_last })
     }
 }

@@ -4,7 +4,10 @@ use super::{
     chunk::{Chunk, Head, List},
     ownership::Ownership,
 };
-use crate::sync::{Ground, OutOfMemory, Shared, SpinLock};
+use crate::sync::{
+    Ground, OutOfMemory, Shared, SpinLock,
+    atomic::{AtomicUsize, Ordering},
+};
 
 /// Why a chunk was not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,12 +65,15 @@ pub trait Owner<W> {
 /// The order of one peer's chunks in one direction.
 pub struct Lane<W> {
     order: SpinLock<List<W>>,
+    /// How long the list is; written under its lock.
+    len: AtomicUsize,
     ownership: Ownership,
 }
 
 impl<W> Default for Lane<W> {
     fn default() -> Self {
-        Self { order: SpinLock::new(List::new()), ownership: Ownership::new() }
+        let (order, len) = (SpinLock::new(List::new()), AtomicUsize::new(0));
+        Self { order, len, ownership: Ownership::new() }
     }
 }
 
@@ -92,12 +98,14 @@ impl<W> Lane<W> {
         most: usize,
         number: impl FnOnce(&mut W) -> Result<(), E>,
     ) -> Result<Shared<Chunk<W>>, Refused<E>> {
-        let chunk = Chunk::try_new(work)?;
-        self.order.with(ground, |order| {
+        let mut chunk = Chunk::try_new(work)?;
+        self.with_order(ground, |order| {
             if order.len() >= most {
                 return Err(Refused::Full);
             }
-            chunk.with_work(ground, number).map_err(Refused::Unnumbered)?;
+            if let Some(chunk) = Shared::get_mut(&mut chunk) {
+                number(chunk.work_mut()).map_err(Refused::Unnumbered)?;
+            }
             order.push(ground, chunk.clone());
             Ok(())
         })?;
@@ -112,7 +120,7 @@ impl<W> Lane<W> {
     ///
     /// `<= DISPATCH_LEVEL`.
     pub fn append(&self, ground: &impl Ground, chunk: Shared<Chunk<W>>) {
-        self.order.with(ground, |order| order.push(ground, chunk));
+        self.with_order(ground, |order| order.push(ground, chunk));
     }
 
     /// Delivers every chunk that is done and has nothing unfinished before it, in order; a chunk whose
@@ -126,7 +134,7 @@ impl<W> Lane<W> {
     /// `<= DISPATCH_LEVEL`.
     pub fn drain(&self, ground: &impl Ground, owner: &mut impl Owner<W>) {
         if self.ownership.claim() {
-            self.resume(ground, Baton(()), owner);
+            self.go_on(ground, Baton(()), owner);
         }
     }
 
@@ -136,12 +144,22 @@ impl<W> Lane<W> {
     ///
     /// `<= DISPATCH_LEVEL`.
     pub fn resume(&self, ground: &impl Ground, baton: Baton, owner: &mut impl Owner<W>) {
-        let mut baton = baton;
+        self.ownership.look();
+        self.go_on(ground, baton, owner);
+    }
+
+    /// As the owner, who has begun a look.
+    fn go_on(&self, ground: &impl Ground, mut baton: Baton, owner: &mut impl Owner<W>) {
         loop {
-            self.ownership.look();
-            while let Some(head) = self.order.with(ground, |order| order.next(ground)) {
+            while let Some(head) = self.with_order(ground, |order| order.next(ground)) {
                 match head {
-                    Head::Done(chunk) => owner.deliver(chunk),
+                    Head::Done { chunk, is_last } => {
+                        owner.deliver(chunk);
+                        if is_last {
+                            // What was added meanwhile asks for another look when it is done.
+                            break;
+                        }
+                    }
                     Head::Queued(chunk) => {
                         chunk.run(ground, |work| owner.run(work));
                         continue;
@@ -157,16 +175,26 @@ impl<W> Lane<W> {
             if self.ownership.let_go() {
                 return;
             }
+            self.ownership.look();
         }
     }
 
-    /// How many chunks are under way.
-    pub fn len(&self, ground: &impl Ground) -> usize {
-        self.order.with(ground, |order| order.len())
+    /// How many chunks are under way; a moment later it may be another number.
+    pub fn len(&self) -> usize {
+        // Relaxed: only a hint.
+        self.len.load(Ordering::Relaxed)
     }
 
-    /// Whether no chunk is under way.
-    pub fn is_empty(&self, ground: &impl Ground) -> bool {
-        self.len(ground) == 0
+    /// Whether no chunk is under way; as [`Lane::len`].
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn with_order<R>(&self, ground: &impl Ground, body: impl FnOnce(&mut List<W>) -> R) -> R {
+        self.order.with(ground, |order| {
+            let result = body(order);
+            self.len.store(order.len(), Ordering::Relaxed);
+            result
+        })
     }
 }

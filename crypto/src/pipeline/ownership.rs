@@ -21,13 +21,17 @@ impl Ownership {
     }
 
     /// Becomes the owner, or has the owner look again; returns which.
+    ///
+    /// A new owner has begun its first look.
     pub(super) fn claim(&self) -> bool {
-        // AcqRel: Release publishes what we finished to the owner that sees AGAIN; Acquire, if we
-        // become the owner, sees what the last one did.
-        self.0.fetch_or(OWNED | AGAIN, Ordering::AcqRel) & OWNED == 0
+        // Acquire, as the owner: sees what the last one did.
+        let alone = self.0.compare_exchange(IDLE, OWNED, Ordering::Acquire, Ordering::Relaxed);
+        // AcqRel: Release publishes what we finished to the owner that sees AGAIN; Acquire as above, if that
+        // one has let go meanwhile. Then AGAIN stays set, and makes us look twice.
+        alone.is_ok() || self.0.fetch_or(OWNED | AGAIN, Ordering::AcqRel) & OWNED == 0
     }
 
-    /// Begins a look, as the owner: what is finished from here on asks for another.
+    /// Begins another look, as the owner: what is finished from here on asks for another.
     pub(super) fn look(&self) {
         // Acquire pairs with the Release of whoever set AGAIN: what it finished is seen in this look.
         self.0.fetch_and(!AGAIN, Ordering::AcqRel);

@@ -93,7 +93,7 @@ mod plain {
         });
         assert!(!first.run(&Unpinned, |_| panic!("run twice")));
         assert_eq!(drained(&lane), [21, 12]);
-        assert!(lane.is_empty(&Unpinned));
+        assert!(lane.is_empty());
     }
 
     #[test]
@@ -229,7 +229,7 @@ mod plain {
                         }
                     }
                 }
-                prop_assert_eq!(lane.len(&Unpinned), model.len());
+                prop_assert_eq!(lane.len(), model.len());
                 prop_assert_eq!(&delivered.with(&Unpinned, |all| all.clone()), &expected);
             }
         }
@@ -303,7 +303,7 @@ mod plain {
                 });
             }
         });
-        assert!(lane.is_empty(&Unpinned) && sender.is_empty(&Unpinned));
+        assert!(lane.is_empty() && sender.is_empty());
         assert!(out.lock().unwrap().iter().copied().eq(0..20_000));
     }
 }
@@ -343,7 +343,7 @@ mod loom_tests {
             for thread in threads {
                 thread.join().unwrap();
             }
-            assert!(shared.0.is_empty(&Unpinned));
+            assert!(shared.0.is_empty());
             look(&shared.0, &shared.1);
         });
     }
@@ -435,7 +435,7 @@ mod loom_tests {
                 sender.drain(&Unpinned, &mut Notes::patient(delivered));
             },
             |_, (sender, delivered)| {
-                assert!(sender.is_empty(&Unpinned));
+                assert!(sender.is_empty());
                 assert_eq!(delivered.with(&Unpinned, |all| all.clone()), [100, 101]);
             },
         );
@@ -477,7 +477,7 @@ mod loom_tests {
             for server in servers {
                 server.join().unwrap();
             }
-            assert!(lane.is_empty(&Unpinned));
+            assert!(lane.is_empty());
             assert!(queue.pop(&Unpinned).is_none());
             assert_eq!(delivered.with(&Unpinned, |all| all.clone()), [100, 101, 102]);
         });
