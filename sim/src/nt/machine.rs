@@ -16,6 +16,7 @@ use crate::loader::gate::{ImportFrame, Registers};
 use crate::loader::pe::Image;
 use crate::loader::probe;
 use crate::loader::symbols::Symbols;
+use crate::nt::level::{DISPATCH, PASSIVE};
 use crate::nt::ob::Objects;
 use crate::nt::pool::Pool;
 use crate::nt::processor::Processor;
@@ -25,7 +26,7 @@ use crate::nt::se::Token;
 pub use crate::nt::thread::{Call, Dead, Level, Thread};
 use crate::nt::timer::Timers;
 use crate::nt::{Behaviour, Mark};
-use crate::verifier::fault::Faults;
+use crate::verifier::fault::{Delay, Faults};
 use crate::verifier::report::{Frame, Leak, Stop};
 use crate::verifier::rules;
 use crate::verifier::schedule::{JoinHandle, Key, World, lock};
@@ -383,6 +384,33 @@ impl Machine {
     /// Runs `body`; calls in it are made on CPU `number`.
     pub fn on_cpu<R>(&self, number: u32, body: impl FnOnce() -> R) -> R {
         Thread::with(self, |thread| thread.pinned(number % self.options.cpus, body))
+    }
+
+    /// Keeps CPU `number` from everything for `time` from soon on: something else has it at `DISPATCH_LEVEL`. DPCs and whoever
+    /// raises there wait; a thread that is not bound to it finds another one.
+    pub fn keep_cpu(&self, number: u32, time: Duration) {
+        self.background("stalled", move |machine| {
+            machine.on_cpu(number, || {
+                machine.with_thread(|thread| {
+                    if thread.raise(DISPATCH).is_ok() {
+                        machine.take_time(Delay::For(time));
+                        thread.lower(PASSIVE);
+                    }
+                });
+            });
+        });
+    }
+
+    /// Has the calling thread do nothing for a time, at whichever IRQL, while others go on; a machine that stops ends it.
+    pub(crate) fn take_time(&self, delay: Delay) {
+        let time = match delay {
+            Delay::For(time) => time,
+            Delay::Upto(most) => {
+                Duration::from_nanos(self.world.random() % (most.as_nanos() as u64 + 1))
+            }
+        };
+        let (place, deadline) = (0_u8, self.world.now() + time);
+        let _ = self.wait(Key::of(&place), Some(deadline), "time to pass", || None::<()>);
     }
 
     /// Runs `body` with the calling host thread's simulated thread.

@@ -382,12 +382,15 @@ pub(crate) fn enter(thread: &Thread) -> Option<&Thread> {
         );
         return None;
     }
+    if let Some(delay) = thread.machine().faults().delay_of(row.name) {
+        thread.machine().take_time(delay);
+    }
     if row.point && irql < level::DISPATCH {
         thread.machine().world().point();
-        if thread.machine().is_dead() {
-            thread.abandon();
-            return None;
-        }
+    }
+    if thread.machine().is_dead() {
+        thread.abandon();
+        return None;
     }
     Some(thread)
 }

@@ -12,6 +12,7 @@
 //!
 //! In Virtual mode the baton never moves while an actor is at `DISPATCH_LEVEL`:
 //! the driver's own spin locks spin without telling anybody, so a holder must be able to finish.
+//! The one exception is a call that a test has take time ([`crate::verifier::fault::Faults::slow`]).
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};

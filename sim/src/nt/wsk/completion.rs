@@ -29,7 +29,7 @@ pub(super) type Work = Box<dyn FnMut(&Thread) -> Option<Done> + Send>;
 const LATEST_US: u64 = 2000;
 /// How long work that is not ready waits for its next try.
 const RETRY: Duration = Duration::from_micros(200);
-/// The same while the network keeps everything ([`send::hold_sends`]).
+/// The same while the network keeps what it is given ([`send::hold_sends`], [`send::keep_sends`]).
 const RETRY_HELD: Duration = Duration::from_millis(5);
 /// The part of an IRP that belongs to WSK until completion: all of it but the list entry and the
 /// stack location, which the I/O manager walks.
@@ -138,7 +138,7 @@ pub(super) fn run(machine: &Machine, wsk: &Wsk) {
 fn carry_out(thread: &Thread, wsk: &Wsk, mut late: Late) {
     let Some(done) = (late.work)(thread) else {
         let machine = thread.machine();
-        let retry = if send::is_held(machine) { RETRY_HELD } else { RETRY };
+        let retry = if send::holds(machine) { RETRY_HELD } else { RETRY };
         late.due = machine.world().now() + retry;
         lock(&wsk.queue.late).push(late);
         return;

@@ -40,8 +40,8 @@ pub use coalesce::{Boundaries, coalesced, set_boundaries};
 pub(crate) use provider::{DATAGRAM_IMPORTS, PROVIDER_IMPORTS};
 pub(crate) use receive::descriptors;
 pub use segments::segmented;
-pub use send::hold_sends;
 pub(crate) use send::status_of as send_status;
+pub use send::{hold_sends, keep_sends};
 
 /// The statuses WSK answers.
 pub(crate) mod answer {
@@ -56,6 +56,7 @@ pub(crate) mod answer {
     pub(crate) const NOT_SUPPORTED: i32 = 0xC000_00BB_u32 as i32;
     pub(crate) const DEVICE_NOT_READY: i32 = 0xC000_00A3_u32 as i32;
     pub(crate) const NOINTERFACE: i32 = 0xC000_02B9_u32 as i32;
+    pub(crate) const CANCELLED: i32 = 0xC000_0120_u32 as i32;
     pub(crate) const INVALID_DEVICE_STATE: i32 = 0xC000_0184_u32 as i32;
     pub(crate) const INVALID_BUFFER_SIZE: i32 = 0xC000_0206_u32 as i32;
     pub(crate) const INVALID_ADDRESS_COMPONENT: i32 = 0xC000_0207_u32 as i32;

@@ -7,9 +7,9 @@
 //!
 //! Source: DDI wsk/nc-wsk-pfn_wsk_send_messages; `facts/wsk.md` 6 and 7.
 
-use std::net::SocketAddr;
-use std::sync::Arc;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use super::completion::{Done, finish, finish_now};
 use super::control_messages::{self, SendControl};
@@ -89,8 +89,35 @@ pub fn hold_sends(machine: &Machine, hold: bool) {
     machine.extension::<Holds>().0.store(hold, Ordering::Release);
 }
 
-/// Whether they are not completed.
-pub(super) fn is_held(machine: &Machine) -> bool {
+/// To whom nothing is sent.
+#[derive(Default)]
+struct Keeps(Mutex<Option<IpAddr>>);
+
+/// Has the network keep what a machine sends to `to` from now on, for good: it does not leave, and its IRPs are completed when
+/// their socket closes, with STATUS_CANCELLED. With `None` it sends again. Verified mode only.
+///
+/// Source: DDI wsk/nc-wsk-pfn_wsk_close_socket: requests that are pending do not keep a socket from closing. That the
+/// close is what completes them is inferred, and so is the status.
+pub fn keep_sends(machine: &Machine, to: Option<IpAddr>) {
+    *lock(&machine.extension::<Keeps>().0) = to;
+}
+
+/// Whether the network keeps what is sent to `remote`.
+fn is_kept(machine: &Machine, remote: usize) -> bool {
+    let Some(kept) = *lock(&machine.extension::<Keeps>().0) else { return false };
+    // SAFETY: the driver's address, if it is not null, alive during the call.
+    let to = (remote != 0)
+        .then(|| unsafe { layout::read_address(std::ptr::with_exposed_provenance(remote)) });
+    to.flatten().is_some_and(|to| to.ip() == kept)
+}
+
+/// Whether the network keeps anything.
+pub(super) fn holds(machine: &Machine) -> bool {
+    is_held(machine) || lock(&machine.extension::<Keeps>().0).is_some()
+}
+
+/// Whether it keeps everything until a test says otherwise.
+fn is_held(machine: &Machine) -> bool {
     machine.extension::<Holds>().0.load(Ordering::Acquire)
 }
 
@@ -109,7 +136,9 @@ pub(super) fn send(thread: &Thread, wsk: &Wsk, socket: &Arc<Socket>, request: Re
             return 0;
         }
     };
+    let kept = verified && is_kept(thread.machine(), request.remote);
     let (done, left) = match host {
+        _ if kept => ((answer::CANCELLED, 0), Leave::Goes),
         _ if verified && thread.machine().faults().strikes("WskSendTo or WskSendMessages") => {
             ((answer::INSUFFICIENT_RESOURCES, 0), Leave::Goes)
         }
@@ -126,6 +155,9 @@ pub(super) fn send(thread: &Thread, wsk: &Wsk, socket: &Arc<Socket>, request: Re
     let socket = socket.clone();
     let work = Box::new(move |thread: &Thread| {
         if left.is_held() || is_held(thread.machine()) {
+            return None;
+        }
+        if kept && lock(&socket.settings).state != State::Closing {
             return None;
         }
         socket.sending.fetch_sub(1, Ordering::AcqRel);
