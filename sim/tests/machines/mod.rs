@@ -24,6 +24,7 @@ use sim::verifier::report::Leak;
 use sim::verifier::schedule::{JoinHandle, Mode, World};
 
 pub(crate) mod accounting;
+pub(crate) mod flow;
 pub(crate) mod stranger;
 
 /// How long anything may take that is to happen at all.

@@ -15,6 +15,7 @@
 //! | [`two_adapters`], [`dead_peers`] | several tunnels, many peers |
 //! | [`simd_tiers`] | each tier of the AEAD, and that registers not saved are found out |
 //! | [`back_pressure`] | the network keeps what it was given |
+//! | [`faults`] | one thing breaks under a flow at full pace on four CPUs, or comes in the middle of a chunk |
 //! | [`spreading`] | one flow on several CPUs, in order |
 //! | [`segmentation`] | packets of up to 64 KiB, cut by the driver or before it: the same bytes |
 //! | [`outer_offloads`] | several datagrams as one at the sockets, wanted, refused and missing |
@@ -46,6 +47,7 @@ mod callouts;
 mod clones;
 mod data;
 mod dead_peers;
+mod faults;
 mod filter_clash;
 mod filter_engine;
 mod firewall;

@@ -7,13 +7,12 @@
 //! ```
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::machines;
 use crate::machines::Load;
 use crate::machines::accounting::Ledger;
+use crate::machines::flow::watch_order;
 use abi::discard::{Direction, Discard};
 use abi::policy::Policy;
 use abi::statistics::Counter;
@@ -55,21 +54,6 @@ fn nothing_lost(pair: &Pair, why: &str) {
     }
 }
 
-/// How many transport data came on the wire after a later one of their session.
-fn watch_order(pair: &Pair) -> Arc<Mutex<usize>> {
-    let (disorder, greatest) = (Arc::new(Mutex::new(0)), Mutex::new(HashMap::new()));
-    let seen = disorder.clone();
-    pair.network.tap(move |_, _, datagram| {
-        let [4, 0, 0, 0, r0, r1, r2, r3, ..] = *datagram else { return };
-        let counter = u64::from_le_bytes(*datagram[8..].first_chunk().unwrap());
-        let before = greatest.lock().unwrap().insert([r0, r1, r2, r3], counter);
-        if before.is_some_and(|before| before >= counter) {
-            *seen.lock().unwrap() += 1;
-        }
-    });
-    disorder
-}
-
 /// What alpha's counters grow by while nothing but the load happens.
 fn growth(pair: &Pair, counters: &[Counter]) -> Vec<u64> {
     // What was under way before may be counted by its way when it is over.
@@ -85,7 +69,7 @@ fn an_engine_is_switched_under_load_and_loses_nothing() {
     for (seed, fast) in [(1, 1), (2, 0), (3, 1)] {
         machines::with_pair_of(seed, &options(&[(Policy::FastPath, fast)]), |pair| {
             machines::ping(&pair.alpha, &pair.beta);
-            let disorder = watch_order(pair);
+            let disorder = watch_order(&pair.network);
             let loads = both_ways(pair, Duration::from_micros(300));
             for engine in [1, 2, 0, 2, 1, 0, 1, 0] {
                 let why = format!("seed {seed}, fast path {fast}, engine {engine}");
