@@ -7,7 +7,7 @@
 
 use core::{
     net::SocketAddr,
-    sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    sync::atomic::{AtomicU64, AtomicUsize, Ordering},
     time::Duration,
 };
 
@@ -40,11 +40,13 @@ use crate::{
 mod back_pressure;
 mod coalescing;
 mod errands;
+mod reopening;
 mod ways;
 
 pub(crate) use back_pressure::Waiters;
 use back_pressure::WaitsSince;
 use coalescing::Coalescing;
+use reopening::Reopening;
 
 /// How often it is looked whether the last send by sockets that are going has returned.
 const CLOSE_POLL: Duration = Duration::from_millis(1);
@@ -59,7 +61,7 @@ pub(crate) struct Device {
     pub(crate) handshakes: HandshakeQueue,
     pub(crate) service: ServiceQueue,
     sockets: RwSpinLock<Option<Shared<Outside<Outer>>>>,
-    sockets_lost: AtomicBool,
+    reopening: Reopening,
     /// Counts failed sends: a route resolved before the last one may be stale.
     failures: AtomicU64,
     /// What other CPUs are to do.
@@ -77,6 +79,8 @@ struct Control {
     port: u16,
     /// Who brought the adapter up; the sockets are its own in the eyes of the firewall.
     owner: Option<Process>,
+    /// The port of sockets that were lost and could not be opened anew yet.
+    missing: Option<u16>,
     /// Closing sockets wait on it.
     pause: Event,
 }
@@ -114,13 +118,13 @@ impl Device {
             handshakes: HandshakeQueue::try_new(MAX_QUEUED_HANDSHAKES)?,
             service: ServiceQueue::default(),
             sockets: RwSpinLock::new(None),
-            sockets_lost: AtomicBool::new(false),
+            reopening: Reopening::default(),
             failures: AtomicU64::new(0),
             errands: AtomicUsize::new(0),
             waits_since: WaitsSince::default(),
             coalescing: Coalescing::default(),
             luid: AtomicU64::new(0),
-            control: Mutex::try_new(Control { port: 0, owner: None, pause })?,
+            control: Mutex::try_new(Control { port: 0, owner: None, missing: None, pause })?,
         };
         Shared::try_new(device).map_err(no_memory)
     }
@@ -309,13 +313,6 @@ impl Device {
         }
     }
 
-    /// Has a worker open the sockets anew: their transport is gone.
-    pub(crate) fn ask_for_sockets(&self) {
-        if !self.sockets_lost.swap(true, Ordering::AcqRel) {
-            self.core.call_workers();
-        }
-    }
-
     /// Keeps a datagram that may be a handshake message for a worker.
     pub(crate) fn queue_handshake(
         &self,
@@ -422,30 +419,6 @@ impl Device {
         self.sockets
             .read(&AtPassive(passive), |sockets| sockets.as_ref().map(|sockets| sockets.port()))
             .unwrap_or(control.port)
-    }
-
-    /// Opens the sockets anew if their transport is gone.
-    pub(crate) fn reopen(this: &Shared<Self>, passive: &Passive) {
-        if !this.sockets_lost.swap(false, Ordering::AcqRel) {
-            return;
-        }
-        let control = this.control.lock(passive);
-        let Some(owner) = &control.owner else { return };
-        let port = this.sockets.read(&AtPassive(passive), |sockets| {
-            sockets.as_ref().filter(|sockets| sockets.is_lost()).map(|sockets| sockets.port())
-        });
-        let Some(port) = port else { return };
-        // The port is free for the new ones only when the old ones are gone.
-        this.replace_sockets(None, &control.pause, passive);
-        match Self::open(this, port, owner, passive) {
-            Ok(sockets) => {
-                this.replace_sockets(Some(sockets), &control.pause, passive);
-                this.say(passive, Level::Warning, format_args!("sockets opened anew"));
-            }
-            Err(error) => {
-                this.say(passive, Level::Error, format_args!("sockets are lost: {error}"));
-            }
-        }
     }
 
     /// Takes everything down for good.

@@ -263,10 +263,14 @@ impl Worker {
             let alarm = self.alarm.0.lock(level);
             let ground = crate::ground::At(level.at_most());
             let next = self.desk.devices.read(&ground, |devices| {
-                devices.iter().filter_map(|device| device.tunnel.next_wake(&ground)).min()
+                let wakes = devices.iter().flat_map(|device| {
+                    let protocol = device.tunnel.next_wake(&ground).map(|wake| wake.0);
+                    [protocol, device.next_attempt()]
+                });
+                wakes.flatten().min()
             });
             if let Some(next) = next {
-                alarm.set(next.0.saturating_sub(now().monotonic.0).max(SOONEST));
+                alarm.set(next.saturating_sub(now().monotonic.0).max(SOONEST));
             }
         });
     }

@@ -320,6 +320,27 @@ fn sockets_die_at_full_pace() {
     }
 }
 
+/// Others cannot be opened for a while: they are when they can.
+#[test]
+fn sockets_that_cannot_be_opened_anew_are_tried_again() {
+    under_a_flow(
+        1..=3,
+        |pair, _| {
+            let alpha = machine(&pair.alpha);
+            alpha.faults().refuse("WskSocket");
+            wsk::lose_transport(alpha);
+            pair.world.sleep(milliseconds(50));
+            alpha.faults().never();
+            // It is tried every second.
+            pair.world.sleep(milliseconds(970));
+        },
+        |ended, why| {
+            in_order_and_accounted(ended, why);
+            assert!(ended.more(0, Discard::AdapterDown) > 1000, "{why}\n{}", ended.after[0]);
+        },
+    );
+}
+
 #[test]
 fn a_peer_goes_in_the_middle_of_a_chunk() {
     for (end, function, reason) in [
