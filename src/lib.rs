@@ -43,6 +43,7 @@ use core::{
     ffi::c_void,
     num::NonZeroU32,
     sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
 };
 
 use abi::{
@@ -204,6 +205,11 @@ impl Core {
     /// Has a worker look for work. `<= DISPATCH_LEVEL`.
     pub(crate) fn call_workers(&self) {
         self.workers.call();
+    }
+
+    /// Has a worker look for work when `delay` is over, or soon after. `<= DISPATCH_LEVEL`.
+    pub(crate) fn call_workers_within(&self, delay: Duration) {
+        self.workers.call_within(delay);
     }
 
     /// Reads the policy anew, and has every adapter follow it, whatever is under way there.

@@ -49,6 +49,8 @@ const SOONEST: Duration = Duration::from_millis(1);
 /// The worker threads. Dropped at `PASSIVE_LEVEL`, after the last adapter: waits for all of them.
 pub(crate) struct Workers {
     threads: Vec<Thread>,
+    /// Set by the data path, which does not know the alarm's deadline.
+    reminder: Timer<Shared<Desk>>,
     desk: Shared<Desk>,
 }
 
@@ -57,6 +59,8 @@ struct Desk {
     /// Set when there is work; lets one worker through.
     work: Event,
     stop: AtomicBool,
+    /// The reminder is set.
+    reminds: AtomicBool,
     devices: RwSpinLock<Vec<Shared<Device>>>,
 }
 
@@ -77,16 +81,18 @@ impl Workers {
         let desk = Desk {
             work: Event::try_new(Kind::Synchronization)?,
             stop: AtomicBool::new(false),
+            reminds: AtomicBool::new(false),
             devices: RwSpinLock::new(Vec::new()),
         };
         let desk = Shared::try_new(desk).map_err(no_memory)?;
         let timer = Timer::try_new(desk.clone(), Wake::Cpu, ring)?;
         let alarm = Shared::try_new(Alarm(SpinLock::new(timer))).map_err(no_memory)?;
+        let reminder = Timer::try_new(desk.clone(), Wake::Cpu, remind)?;
         let count = processor::count().clamp(1, MOST);
         let mut threads = Vec::new();
         threads.try_reserve_exact(count as usize).map_err(|_| NtError::INSUFFICIENT_RESOURCES)?;
         // From here on dropping `workers` ends those that run.
-        let mut workers = Self { threads, desk };
+        let mut workers = Self { threads, reminder, desk };
         for _ in 0..count {
             let random = Generator::try_new(passive)?;
             let (desk, alarm) = (workers.desk.clone(), alarm.clone());
@@ -102,6 +108,14 @@ impl Workers {
     /// Has a worker look for work. `<= DISPATCH_LEVEL`.
     pub(crate) fn call(&self) {
         self.desk.work.set();
+    }
+
+    /// Has a worker look for work within `delay` and a tick. `<= DISPATCH_LEVEL`.
+    pub(crate) fn call_within(&self, delay: Duration) {
+        // Relaxed: who is told that it is set finds it before it rings; and what is due later than that the worker sees.
+        if !self.desk.reminds.swap(true, Ordering::Relaxed) {
+            self.reminder.set(delay);
+        }
     }
 
     /// Has the workers serve `device`.
@@ -154,6 +168,12 @@ impl Drop for Workers {
 /// The timer's routine.
 fn ring(desk: &Shared<Desk>, _level: &Dispatch<'_>) {
     desk.work.set();
+}
+
+/// The reminder's routine.
+fn remind(desk: &Shared<Desk>, level: &Dispatch<'_>) {
+    desk.reminds.store(false, Ordering::Relaxed);
+    ring(desk, level);
 }
 
 /// One thread.
@@ -262,15 +282,16 @@ impl Worker {
         passive.pinned(|level| {
             let alarm = self.alarm.0.lock(level);
             let ground = crate::ground::At(level.at_most());
+            let now = now().monotonic.0;
             let next = self.desk.devices.read(&ground, |devices| {
                 let wakes = devices.iter().flat_map(|device| {
                     let protocol = device.tunnel.next_wake(&ground).map(|wake| wake.0);
-                    [protocol, device.next_attempt()]
+                    [protocol, device.next_attempt(), device.gives_up_at(now)]
                 });
                 wakes.flatten().min()
             });
             if let Some(next) = next {
-                alarm.set(next.saturating_sub(now().monotonic.0).max(SOONEST));
+                alarm.set(next.saturating_sub(now).max(SOONEST));
             }
         });
     }

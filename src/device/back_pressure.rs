@@ -4,7 +4,8 @@
 //! run to be sealed into, or no place in its peer's order. It is left where it is, so that the stack
 //! above sees a full queue and slows down, and is looked at again when a run comes back, of whichever
 //! adapter. Nothing is waited for longer than a while: then packets are taken, and discarded for want
-//! of room, so that a peer whose datagrams the network keeps does not stop the others for good.
+//! of room, so that a peer whose datagrams the network keeps does not stop the others for good. That
+//! nothing comes back is nothing to be woken by, so a worker looks when the while is over.
 //!
 //! `<= DISPATCH_LEVEL`.
 
@@ -37,6 +38,7 @@ impl Device {
     pub(crate) fn has_room(&self, now: Now, also: impl Fn() -> bool) -> bool {
         let enough = || self.core.runs.full_runs() > SPARE_RUNS && also();
         if enough() {
+            self.stop_waiting();
             return true;
         }
         let nanoseconds = u64::try_from(now.monotonic.0.as_nanos()).unwrap_or(u64::MAX).max(1);
@@ -48,6 +50,7 @@ impl Device {
         );
         if since.is_ok() {
             self.core.waiters.0.fetch_add(1, Ordering::Relaxed);
+            self.core.call_workers_within(LONGEST_WAIT);
         }
         // Pairs with the fence in `run_returned`: it sees that we wait, or we see its run.
         fence(Ordering::SeqCst);
@@ -55,37 +58,52 @@ impl Device {
             self.stop_waiting();
             return true;
         }
-        let waited = since.map_or_else(|since| nanoseconds.saturating_sub(since), |_| 0);
-        u128::from(waited) > LONGEST_WAIT.as_nanos()
+        since.is_err_and(|since| is_over(since, now.monotonic.0))
     }
 
     /// A run is back in the pool: who waits for one looks again.
     pub(crate) fn run_returned(&self) {
         // Pairs with the fence in `has_room`.
         fence(Ordering::SeqCst);
-        if self.core.waiters.0.load(Ordering::Relaxed) == 0 {
+        let waiters = self.core.waiters.0.load(Ordering::Relaxed);
+        if waiters == 0 {
             return;
         }
-        self.look_for_runs();
-        if self.core.waiters.0.load(Ordering::Relaxed) != 0 {
+        if waiters > usize::from(self.look_for_runs()) {
             // Other adapters, which are not known here.
             self.core.call_workers();
         }
     }
 
-    /// Has the ring looked at again if it waits for runs.
-    pub(crate) fn look_for_runs(&self) {
-        if self.stop_waiting() {
+    /// Has the ring looked at again if it waits for runs; returns whether it does, which is until there is
+    /// room.
+    pub(crate) fn look_for_runs(&self) -> bool {
+        let waits = self.waits_since.0.load(Ordering::Relaxed) != 0;
+        if waits {
             self.adapter.tx().resume();
         }
+        waits
     }
 
-    /// Waits for nothing any more; returns whether it did.
-    pub(super) fn stop_waiting(&self) -> bool {
-        let waited = self.waits_since.0.swap(0, Ordering::Relaxed) != 0;
-        if waited {
+    /// When nothing is waited for any longer, if the ring waits and that is still to come.
+    pub(crate) fn gives_up_at(&self, now: Duration) -> Option<Duration> {
+        let since = self.waits_since.0.load(Ordering::Relaxed);
+        (since != 0 && !is_over(since, now))
+            .then(|| Duration::from_nanos(since).saturating_add(LONGEST_WAIT))
+    }
+
+    /// Waits for nothing any more.
+    pub(super) fn stop_waiting(&self) {
+        // Loaded first: as a rule it does not.
+        if self.waits_since.0.load(Ordering::Relaxed) != 0
+            && self.waits_since.0.swap(0, Ordering::Relaxed) != 0
+        {
             self.core.waiters.0.fetch_sub(1, Ordering::Relaxed);
         }
-        waited
     }
+}
+
+/// Whether who waits since then, in nanoseconds since boot, has waited for as long as may be.
+fn is_over(since: u64, now: Duration) -> bool {
+    now.saturating_sub(Duration::from_nanos(since)) >= LONGEST_WAIT
 }

@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use abi::discard::Discard;
 use abi::policy::Policy;
-use sim::host::memory::pair::Pair;
+use abi::statistics::Counter;
+use sim::host::memory::Network;
+use sim::host::memory::pair::{Pair, Station};
 use sim::nt::wsk;
 
 use crate::machines::accounting::Ledger;
@@ -76,4 +78,59 @@ fn an_adapter_that_goes_down_meanwhile_leaves_nothing_in_its_ring() {
         pair.alpha.set_up(true).unwrap();
         machines::ping(&pair.alpha, &pair.beta);
     });
+}
+
+/// Sends a chunk to `to`.
+fn batch_to(alpha: &Station, to: &Station) {
+    for _ in 0..32 {
+        assert!(alpha.endpoint().send_datagram(to.inner()[0], vec![0x77; 1000]));
+    }
+    alpha.computer().machine().world().sleep(Duration::from_micros(200));
+}
+
+/// Sends to `to` until the driver leaves packets in its ring.
+fn until_some_stay(alpha: &Station, to: &Station) {
+    let taken = || Ledger::of(alpha).counter(Counter::PacketsOut);
+    for _ in 0..MANY {
+        let before = taken();
+        batch_to(alpha, to);
+        if taken() == before {
+            return;
+        }
+    }
+    panic!("all are taken");
+}
+
+/// Nothing is sent any more, nor comes back: it is the driver that looks at its ring after a while.
+#[test]
+fn a_kept_destination_stops_the_others_for_a_tenth_of_a_second() {
+    for seed in 1..=4 {
+        machines::on_virtual_time(seed, |world, driver| {
+            let network = Network::new(world);
+            let boot = |number| {
+                let options = machines::with_policy(Policy::SendEngine, 0);
+                Station::boot(world, &network, number, options, driver).unwrap()
+            };
+            let stations = [1, 2, 3].map(boot);
+            let [alpha, beta, gamma] = &stations;
+            machines::join(alpha, beta);
+            machines::join(alpha, gamma);
+            machines::ping(alpha, beta);
+            machines::ping(alpha, gamma);
+            wsk::keep_sends(alpha.computer().machine(), Some(beta.outer()[0]));
+            until_some_stay(alpha, beta);
+            let full = || Ledger::of(alpha).discarded(Discard::QueueFull);
+            assert_eq!(full(), 0, "seed {seed}");
+            let took = alpha.endpoint().ping(gamma.inner()[0], 56, machines::PATIENCE);
+            let took = took.unwrap_or_else(|| panic!("seed {seed}: gamma does not answer"));
+            let expected = Duration::from_millis(95)..Duration::from_millis(130);
+            assert!(expected.contains(&took), "seed {seed}: {took:?}");
+            // From then on the others have what they need, and of what is for beta the most is discarded.
+            (0..20).for_each(|_| batch_to(alpha, beta));
+            let took = alpha.endpoint().ping(gamma.inner()[0], 56, machines::PATIENCE).unwrap();
+            assert!(took < Duration::from_millis(20), "seed {seed}: {took:?}");
+            assert!(full() > 200, "seed {seed}: {}", Ledger::of(alpha));
+            machines::finish(stations.into(), &network);
+        });
+    }
 }
