@@ -13,7 +13,7 @@ parts, in the order they run:
   fmt       rustfmt
   lint      clippy, for this host and for Windows
   unit      unit, property and documentation tests of every crate; layouts against the WDK's numbers
-  loom      model checking of what is lock-free
+  loom      model checking of what is lock-free; longer histories of the pipeline, drawn by shuttle
   driver    penstock.sys is built, and its file is what Windows will load
   sim       penstock.sys in the simulator: every scenario of sim/tests
   interop   penstock.sys and wireguard-go in two network namespaces (root and /dev/net/tun)
@@ -72,6 +72,8 @@ unit() {
 }
 model_checks() {
     RUSTFLAGS='--cfg loom' CARGO_TARGET_DIR=target/loom cargo test --quiet --locked -p crypto --release --lib loom &&
+        RUSTFLAGS='--cfg shuttle' CARGO_TARGET_DIR=target/shuttle \
+            cargo test --quiet --locked -p crypto --release --lib shuttle &&
         (. scripts/wdk/env.sh &&
             RUSTFLAGS='--cfg loom' CARGO_TARGET_DIR=target/loom cargo test --quiet --locked -p nt --release --lib loom)
 }

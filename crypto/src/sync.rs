@@ -12,7 +12,8 @@
 //! it by hand.
 //!
 //! Everything atomic is named through [`atomic`], which is loom's under `--cfg loom`, so that a
-//! model checker can run this file's tests over every interleaving. This is, with `aead`, the only
+//! model checker can run this file's tests over every interleaving, and shuttle's under `--cfg shuttle`,
+//! which draws interleavings of longer histories. This is, with `aead`, the only
 //! file of the crate with `unsafe` in it.
 
 #![allow(unsafe_code)] // Locks and reference counts are made of cells and pointers.
@@ -27,13 +28,16 @@ use core::{
 
 use atomic::{AtomicU32, AtomicUsize, Ordering, fence};
 
-/// Atomics: `core`'s, or loom's when a model checker is in charge.
+/// Atomics: `core`'s, or loom's or shuttle's when a model checker is in charge.
 pub mod atomic {
-    #[cfg(not(loom))]
+    #[cfg(not(any(loom, shuttle)))]
     pub use core::sync::atomic::*;
 
     #[cfg(loom)]
     pub use loom::sync::atomic::*;
+
+    #[cfg(shuttle)]
+    pub use shuttle::sync::atomic::*;
 }
 
 /// What this crate's locks stand on: a way to run a few instructions without being preempted.
@@ -284,10 +288,12 @@ impl Drop for Wrote<'_> {
 
 /// Lets the other hardware thread, or under loom the other model thread, go on.
 fn relax() {
-    #[cfg(not(loom))]
+    #[cfg(not(any(loom, shuttle)))]
     core::hint::spin_loop();
     #[cfg(loom)]
     loom::thread::yield_now();
+    #[cfg(shuttle)]
+    shuttle::thread::yield_now();
 }
 
 /// A reference-counted value whose allocation may fail.

@@ -1,9 +1,12 @@
-//! Order, loss and ownership of lanes: against a model on one thread, and under loom on several.
+//! Order, loss and ownership of lanes: against a model on one thread, under loom on several, and under shuttle for longer.
 
 use std::vec::Vec;
 
 use super::{Baton, Chunk, Lane, Owner};
 use crate::sync::{Shared, SpinLock, Unpinned};
+
+#[cfg(shuttle)]
+mod histories;
 
 /// An owner that notes what it delivers, and hands over after so many deliveries if there is a place.
 struct Notes<'n> {
