@@ -23,7 +23,7 @@ use crate::machines::{self, PATIENCE, with_pair_of};
 const MTU: usize = 1420;
 
 /// A machine that is given packets to be cut, or is not.
-fn granted(options: Options, granted: bool) -> Options {
+pub(crate) fn granted(options: Options, granted: bool) -> Options {
     let mut options = options;
     options.choices.insert("GSO_IS_GRANTED".to_owned(), granted);
     options
@@ -35,14 +35,19 @@ fn sockets() -> Options {
 }
 
 /// A packet to be cut, and into what.
-struct Super {
+pub(crate) struct Super {
     packet: Vec<u8>,
     mss: usize,
 }
 
 impl Super {
     /// One from `from` to `to` whose segments are as long as the MTU, with this much payload.
-    fn new(from: IpAddr, to: IpAddr, tcp: bool, payload: impl Fn(usize) -> usize) -> Self {
+    pub(crate) fn new(
+        from: IpAddr,
+        to: IpAddr,
+        tcp: bool,
+        payload: impl Fn(usize) -> usize,
+    ) -> Self {
         let transport = if tcp { 20 } else { 8 };
         let mss = MTU - transport - if from.is_ipv4() { 20 } else { 40 };
         let payload = payload(mss);
@@ -73,11 +78,11 @@ impl Super {
         Self { packet, mss }
     }
 
-    fn segments(&self) -> Vec<Vec<u8>> {
+    pub(crate) fn segments(&self) -> Vec<Vec<u8>> {
         cut(&self.packet, self.mss).unwrap()
     }
 
-    fn send(&self, from: &Station) {
+    pub(crate) fn send(&self, from: &Station) {
         while !from.endpoint().send_super(&self.packet, self.mss) {
             from.computer().machine().world().sleep(Duration::from_micros(50));
         }
@@ -85,7 +90,7 @@ impl Super {
 }
 
 /// Both families and protocols, from alpha to beta.
-fn each_kind(pair: &Pair) -> impl Iterator<Item = (IpAddr, IpAddr, bool)> {
+pub(crate) fn each_kind(pair: &Pair) -> impl Iterator<Item = (IpAddr, IpAddr, bool)> {
     let ends = pair.alpha.inner().into_iter().zip(pair.beta.inner());
     let ends: Vec<(IpAddr, IpAddr)> = ends.collect();
     ends.into_iter().flat_map(|(from, to)| [(from, to, true), (from, to, false)])
