@@ -3,6 +3,8 @@
 //! `KDPC.DpcData` is not null while the object is queued; `Number` holds the target CPU, offset as in Windows so that 0 means
 //! "the CPU that inserts". Queues are in `processor.rs`.
 
+use std::collections::BTreeMap;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -12,7 +14,9 @@ use crate::nt::machine::Machine;
 use crate::nt::processor::Queued;
 use crate::nt::status::{STATUS_INVALID_PARAMETER, STATUS_SUCCESS};
 use crate::nt::thread::Thread;
+use crate::nt::topology;
 use crate::verifier::rules;
+use crate::verifier::schedule::lock;
 
 const TYPE: usize = 0;
 const IMPORTANCE: usize = 1;
@@ -69,6 +73,15 @@ pub fn keep_busy(machine: &Machine, longest: Duration) {
     machine.extension::<Busy>().0.store(longest.as_nanos() as u64, Ordering::Relaxed);
 }
 
+/// How many DPCs of medium-high importance were queued for each CPU.
+#[derive(Default)]
+struct Urgent(Mutex<BTreeMap<u32, u64>>);
+
+/// How many DPCs of medium-high importance a verified machine's driver has queued for each CPU, by index.
+pub fn urgent(machine: &Machine) -> BTreeMap<u32, u64> {
+    lock(&machine.extension::<Urgent>().0).clone()
+}
+
 /// The object is the driver's again.
 pub(crate) fn mark_idle(dpc: usize) {
     if let Ok(data) = probe::atomic_u64(dpc + DPC_DATA) {
@@ -123,6 +136,9 @@ fn insert(thread: &Thread, dpc: usize, arguments: [u64; 2]) -> Result<bool, prob
         arguments,
         not_before: delay(machine, thread, importance, target),
     };
+    if machine.options().verified && importance == MEDIUM_HIGH {
+        *lock(&machine.extension::<Urgent>().0).entry(target).or_default() += 1;
+    }
     machine.processor(target).insert(machine, queued, importance == HIGH_IMPORTANCE);
     Ok(true)
 }
@@ -160,13 +176,11 @@ crate::nt::imports! {
     /// Names the CPU that the DPC runs on.
     [max: HIGH, mark: Documented, source: "DDI wdm/nf-wdm-kesettargetprocessordpcex"]
     fn KeSetTargetProcessorDpcEx(thread, dpc: usize, number: usize) -> i32 {
-        let (Ok(group), Ok(cpu)) = (probe::read::<u16>(number), probe::read::<u8>(number + 2)) else {
+        let Ok(cpu) = topology::read_number(thread.machine(), number) else {
             return thread.bad_pointer("ProcNumber", number);
         };
-        if group != 0 || u32::from(cpu) >= thread.machine().options().cpus {
-            return STATUS_INVALID_PARAMETER;
-        }
-        match probe::write(dpc + NUMBER, TARGETED + u16::from(cpu)) {
+        let Some(cpu) = cpu else { return STATUS_INVALID_PARAMETER };
+        match probe::write(dpc + NUMBER, TARGETED + cpu as u16) {
             Ok(()) => STATUS_SUCCESS,
             Err(_) => thread.bad_pointer("Dpc", dpc),
         }

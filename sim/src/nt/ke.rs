@@ -4,16 +4,18 @@
 //! `SignalState` in the driver's memory; waking goes by its address. Not modelled: APCs and alerts (`Alertable` is ignored),
 //! thread priorities, wait blocks.
 
+use std::sync::Mutex;
 use std::sync::atomic::Ordering;
 
 use crate::loader::probe::{self, Fault};
 use crate::nt::level::{APC, DISPATCH};
+use crate::nt::machine::Machine;
 use crate::nt::ob::THREAD_TYPE;
 use crate::nt::status::{STATUS_INVALID_PARAMETER, STATUS_SUCCESS, STATUS_TIMEOUT};
 use crate::nt::thread::Thread;
-use crate::nt::timer;
+use crate::nt::{timer, topology};
 use crate::verifier::rules;
-use crate::verifier::schedule::{Key, WaitEnd};
+use crate::verifier::schedule::{Key, WaitEnd, lock};
 
 /// `EventNotificationObject`, the type of a dispatcher header.
 const NOTIFICATION: u8 = 0;
@@ -22,7 +24,6 @@ const SYNCHRONIZATION: u8 = 1;
 const SIGNAL_STATE: usize = 4;
 /// Bytes of a `KEVENT`.
 const EVENT: usize = 24;
-const ALL_PROCESSOR_GROUPS: u16 = 0xFFFF;
 
 crate::nt::behaviours! {
     pub(crate) static BEHAVIOURS;
@@ -175,9 +176,14 @@ fn wait(thread: &Thread, object: usize, timeout: usize) -> Result<i32, Fault> {
     }
 }
 
-/// Writes a `PROCESSOR_NUMBER` of group 0.
-fn put_number(place: usize, cpu: u32) -> Result<(), Fault> {
-    probe::write_bytes(place, &[0, 0, cpu as u8, 0])
+/// The CPUs, by index as bits, that threads of the driver were bound to.
+#[derive(Default)]
+struct Bound(Mutex<u64>);
+
+/// The indices of the CPUs that threads of the driver have bound themselves to so far.
+pub fn bound(machine: &Machine) -> Vec<u32> {
+    let bound = *lock(&machine.extension::<Bound>().0);
+    (0..64).filter(|index| bound >> index & 1 != 0).collect()
 }
 
 crate::nt::imports! {
@@ -307,36 +313,39 @@ crate::nt::imports! {
             thread.bad_pointer("Affinity", affinity);
             return;
         };
-        let active = u64::MAX >> (64 - thread.machine().options().cpus);
+        let topology = thread.machine().topology();
         if previous != 0 {
-            let before = thread.affinity() & active;
-            if probe::write(previous, before).and_then(|()| probe::write(previous + 8, 0_u64)).is_err() {
+            let here = topology.place(thread.cpu()).map_or(0, |place| place.group);
+            let before = topology.mask(here, thread.affinity());
+            if probe::write(previous, before).and_then(|()| probe::write(previous + 8, u64::from(here))).is_err() {
                 thread.bad_pointer("PreviousAffinity", previous);
                 return;
             }
         }
         // No valid CPU: "the routine does not change the affinity".
-        if group == 0 && mask & active != 0 {
-            thread.set_affinity(mask & active);
+        let indices = topology.indices(group, mask);
+        if indices != 0 {
+            *lock(&thread.machine().extension::<Bound>().0) |= indices;
+            thread.set_affinity(indices);
         }
     }
 
     /// CPUs of a group, or of all.
     [max: HIGH, mark: Documented, source: "DDI wdm/nf-wdm-kequeryactiveprocessorcountex"]
     fn KeQueryActiveProcessorCountEx(thread, group: u16) -> u32 {
-        if matches!(group, 0 | ALL_PROCESSOR_GROUPS) { thread.machine().options().cpus } else { 0 }
+        thread.machine().topology().active(group)
     }
 
     /// CPUs there may ever be, of a group or of all: none is added here.
     [max: HIGH, mark: Documented, source: "DDI ntddk/nf-ntddk-kequerymaximumprocessorcountex"]
     fn KeQueryMaximumProcessorCountEx(thread, group: u16) -> u32 {
-        if matches!(group, 0 | ALL_PROCESSOR_GROUPS) { thread.machine().options().cpus } else { 0 }
+        thread.machine().topology().maximum(group)
     }
 
     /// The CPU this runs on.
     [max: HIGH, mark: Documented, source: "DDI ntddk/nf-ntddk-kegetcurrentprocessornumberex"]
     fn KeGetCurrentProcessorNumberEx(thread, number: usize) -> u32 {
-        if number != 0 && put_number(number, thread.cpu()).is_err() {
+        if number != 0 && topology::write_number(thread.machine(), number, thread.cpu()).is_err() {
             thread.bad_pointer("ProcNumber", number);
         }
         thread.cpu()
@@ -348,7 +357,7 @@ crate::nt::imports! {
         if index >= thread.machine().options().cpus {
             return STATUS_INVALID_PARAMETER;
         }
-        match put_number(number, index) {
+        match topology::write_number(thread.machine(), number, index) {
             Ok(()) => STATUS_SUCCESS,
             Err(_) => thread.bad_pointer("ProcNumber", number),
         }

@@ -25,6 +25,7 @@ use crate::nt::registry::Registry;
 use crate::nt::se::Token;
 pub use crate::nt::thread::{Call, Dead, Level, Thread};
 use crate::nt::timer::Timers;
+use crate::nt::topology::Topology;
 use crate::nt::{Behaviour, Mark};
 use crate::verifier::fault::{Delay, Faults};
 use crate::verifier::report::{Frame, Leak, Stop};
@@ -40,6 +41,8 @@ pub struct Options {
     pub name: String,
     /// Simulated CPUs, at most 64.
     pub cpus: u32,
+    /// Where they are, and then how many; none is `cpus` in one group, all alike.
+    pub topology: Option<Topology>,
     /// Whether the verifier checks vector state, stacks and pool overruns. False is the fast mode.
     pub verified: bool,
     /// Fixed answers for behaviours marked unknown, by name; the others are drawn.
@@ -48,6 +51,8 @@ pub struct Options {
     pub print: bool,
     /// `REG_DWORD` values of the driver's `Parameters` key, by name.
     pub parameters: BTreeMap<String, u32>,
+    /// `REG_SZ` values there.
+    pub texts: BTreeMap<String, String>,
     /// False is a fault: saving the extended state answers success and does nothing, and so does restoring it.
     pub keeps_extended_state: bool,
 }
@@ -57,10 +62,12 @@ impl Default for Options {
         Self {
             name: "machine".into(),
             cpus: 2,
+            topology: None,
             verified: true,
             choices: BTreeMap::new(),
             print: false,
             parameters: BTreeMap::new(),
+            texts: BTreeMap::new(),
             keeps_extended_state: true,
         }
     }
@@ -73,6 +80,7 @@ type UnloadCheck = Box<dyn Fn(&Machine, &mut Vec<Leak>) + Send + Sync>;
 pub struct Machine {
     this: Weak<Self>,
     options: Options,
+    topology: Topology,
     world: Arc<World>,
     processors: Vec<Processor>,
     next_processor: AtomicU32,
@@ -123,9 +131,12 @@ impl Machine {
     /// Switches a machine on.
     pub fn boot(world: &Arc<World>, options: Options) -> Power {
         crate::loader::trap::install();
-        let cpus = options.cpus.clamp(1, 64);
+        let plain = || Topology::plain(options.cpus.clamp(1, 64));
+        let topology = options.topology.clone().unwrap_or_else(plain);
+        let cpus = topology.cpus();
         let machine = Arc::new_cyclic(|this| Self {
             this: this.clone(),
+            topology,
             world: world.clone(),
             processors: (0..cpus).map(Processor::new).collect(),
             next_processor: AtomicU32::new(0),
@@ -154,6 +165,9 @@ impl Machine {
         });
         for (name, value) in &machine.options.parameters {
             machine.registry.set_u32(&machine.parameters_key(), name, *value);
+        }
+        for (name, value) in &machine.options.texts {
+            machine.registry.set_text(&machine.parameters_key(), name, value);
         }
         for number in 0..cpus {
             machine.background("idle", move |machine| {
@@ -257,6 +271,11 @@ impl Machine {
 
     pub(crate) fn processor(&self, number: u32) -> &Processor {
         &self.processors[number as usize]
+    }
+
+    /// Where its CPUs are.
+    pub(crate) fn topology(&self) -> &Topology {
+        &self.topology
     }
 
     pub(crate) fn processors(&self) -> &[Processor] {

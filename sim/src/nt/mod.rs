@@ -38,6 +38,7 @@ pub mod stack;
 pub mod status;
 pub mod thread;
 pub mod timer;
+pub mod topology;
 pub mod wdf;
 pub mod wsk;
 pub mod xstate;
@@ -224,6 +225,7 @@ static TABLES: &[Table] = &[
     (rtl::IMPORTS, &[]),
     (se::IMPORTS, &[]),
     (timer::IMPORTS, timer::BEHAVIOURS),
+    (topology::IMPORTS, &[]),
     (xstate::IMPORTS, xstate::BEHAVIOURS),
     (fwp::bfe::IMPORTS, fwp::BEHAVIOURS),
     (fwp::callouts::IMPORTS, &[]),
