@@ -74,7 +74,7 @@ use crate::{
     interceptions::Interceptions,
     peer::Paths,
     policy::{Policies, Reading},
-    processors::Processors,
+    processors::{Choice, Processors},
     random::Generator,
     workers::Workers,
 };
@@ -142,11 +142,7 @@ impl Core {
         let runs = RunPool::new(passive, RunCaps::default())?;
         let buffers = RxPool::try_new(RX_BUFFER_BYTES, RX_POOL_BYTES)?;
         let routes = Routes::start(passive)?;
-        let processors = Processors::start(
-            policies.get(Policy::ScalingBase),
-            policies.get(Policy::ScalingMax),
-            passive,
-        )?;
+        let processors = Processors::start(Choice::make(&policies, passive)?, passive)?;
         let interceptions = Interceptions::try_new(passive)?;
         let workers = Workers::start(passive)?;
         let numbers = AtomicU64::new(1);

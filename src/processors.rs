@@ -30,6 +30,10 @@ use nt::{
     time::{monotonic, to_100ns},
 };
 
+mod choice;
+
+pub(crate) use choice::Choice;
+
 use crate::{
     datapath::{Receiving, Sending, Stage},
     device::Device,
@@ -74,6 +78,8 @@ pub(crate) enum Task {
 /// The scaling set. Dropped at `PASSIVE_LEVEL`, after the last adapter: waits for its threads.
 pub(crate) struct Processors {
     set: Vec<Cpu>,
+    /// Why it is these.
+    pub(crate) choice: Choice,
     /// Never set: who settles waits on it.
     pause: Event,
 }
@@ -101,22 +107,20 @@ struct Post {
 }
 
 impl Processors {
-    /// Starts the set: `most` CPUs at most from index `base` on, or all of them from 0 if there are none.
+    /// Starts the set that was chosen.
     ///
     /// # Errors
     ///
     /// [`NtError::INSUFFICIENT_RESOURCES`], or what NT says of a CPU or a thread; what was started by
     /// then is ended.
-    pub(crate) fn start(base: u32, most: u32, passive: &Passive) -> Result<Self, NtError> {
-        let count = processor::count();
-        let base = if base < count { base } else { 0 };
-        let indices = base..count.min(base.saturating_add(most.max(1)));
+    pub(crate) fn start(choice: Choice, passive: &Passive) -> Result<Self, NtError> {
         let mut set = Vec::new();
-        set.try_reserve_exact(indices.len()).map_err(|_| NtError::INSUFFICIENT_RESOURCES)?;
+        set.try_reserve_exact(choice.indices().len())
+            .map_err(|_| NtError::INSUFFICIENT_RESOURCES)?;
         // From here on dropping `processors` ends those that run.
-        let mut processors = Self { set, pause: Event::try_new(Kind::Notification)? };
-        for index in indices {
-            processors.set.push(Cpu::start(index, passive)?);
+        let mut processors = Self { set, choice, pause: Event::try_new(Kind::Notification)? };
+        for index in processors.choice.indices() {
+            processors.set.push(Cpu::start(*index, passive)?);
         }
         Ok(processors)
     }

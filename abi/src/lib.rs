@@ -9,6 +9,7 @@
 #[cfg(test)]
 extern crate std;
 
+pub mod cpu_list;
 pub mod discard;
 pub mod ioctl;
 pub mod policy;

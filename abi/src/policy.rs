@@ -49,8 +49,8 @@ policies! {
     HeldPerCpu: 0..=65_536, "datagrams", default 512;
     /// The most datagrams that callouts hold of one remote address and port.
     HeldPerPeer: 0..=65_536, "datagrams", default 256;
-    /// The first of the CPUs that seal and open packets, by index; one that is not there is 0. Applies
-    /// from the next time the driver is loaded.
+    /// The first of the CPUs that seal and open packets, by index; one behind which there is none is 0.
+    /// Applies from the next time the driver is loaded.
     ScalingBase: 0..=2_047, "index of a CPU", default 0;
     /// How many CPUs, from the first on, share what there is to seal and open; with 1 each CPU does what
     /// comes to it. Applies from the next time the driver is loaded.
@@ -65,7 +65,18 @@ policies! {
     OuterSegmentation: 0..=1, "0 no, 1 yes", default 0;
     /// Whether the sockets may be given datagrams of one sender several as one (URO).
     OuterCoalescing: 0..=1, "0 no, 1 yes", default 0;
+    /// The NUMA node whose CPUs seal and open packets; one that has none is any. Applies from the next time
+    /// the driver is loaded.
+    ScalingNode: 0..=65_535, "number of a node, 65535 any, as in `*NumaNodeId`", default 65_535;
+    /// Which CPUs seal and open packets where some are faster than others (the efficiency class that Windows
+    /// gives them). Applies from the next time the driver is loaded.
+    ScalingClass: 0..=2, "0 the fastest before others, 1 the fastest only, 2 all alike", default 0;
 }
+
+/// The one value that is a text: CPUs that do not seal and open packets for others
+/// ([`crate::cpu_list::CpuList`]), as a `REG_SZ`. One that is no list, or leaves no CPU, excludes none,
+/// and the adapter's log says so. Applies from the next time the driver is loaded.
+pub const SCALING_EXCLUDE: &str = "ScalingExclude";
 
 #[cfg(test)]
 mod tests {
@@ -82,6 +93,8 @@ mod tests {
                 page.lines().filter(|line| line.starts_with(&*std::format!("| `{name}`")));
             assert!(rows.any(|row| row.contains(&*said)), "docs/tuning.md: `{name}`: {said}");
         }
+        let excluded = std::format!("| `{SCALING_EXCLUDE}`* | list of CPUs, empty |");
+        assert!(page.contains(&*excluded), "docs/tuning.md: {excluded}");
     }
 
     #[test]

@@ -69,6 +69,8 @@ errors! {
     OBJECT_NAME_COLLISION = STATUS_OBJECT_NAME_COLLISION;
     /// No value of that name.
     OBJECT_NAME_NOT_FOUND = STATUS_OBJECT_NAME_NOT_FOUND;
+    /// A value of that name, and nothing in it.
+    RESOURCE_DATA_NOT_FOUND = STATUS_RESOURCE_DATA_NOT_FOUND;
     /// A failure with no better name.
     UNSUCCESSFUL = STATUS_UNSUCCESSFUL;
 }

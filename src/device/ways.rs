@@ -41,6 +41,7 @@ impl Device {
         for refused in reading.refused() {
             self.say(passive, Level::Warning, format_args!("{refused}"));
         }
+        self.core.processors.choice.tell_refused(|what| self.say(passive, Level::Warning, what));
     }
 
     /// The ways that policy wants datagrams to take.

@@ -28,6 +28,7 @@ mod chunk;
 mod lane;
 mod ownership;
 mod queue;
+pub mod scaling;
 
 pub use chunk::Chunk;
 pub use lane::{Baton, Lane, Owner, Refused};

@@ -1,7 +1,9 @@
 //! Kernel routines and constants that the driver kit hides in macros, or writes so that bindings
 //! do not get them (`wdm.h`, WDK 10.0.26100).
 
-use wdk_sys::{ACCESS_MASK, KIRQL, LONG_PTR, PVOID, ULONG, ULONG64, USHORT};
+use wdk_sys::{
+    ACCESS_MASK, KIRQL, LONG_PTR, NTSTATUS, PROCESSOR_NUMBER, PVOID, ULONG, ULONG64, USHORT,
+};
 
 /// For counts and masks over every group.
 pub const ALL_PROCESSOR_GROUPS: USHORT = 0xFFFF;
@@ -19,6 +21,13 @@ pub const XSTATE_MASK_AVX: ULONG64 = 4;
 pub const XSTATE_MASK_AVX512: ULONG64 = 0xE0;
 
 unsafe extern "system" {
+    /// Not in our headers, which have neither its enumeration nor its structure.
+    pub fn KeQueryLogicalProcessorRelationship(
+        ProcessorNumber: *mut PROCESSOR_NUMBER,
+        RelationshipType: ULONG,
+        Information: PVOID,
+        Length: *mut ULONG,
+    ) -> NTSTATUS;
     /// What the macro `KeRaiseIrql` calls on x64.
     pub fn KfRaiseIrql(NewIrql: KIRQL) -> KIRQL;
     /// What the macro `ObReferenceObject` calls.

@@ -7,7 +7,7 @@
 
 use core::{marker::PhantomData, ptr};
 
-use wdk_sys::{WDFKEY, WdfDriverGlobals};
+use wdk_sys::{UNICODE_STRING, WDFKEY, WdfDriverGlobals};
 
 use super::{call, unicode::Name};
 use crate::{
@@ -84,6 +84,45 @@ impl ParametersKey {
         });
         check(status)?;
         Ok(value)
+    }
+
+    /// Puts the `REG_SZ` value called `name` into `text`; returns how many UTF-16 units it has, which are
+    /// none if it is empty. A zero at its end is not counted.
+    ///
+    /// # Errors
+    ///
+    /// [`NtError::OBJECT_NAME_NOT_FOUND`] if there is none, [`NtError::INVALID_PARAMETER`] if the
+    /// name is longer than 64 UTF-16 units, or what the registry answers, such as for a value of
+    /// another type or that is longer than `text`.
+    ///
+    /// # IRQL
+    ///
+    /// `PASSIVE_LEVEL`.
+    ///
+    /// Source: <https://learn.microsoft.com/windows-hardware/drivers/ddi/wdfregistry/nf-wdfregistry-wdfregistryqueryunicodestring>
+    pub fn query_text(
+        &self,
+        _passive: &Passive,
+        name: &str,
+        text: &mut [u16],
+    ) -> Result<usize, NtError> {
+        let room = u16::try_from(size_of_val(text)).unwrap_or(u16::MAX - 1);
+        let mut value =
+            UNICODE_STRING { Length: 0, MaximumLength: room, Buffer: text.as_mut_ptr() };
+        let status = Name::<NAME_MAX>::new(name)?.with(|name| {
+            let value = &raw mut value;
+            // SAFETY: as in `query_u32`; the string says how much room there is in `text`.
+            unsafe { call!(WdfRegistryQueryUnicodeString, self.key, name, ptr::null_mut(), value) }
+        });
+        match check(status) {
+            // There is one, and it is empty.
+            Err(NtError::RESOURCE_DATA_NOT_FOUND) => Ok(0),
+            Err(error) => Err(error),
+            Ok(()) => {
+                let units = usize::from(value.Length / 2).min(text.len());
+                Ok(text.iter().take(units).position(|unit| *unit == 0).unwrap_or(units))
+            }
+        }
     }
 }
 

@@ -65,7 +65,8 @@ impl Demo {
             cpus: 2,
             verified: !self.fast,
             print: self.log,
-            parameters: self.policies.policies.iter().cloned().collect(),
+            parameters: self.policies.numbers(),
+            texts: self.policies.texts(),
             ..Options::default()
         };
         let pair = Pair::boot(&world, &options, &path)?;

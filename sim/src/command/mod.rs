@@ -1,11 +1,12 @@
 //! The arguments, the commands, and what these have in common: where the driver is and how a failure is told.
 
+use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use abi::discard::Discard;
-use abi::policy::Policy;
+use abi::policy::{Policy, SCALING_EXCLUDE};
 use abi::statistics::{Counter, Statistics};
 use clap::{Args, Parser, Subcommand};
 use sim::host::computer::{BootError, Tunnel};
@@ -67,12 +68,44 @@ struct Policies {
     ///
     /// An unknown NAME is answered with the list of them.
     #[arg(long = "policy", value_name = "NAME=VALUE", value_parser = policy)]
-    policies: Vec<(String, u32)>,
+    policies: Vec<Setting>,
+}
+
+/// A value and its name in the registry.
+#[derive(Clone, Debug)]
+enum Setting {
+    /// A `REG_DWORD`.
+    Number(String, u32),
+    /// A `REG_SZ`.
+    Text(String, String),
+}
+
+impl Policies {
+    /// The numbers.
+    fn numbers(&self) -> BTreeMap<String, u32> {
+        let number = |setting: &Setting| match setting {
+            Setting::Number(name, value) => Some((name.clone(), *value)),
+            Setting::Text(..) => None,
+        };
+        self.policies.iter().filter_map(number).collect()
+    }
+
+    /// The texts.
+    fn texts(&self) -> BTreeMap<String, String> {
+        let text = |setting: &Setting| match setting {
+            Setting::Text(name, value) => Some((name.clone(), value.clone())),
+            Setting::Number(..) => None,
+        };
+        self.policies.iter().filter_map(text).collect()
+    }
 }
 
 /// Reads `NAME=VALUE`. Bounds are the driver's to look at.
-fn policy(text: &str) -> Result<(String, u32), String> {
+fn policy(text: &str) -> Result<Setting, String> {
     let (name, value) = text.split_once('=').ok_or("it is written NAME=VALUE")?;
+    if name.eq_ignore_ascii_case(SCALING_EXCLUDE) {
+        return Ok(Setting::Text(SCALING_EXCLUDE.to_owned(), value.to_owned()));
+    }
     let known = Policy::ALL.iter().find(|policy| policy.name().eq_ignore_ascii_case(name));
     let Some(known) = known else {
         let all = Policy::ALL.iter().map(|policy| {
@@ -84,10 +117,13 @@ fn policy(text: &str) -> Result<(String, u32), String> {
                 policy.unit()
             )
         });
-        return Err(format!("there is no policy {name}; there are{}", all.collect::<String>()));
+        let all = all.collect::<String>();
+        return Err(format!(
+            "there is no policy {name}; there are{all}\n  {SCALING_EXCLUDE} a list of CPUs"
+        ));
     };
     let value = value.parse().map_err(|error| format!("{}: {error}", known.name()))?;
-    Ok((known.name().to_owned(), value))
+    Ok(Setting::Number(known.name().to_owned(), value))
 }
 
 /// Runs the command that the arguments name.

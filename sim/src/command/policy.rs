@@ -24,9 +24,13 @@ fn setting(text: &str) -> Result<Setting, String> {
     match uapi::policy::parse(text) {
         Some(setting) => Ok(setting),
         // Says what is wrong with it.
-        None => {
-            super::policy(text).and_then(|_| Err("it is written NAME=VALUE or NAME=".to_owned()))
-        }
+        None => Err(match super::policy(text) {
+            Ok(super::Setting::Text(name, _)) => {
+                format!("{name} is read when the driver is loaded: set it with `penstock-sim up`")
+            }
+            Ok(_) => "it is written NAME=VALUE or NAME=".to_owned(),
+            Err(wrong) => wrong,
+        }),
     }
 }
 

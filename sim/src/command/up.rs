@@ -102,7 +102,8 @@ impl Up {
             cpus,
             verified: self.verify,
             print: self.log,
-            parameters: self.policies.policies.into_iter().collect(),
+            parameters: self.policies.numbers(),
+            texts: self.policies.texts(),
             // What can be counted on, unless it is asked for; whoever asks for an outer offload wants to see it.
             choices: [("GSO_IS_GRANTED".to_owned(), false)]
                 .into_iter()

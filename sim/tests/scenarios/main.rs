@@ -17,6 +17,7 @@
 //! | [`back_pressure`] | the network keeps what it was given |
 //! | [`faults`] | one thing breaks under a flow at full pace on four CPUs, or comes in the middle of a chunk |
 //! | [`spreading`] | one flow on several CPUs, in order |
+//! | [`scaling_set`] | which CPUs those are: groups, nodes, unlike cores, and what policy says |
 //! | [`segmentation`] | packets of up to 64 KiB, cut by the driver or before it: the same bytes |
 //! | [`outer_offloads`] | several datagrams as one at the sockets, wanted, refused and missing |
 //! | [`zero_copy`] | a byte of payload is written once, each way, by every path |
@@ -68,6 +69,7 @@ mod policy;
 mod policy_change;
 mod port_change;
 mod roaming;
+mod scaling_set;
 mod segmentation;
 mod sessions;
 mod shapes;

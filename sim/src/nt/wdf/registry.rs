@@ -63,6 +63,35 @@ imports! {
         }
     }
 
+    /// Reads a REG_SZ into the caller's string. Whether a zero at its end is counted depends on who wrote it.
+    [max: PASSIVE, mark: ReadInSource, source: "facts/kmdf.md 12"]
+    fn WdfRegistryQueryUnicodeString(thread, globals: u64, key: u64, name: u64, length: u64, value: u64) -> i32 {
+        let Some(entered) = Entered::new(thread, globals) else { return 0 };
+        let Some(key) = entered.body::<Key>(key, Kind::Key) else { return 0 };
+        let Some(name) = entered.required("ValueName", name) else { return 0 };
+        let name = name.unicode_string().unwrap_or_default();
+        let Some(found) = entered.machine.registry().get(&key.path, &name) else {
+            return status::OBJECT_NAME_NOT_FOUND;
+        };
+        if found.kind != crate::nt::registry::REG_SZ {
+            return status::OBJECT_TYPE_MISMATCH;
+        }
+        if found.bytes.is_empty() {
+            return status::RESOURCE_DATA_NOT_FOUND;
+        }
+        let bytes = found.bytes.len() as u16;
+        if length != 0 {
+            Address(length).write(0, bytes);
+        }
+        let Some(value) = entered.required("Value", value) else { return 0 };
+        if value.read::<u16>(2) < bytes {
+            return status::BUFFER_OVERFLOW;
+        }
+        Address(value.read(8)).fill(&found.bytes);
+        value.write(0, bytes);
+        status::SUCCESS
+    }
+
     /// Closes a key.
     [max: PASSIVE, mark: ReadInSource, source: "facts/kmdf.md 12"]
     fn WdfRegistryClose(thread, globals: u64, key: u64) {

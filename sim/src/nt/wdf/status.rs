@@ -55,6 +55,8 @@ pub const INVALID_DEVICE_REQUEST: NtStatus = 0xC000_0010_u32.cast_signed();
 pub const ACCESS_DENIED: NtStatus = 0xC000_0022_u32.cast_signed();
 /// `STATUS_BUFFER_TOO_SMALL`.
 pub const BUFFER_TOO_SMALL: NtStatus = 0xC000_0023_u32.cast_signed();
+/// `STATUS_RESOURCE_DATA_NOT_FOUND`.
+pub const RESOURCE_DATA_NOT_FOUND: NtStatus = 0xC000_0089_u32.cast_signed();
 /// `STATUS_OBJECT_TYPE_MISMATCH`.
 pub const OBJECT_TYPE_MISMATCH: NtStatus = 0xC000_0024_u32.cast_signed();
 /// `STATUS_OBJECT_NAME_INVALID`.

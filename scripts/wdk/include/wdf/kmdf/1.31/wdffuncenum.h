@@ -46,6 +46,7 @@ typedef enum _WDFFUNCENUM {
     WdfObjectDereferenceActualTableIndex = 206,
     WdfObjectDeleteTableIndex = 208,
     WdfRegistryCloseTableIndex = 231,
+    WdfRegistryQueryUnicodeStringTableIndex = 238,
     WdfRegistryQueryULongTableIndex = 240,
     WdfRequestCompleteTableIndex = 263,
     WdfRequestCompleteWithInformationTableIndex = 265,
