@@ -71,6 +71,9 @@ policies! {
     /// Which CPUs seal and open packets where some are faster than others (the efficiency class that Windows
     /// gives them). Applies from the next time the driver is loaded.
     ScalingClass: 0..=2, "0 the fastest before others, 1 the fastest only, 2 all alike", default 0;
+    /// Whether the checksums of received packets are verified when they are opened, where Windows wants to
+    /// be told of them; otherwise the stack does that.
+    ReceiveChecksum: 0..=1, "0 no, 1 yes", default 1;
 }
 
 /// The one value that is a text: CPUs that do not seal and open packets for others

@@ -10,7 +10,7 @@ use core::num::{NonZeroU32, NonZeroUsize};
 use abi::discard::Discard;
 use nt::{
     irql::{AtMostDispatch, Passive},
-    netcx::{self, AdapterEvents, DataPath, Kind, LinkSpeed, Notifier, QueueInit},
+    netcx::{self, AdapterEvents, DataPath, Kind, LinkSpeed, Notifier, QueueInit, RxChecksums},
     shared::Shared,
     status::NtError,
     wdf::Device,
@@ -226,13 +226,17 @@ impl<D: Datapath> AdapterEvents for AdapterContext<D> {
     }
 
     fn create_rx_queue(&self, init: QueueInit<'_>, passive: &mut Passive) -> Result<(), NtError> {
-        init.create(passive, |_parts| {
-            Ok(RxQueueContext::new(self.rx.clone(), self.datapath.clone()))
+        init.create(passive, |parts| {
+            Ok(RxQueueContext::new(parts, self.rx.clone(), self.datapath.clone()))
         })
     }
 
     fn return_rx_buffer(&self, handle: NonZeroUsize, _level: &AtMostDispatch) {
         // A handle that is not lent is none of ours: there is nothing to put back.
         drop(self.pool.reclaim(handle));
+    }
+
+    fn set_rx_checksums(&self, wanted: RxChecksums) {
+        self.rx.want_checksums(wanted);
     }
 }

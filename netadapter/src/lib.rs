@@ -37,7 +37,7 @@ mod tx_packet;
 mod tx_queue;
 
 pub use adapter::{Adapter, Config, Datapath};
-pub use nt::netcx::Piece;
+pub use nt::netcx::{Checksums, Finding, Piece, RxChecksums};
 pub use rx_pool::{RxBuffer, RxPool, RxStash};
 pub use rx_queue::{Indication, RxQueue};
 pub use tx_flight::TxFlight;

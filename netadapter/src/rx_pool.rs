@@ -24,7 +24,7 @@ use core::{
 };
 
 use nt::{
-    netcx::RxFragment,
+    netcx::{Checksums, Finding, RxFragment},
     pool::{Buffer, Tag, try_box},
     status::NtError,
 };
@@ -56,7 +56,7 @@ const CLOSED: u64 = 1 << 63;
 struct Slot {
     /// [`HELD`], [`LENT`], or the link to the next buffer of the list this one is in.
     word: AtomicU32,
-    /// Length of the packet in the low 30 bits, kind in the high two, while it waits.
+    /// While it waits: what [`RxBuffer`] keeps, and the kind of packet in the high two bits.
     packet: AtomicU32,
 }
 
@@ -154,7 +154,7 @@ impl RxPool {
             None => memory.grow()?,
         };
         // INVARIANT: out of the free list, or new: nobody else has it.
-        Some(RxBuffer { memory: self.0, index, len: 0 })
+        Some(RxBuffer { memory: self.0, index, packet: 0 })
     }
 
     /// Up to `count` free buffers, taken together.
@@ -174,7 +174,7 @@ impl RxPool {
         // Acquire pairs with the release in `RxBuffer::lend`; of two that bring the same, one wins.
         slot.word.compare_exchange(LENT, HELD, Ordering::Acquire, Ordering::Relaxed).ok()?;
         // INVARIANT: it was lent, so nobody held it, and it is held from here on.
-        Some(RxBuffer { memory: self.0, index, len: 0 })
+        Some(RxBuffer { memory: self.0, index, packet: 0 })
     }
 
     fn memory(&self) -> &Memory {
@@ -397,7 +397,7 @@ impl RxStash<'_> {
         self.chain = next.map(|first| Chain { first, last });
         word.store(HELD, Ordering::Relaxed);
         // INVARIANT: out of the chain: nobody else has it.
-        Some(RxBuffer { memory: self.pool.0, index: first, len: 0 })
+        Some(RxBuffer { memory: self.pool.0, index: first, packet: 0 })
     }
 }
 
@@ -425,8 +425,17 @@ impl fmt::Debug for RxStash<'_> {
 pub struct RxBuffer {
     memory: NonNull<Memory>,
     index: u32,
-    len: u32,
+    /// Length of the packet in the low 26 bits, what was found of its checksums in the next four.
+    packet: u32,
 }
+
+/// The length in a buffer's `packet`.
+const LEN_MASK: u32 = (1 << 26) - 1;
+/// Where the findings of layer 3 and 4 are in a buffer's `packet`; two bits each.
+const LAYER3_SHIFT: u32 = 26;
+/// See [`LAYER3_SHIFT`].
+const LAYER4_SHIFT: u32 = 28;
+const _: () = assert!(BUFFER_MAX <= LEN_MASK);
 
 // SAFETY: the buffer's bytes are this value's alone, whatever thread has it.
 unsafe impl Send for RxBuffer {}
@@ -449,13 +458,33 @@ impl RxBuffer {
     pub fn as_slice(&self) -> &[u8] {
         let address = self.memory().address(self.index);
         // SAFETY: as in `as_mut_slice`; `len` is at most the buffer's.
-        unsafe { slice::from_raw_parts(address.as_ptr(), self.len as usize) }
+        unsafe { slice::from_raw_parts(address.as_ptr(), self.len() as usize) }
     }
 
     /// Says that the packet is the first `len` bytes; cut off at the buffer's end.
     pub fn set_len(&mut self, len: usize) {
         let most = self.memory().buffer_bytes;
-        self.len = u32::try_from(len).unwrap_or(most).min(most);
+        let len = u32::try_from(len).unwrap_or(most).min(most);
+        self.packet = self.packet & !LEN_MASK | len;
+    }
+
+    /// Says what was found of the packet's checksums; nothing, if this is not called.
+    pub fn set_checksums(&mut self, Checksums { layer3, layer4 }: Checksums) {
+        let found = (layer3 as u32) << LAYER3_SHIFT | (layer4 as u32) << LAYER4_SHIFT;
+        self.packet = self.packet & LEN_MASK | found;
+    }
+
+    fn len(&self) -> u32 {
+        self.packet & LEN_MASK
+    }
+
+    fn checksums(&self) -> Checksums {
+        let finding = |shift: u32| match self.packet >> shift & 3 {
+            1 => Finding::Valid,
+            2 => Finding::Invalid,
+            _ => Finding::NotChecked,
+        };
+        Checksums { layer3: finding(LAYER3_SHIFT), layer4: finding(LAYER4_SHIFT) }
     }
 
     /// Whether the buffer is of `pool`.
@@ -470,11 +499,11 @@ impl RxBuffer {
         // Release: what was done to the bytes comes before whoever brings them back.
         memory.slots[self.index as usize].word.store(LENT, Ordering::Release);
         let handle = NonZeroUsize::MIN.saturating_add(self.index as usize);
-        let len = self.len;
+        let (len, checksums) = (self.len(), self.checksums());
         core::mem::forget(self);
         // SAFETY: nonpaged memory of the pool, which is not freed while a buffer is away, and which
         // nobody touches until the buffer is reclaimed; lengths are bounded by `BUFFER_MAX`.
-        unsafe { RxFragment::new(address, capacity, len, handle) }
+        unsafe { RxFragment::new(address, capacity, len, handle) }.with_checksums(checksums)
     }
 
     /// Leaves the buffer to a list of waiting ones, linked to `next` of the same list.
@@ -504,7 +533,7 @@ impl Drop for RxBuffer {
 
 impl fmt::Debug for RxBuffer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RxBuffer").field("len", &self.len).finish_non_exhaustive()
+        f.debug_struct("RxBuffer").field("len", &self.len()).finish_non_exhaustive()
     }
 }
 

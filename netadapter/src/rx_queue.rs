@@ -8,12 +8,12 @@
 //!
 //! Advance and cancel run at PASSIVE_LEVEL or DISPATCH_LEVEL, one at a time, on any CPU.
 
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use abi::discard::Discard;
 use nt::{
     irql::{AtMostDispatch, Passive},
-    netcx::{Entered, Kind, Notifier, PacketQueueEvents, Rings, Started},
+    netcx::{Entered, Kind, Notifier, PacketQueueEvents, QueueParts, Rings, RxChecksums, Started},
     shared::Shared,
     status::NtError,
 };
@@ -31,13 +31,46 @@ pub struct RxQueue(Shared<RxState>);
 struct RxState {
     waiting: Waiting,
     notifier: Notifier,
+    /// Bits of [`RxChecksums`] that the stack wants, and [`GRANTED`].
+    checksums: AtomicU8,
 }
+
+/// IPv4, TCP and UDP.
+const WANTED: [u8; 3] = [1, 2, 4];
+/// The ring has room for what was found.
+const GRANTED: u8 = 8;
 
 impl RxQueue {
     /// A receive side without a ring, for at most `limit` waiting buffers of `pool`.
     pub(crate) fn try_new(pool: RxPool, limit: u32, passive: &Passive) -> Result<Self, NtError> {
         let notifier = Notifier::new(Kind::Receive, passive);
-        Shared::try_new(RxState { waiting: Waiting::new(pool, limit), notifier }).map(Self)
+        let checksums = AtomicU8::new(WANTED.iter().sum());
+        let waiting = Waiting::new(pool, limit);
+        Shared::try_new(RxState { waiting, notifier, checksums }).map(Self)
+    }
+
+    /// Which checksums of received packets the stack is to be told of now. Any IRQL.
+    #[must_use]
+    pub fn checksums(&self) -> RxChecksums {
+        // Relaxed: a packet on the way when it changes is as it was.
+        let bits = self.0.checksums.load(Ordering::Relaxed);
+        let [ipv4, tcp, udp] = WANTED.map(|bit| bits & GRANTED != 0 && bits & bit != 0);
+        RxChecksums { ipv4, tcp, udp }
+    }
+
+    /// Changes which the stack wants.
+    pub(crate) fn want_checksums(&self, RxChecksums { ipv4, tcp, udp }: RxChecksums) {
+        for (bit, wanted) in WANTED.iter().zip([ipv4, tcp, udp]) {
+            self.set_bit(*bit, wanted);
+        }
+    }
+
+    fn set_bit(&self, bit: u8, set: bool) {
+        if set {
+            self.0.checksums.fetch_or(bit, Ordering::Relaxed);
+        } else {
+            self.0.checksums.fetch_and(!bit, Ordering::Relaxed);
+        }
     }
 
     /// Starts handing up to `count` buffers over; `None` if there is no ring or it is being stopped.
@@ -107,7 +140,8 @@ pub(crate) struct RxQueueContext<D> {
 
 impl<D: Datapath> RxQueueContext<D> {
     /// The context of a queue that serves `queue`.
-    pub(crate) fn new(queue: RxQueue, datapath: Shared<D>) -> Self {
+    pub(crate) fn new(parts: &QueueParts, queue: RxQueue, datapath: Shared<D>) -> Self {
+        queue.set_bit(GRANTED, parts.has_checksum());
         Self { queue, cancelled: AtomicBool::new(false), datapath }
     }
 

@@ -129,7 +129,9 @@ fn with_ends(policies: &[(Policy, u32)], body: impl FnOnce(&Polled)) {
         cpus: 1,
         verified: false,
         parameters: parameters.collect(),
-        choices: [("GSO_IS_GRANTED".to_owned(), false)].into(),
+        choices: ["GSO_IS_GRANTED", "RX_CHECKSUM_IS_GRANTED"]
+            .map(|name| (name.to_owned(), false))
+            .into(),
         ..Options::default()
     };
     let ends = Polled::boot(&world, &options, &driver());

@@ -9,7 +9,7 @@
 use alloc::boxed::Box;
 use core::net::IpAddr;
 
-use abi::{discard::Discard, statistics::Counter};
+use abi::{discard::Discard, policy::Policy, statistics::Counter};
 use callout::{Datagram, Datagrams, Sequence};
 use crypto::{
     aead::{self, ExtendedState, Job, Piece, Source, TAG_LEN, Verdict},
@@ -18,11 +18,12 @@ use crypto::{
         Endpoint, Local, Now, Received, Wants,
         messages::{TRANSPORT_HEADER_LEN, Transport},
         receive::{InnerPacket, decapsulate_ecn},
+        verify::{Checksums, Finding, Worth},
     },
     sync::Shared,
 };
 use heapless::Vec as Batch;
-use netadapter::{Indication, RxBuffer, RxStash};
+use netadapter::{Indication, RxBuffer, RxChecksums, RxStash};
 use nt::{irql::AtMostDispatch, pool::try_box};
 
 use super::{
@@ -295,14 +296,26 @@ impl Device {
         let (Some(keypair), Some(datagrams)) = (&work.keypair, &work.datagrams) else { return };
         let packets = &mut work.packets;
         let mut sources = datagrams.iter();
+        let worth = self.checksums_worth();
         let mut written = 0_usize;
         self.core.with_extended_state(bytes, |state| {
             for packets in packets.chunks_mut(OPEN_PACKETS) {
                 let opened = open_some(state, keypair, packets, &mut sources);
                 written = written.saturating_add(opened);
+                // Their bytes are in this CPU's cache.
+                verify(packets, worth);
             }
         });
         self.counters.add(Counter::PayloadWrittenIn, written);
+    }
+
+    /// Which checksums of received packets are verified.
+    fn checksums_worth(&self) -> Worth {
+        if self.core.policies.get(Policy::ReceiveChecksum) == 0 {
+            return Worth::NOTHING;
+        }
+        let RxChecksums { ipv4, tcp, udp } = self.adapter.rx().checksums();
+        Worth { ipv4, tcp, udp }
     }
 
     /// Hands a chunk's packets to the adapter, in the order they came.
@@ -508,6 +521,35 @@ fn open_some<'d>(
         packet.verdict = verdict;
     }
     gathered.saturating_add(written)
+}
+
+/// Notes what is found of the checksums of packets that were opened.
+///
+/// What becomes of a packet later spoils no finding: padding is no part of it, and a mark of ECN takes
+/// the header's checksum along.
+fn verify(packets: &mut [Opening], worth: Worth) {
+    if worth == Worth::NOTHING {
+        return;
+    }
+    for packet in packets.iter_mut().filter(|packet| packet.verdict == Verdict::Done) {
+        let Some(buffer) = &mut packet.buffer else { continue };
+        let bytes = buffer.as_slice();
+        let Ok(inner) = InnerPacket::parse(bytes, bytes.len()) else { continue };
+        let found = Checksums::of(bytes.get(..inner.len).unwrap_or_default(), worth);
+        buffer.set_checksums(netadapter::Checksums {
+            layer3: told(found.ip),
+            layer4: told(found.transport),
+        });
+    }
+}
+
+/// A finding as the adapter tells it.
+fn told(finding: Finding) -> netadapter::Finding {
+    match finding {
+        Finding::NotChecked => netadapter::Finding::NotChecked,
+        Finding::Valid => netadapter::Finding::Valid,
+        Finding::Invalid => netadapter::Finding::Invalid,
+    }
 }
 
 /// The datagram's bytes after its header; `None` if they are in too many pieces.

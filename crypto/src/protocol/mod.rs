@@ -47,6 +47,7 @@ mod staged;
 mod tai64n;
 pub mod timers;
 pub mod tunnel;
+pub mod verify;
 
 use core::{
     net::{IpAddr, SocketAddr},

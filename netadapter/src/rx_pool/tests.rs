@@ -177,6 +177,27 @@ fn the_last_to_come_home_frees_the_memory() {
 }
 
 #[test]
+fn a_buffer_keeps_what_was_found_of_its_packet_and_the_next_one_begins_anew() {
+    let _alone = alone();
+    let pool = pool(2048, 1);
+    let waiting = Waiting::new(pool.clone(), 5);
+    let findings = [Finding::NotChecked, Finding::Valid, Finding::Invalid];
+    for (layer3, layer4) in findings.iter().flat_map(|one| findings.map(|other| (*one, other))) {
+        let mut buffer = pool.take().unwrap();
+        assert_eq!(buffer.checksums(), Checksums::default());
+        let found = Checksums { layer3, layer4 };
+        buffer.set_checksums(found);
+        buffer.as_mut_slice()[0] = 0x60;
+        // Cut to its length afterwards, as padding is.
+        buffer.set_len(2048);
+        buffer.set_len(1999);
+        waiting.places(1).push(buffer).unwrap();
+        let (buffer, kind) = waiting.consume().next().unwrap();
+        assert_eq!((buffer.len(), kind, buffer.checksums()), (1999, Layer3::Ipv6, found));
+    }
+}
+
+#[test]
 fn waiting_buffers_keep_their_order_length_and_kind() {
     let _alone = alone();
     let (pool, other) = (pool(2048, 1), pool(2048, 1));
@@ -190,14 +211,14 @@ fn waiting_buffers_keep_their_order_length_and_kind() {
     };
     push(packet(0x45, 20)).unwrap();
     push(packet(0x60, 40)).unwrap();
-    assert_eq!(waiting.consume().next().map(|(b, kind)| (b.len, kind)), Some((20, Layer3::Ipv4)));
+    assert_eq!(waiting.consume().next().map(|(b, kind)| (b.len(), kind)), Some((20, Layer3::Ipv4)));
     let mut two = waiting.places(2);
     two.push(packet(0x10, 2048)).unwrap();
     two.push(packet(0x40, 0)).unwrap();
     assert!(two.push(packet(0x40, 0)).is_err(), "not announced");
     drop(two);
     for expected in [(40, Layer3::Ipv6), (2048, Layer3::Unknown), (0, Layer3::Unknown)] {
-        assert_eq!(waiting.consume().next().map(|(b, kind)| (b.len, kind)), Some(expected));
+        assert_eq!(waiting.consume().next().map(|(b, kind)| (b.len(), kind)), Some(expected));
     }
     assert!(waiting.consume().next().is_none());
     for at in 0..6 {

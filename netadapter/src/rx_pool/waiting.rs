@@ -86,7 +86,7 @@ impl Places<'_> {
             return Err(buffer);
         }
         self.left -= 1;
-        let packet = buffer.len | kind_bits(buffer.as_slice().first());
+        let packet = buffer.packet | kind_bits(buffer.as_slice().first());
         let older = self.chain.map_or(END, |chain| chain.first + 1);
         let first = buffer.wait(older, packet);
         let last = self.chain.map_or(first, |chain| chain.last);
@@ -143,7 +143,7 @@ impl Iterator for Consumption<'_> {
         self.taken += 1;
         let packet = slot.packet.load(Ordering::Relaxed);
         // INVARIANT: it was in this list alone, and is out of it.
-        let buffer = RxBuffer { memory: pool.0, index, len: packet & LEN_MASK };
+        let buffer = RxBuffer { memory: pool.0, index, packet: packet & !KIND_MASK };
         Some((buffer, kind_of(packet)))
     }
 }
@@ -156,8 +156,8 @@ impl Drop for Consumption<'_> {
     }
 }
 
-/// The length in a slot's `packet`.
-const LEN_MASK: u32 = (1 << 30) - 1;
+/// The kind in a slot's `packet`; the rest is the buffer's.
+const KIND_MASK: u32 = 3 << 30;
 
 /// The kind of packet that begins with `first`, as bits of a slot's `packet`.
 fn kind_bits(first: Option<&u8>) -> u32 {

@@ -56,6 +56,25 @@ pub trait AdapterEvents: Send + Sync + 'static {
     ///
     /// `<= DISPATCH_LEVEL`, any thread.
     fn return_rx_buffer(&self, handle: NonZeroUsize, level: &AtMostDispatch);
+
+    /// Which checksums of received packets are looked at has changed; until then all are, if the receive
+    /// queue has room for it at all.
+    ///
+    /// # IRQL
+    ///
+    /// `<= DISPATCH_LEVEL`, any thread.
+    fn set_rx_checksums(&self, wanted: RxChecksums);
+}
+
+/// Which checksums of received packets the stack wants to be told of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RxChecksums {
+    /// Those of IPv4 headers.
+    pub ipv4: bool,
+    /// Those of TCP.
+    pub tcp: bool,
+    /// Those of UDP.
+    pub udp: bool,
 }
 
 /// A link's speed, which the system puts into route metrics and ring sizes.
@@ -233,7 +252,7 @@ impl Adapter {
         unsafe { NetAdapterSetDataPathCapabilities(self.adapter, &raw mut tx, &raw mut rx) };
         let checksum = NET_ADAPTER_OFFLOAD_RX_CHECKSUM_CAPABILITIES {
             Size: size_of::<NET_ADAPTER_OFFLOAD_RX_CHECKSUM_CAPABILITIES>() as ULONG,
-            EvtAdapterOffloadSetRxChecksum: evt_adapter_offload_set_rx_checksum,
+            EvtAdapterOffloadSetRxChecksum: evt_adapter_offload_set_rx_checksum::<A>,
         };
         // SAFETY: as above.
         unsafe { NetAdapterOffloadSetRxChecksumCapabilities(self.adapter, &raw const checksum) };
@@ -349,9 +368,19 @@ unsafe extern "system" fn evt_adapter_return_rx_buffer<A: AdapterEvents>(
 /// that changed is cut too.
 unsafe extern "system" fn evt_adapter_offload_set_gso(_adapter: NETADAPTER, _offload: NETOFFLOAD) {}
 
-/// `EvtAdapterOffloadSetRxChecksum`: a packet that was authenticated is valid whatever is enabled.
-unsafe extern "system" fn evt_adapter_offload_set_rx_checksum(
-    _adapter: NETADAPTER,
-    _offload: NETOFFLOAD,
+/// `EvtAdapterOffloadSetRxChecksum`.
+unsafe extern "system" fn evt_adapter_offload_set_rx_checksum<A: AdapterEvents>(
+    adapter: NETADAPTER,
+    offload: NETOFFLOAD,
 ) {
+    // SAFETY: registered for an adapter of `A`, which outlives its callbacks.
+    let context = unsafe { context::get::<A>(adapter) };
+    // SAFETY: the offload is what this callback was given.
+    let ipv4 = unsafe { NetOffloadIsRxChecksumIPv4Enabled(offload) } != 0;
+    // SAFETY: as above.
+    let tcp = unsafe { NetOffloadIsRxChecksumTcpEnabled(offload) } != 0;
+    // SAFETY: as above.
+    let udp = unsafe { NetOffloadIsRxChecksumUdpEnabled(offload) } != 0;
+    let wanted = RxChecksums { ipv4, tcp, udp };
+    context.iter().for_each(|context| context.set_rx_checksums(wanted));
 }

@@ -15,7 +15,7 @@ mod notifier;
 mod queue;
 mod ring;
 
-pub use adapter::{Adapter, AdapterEvents, DataPath, LinkSpeed};
+pub use adapter::{Adapter, AdapterEvents, DataPath, LinkSpeed, RxChecksums};
 pub use notifier::{Entered, Notifier};
 pub use queue::{Kind, PacketQueueEvents, QueueInit, QueueParts, Started};
-pub use ring::{Indices, Layer3, Packet, Piece, RingView, Rings, RxFragment};
+pub use ring::{Checksums, Finding, Indices, Layer3, Packet, Piece, RingView, Rings, RxFragment};

@@ -15,8 +15,9 @@
 use core::{marker::PhantomData, num::NonZeroUsize, ptr::NonNull};
 
 use crate::sys::netcx::{
-    NET_EXTENSION, NET_FRAGMENT, NET_PACKET, NET_RING, NetPacketRxChecksumEvaluationValid,
-    fragment, gso, layout, packet_flag,
+    NET_EXTENSION, NET_FRAGMENT, NET_PACKET, NET_RING, NetPacketRxChecksumEvaluationInvalid,
+    NetPacketRxChecksumEvaluationNotChecked, NetPacketRxChecksumEvaluationValid, fragment, gso,
+    layout, packet_flag,
 };
 
 /// The addresses of a queue's rings and of the extensions their elements have.
@@ -148,6 +149,27 @@ impl Piece {
     }
 }
 
+/// What was found of one checksum of a received packet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Finding {
+    /// It was not looked at, or there is none.
+    #[default]
+    NotChecked = NetPacketRxChecksumEvaluationNotChecked as isize,
+    /// It is right.
+    Valid = NetPacketRxChecksumEvaluationValid as isize,
+    /// It is wrong.
+    Invalid = NetPacketRxChecksumEvaluationInvalid as isize,
+}
+
+/// What was found of a received packet's checksums.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Checksums {
+    /// Of the IPv4 header.
+    pub layer3: Finding,
+    /// Of TCP or UDP.
+    pub layer4: Finding,
+}
+
 /// A buffer to be indicated as one packet of one fragment.
 ///
 /// # Invariants
@@ -161,10 +183,11 @@ pub struct RxFragment {
     capacity: u32,
     len: u32,
     handle: NonZeroUsize,
+    checksums: Checksums,
 }
 
 impl RxFragment {
-    /// Describes a buffer; `handle` is what comes back with it.
+    /// Describes a buffer of which no checksum was looked at; `handle` is what comes back with it.
     ///
     /// # Safety
     ///
@@ -173,7 +196,13 @@ impl RxFragment {
     #[must_use]
     pub unsafe fn new(address: NonNull<u8>, capacity: u32, len: u32, handle: NonZeroUsize) -> Self {
         debug_assert!(len <= capacity && u64::from(capacity) <= fragment::LENGTH_MASK);
-        Self { address, capacity, len, handle }
+        Self { address, capacity, len, handle, checksums: Checksums::default() }
+    }
+
+    /// The same, with what was found of the packet's checksums.
+    #[must_use]
+    pub fn with_checksums(self, checksums: Checksums) -> Self {
+        Self { checksums, ..self }
     }
 }
 
@@ -232,8 +261,8 @@ impl Rings<'_> {
     /// Fills the receive packet at `packet` and the fragment at `fragment` with `buffer`.
     ///
     /// Both must be the driver's, and be returned in this callback. Everything the driver has to
-    /// write is written; reserved bits stay. If NetAdapterCx has granted it, the packet's checksums
-    /// are declared valid.
+    /// write is written; reserved bits stay. If NetAdapterCx has granted it, what was found of the
+    /// packet's checksums is, too.
     pub fn link(&mut self, packet: u32, fragment: u32, buffer: RxFragment, layer3: Layer3) {
         let raw = self.raw;
         let element = raw.element::<NET_FRAGMENT>(raw.fragments, fragment);
@@ -251,11 +280,11 @@ impl Rings<'_> {
             // SAFETY: as above.
             unsafe { column.at::<usize>(index).write(buffer.handle.get()) };
         }
-        self.link_packet(packet, index, layer3);
+        self.link_packet(packet, index, layer3, buffer.checksums);
     }
 
     /// Fills the receive packet at `packet`, whose one fragment is at `fragment`.
-    fn link_packet(&mut self, packet: u32, fragment: u32, layer3: Layer3) {
+    fn link_packet(&mut self, packet: u32, fragment: u32, layer3: Layer3, checksums: Checksums) {
         let raw = self.raw;
         let element = raw.element::<NET_PACKET>(raw.packets, packet);
         // SAFETY: inside the ring, aligned as NetAdapterCx laid it out; written by nobody meanwhile.
@@ -279,11 +308,10 @@ impl Rings<'_> {
         // SAFETY: as above, and the packet is the driver's.
         unsafe { element.write(new) };
         if let Some(column) = raw.checksum {
-            const LAYER3_AND_LAYER4_VALID: u8 =
-                NetPacketRxChecksumEvaluationValid << 2 | NetPacketRxChecksumEvaluationValid << 4;
+            let found = (checksums.layer3 as u8) << 2 | (checksums.layer4 as u8) << 4;
             let index = packet & raw.mask(raw.packets);
             // SAFETY: the column has a byte for each packet; this one is the driver's.
-            unsafe { column.at::<u8>(index).write(LAYER3_AND_LAYER4_VALID) };
+            unsafe { column.at::<u8>(index).write(found) };
         }
     }
 

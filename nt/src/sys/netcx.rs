@@ -124,7 +124,9 @@ pub(crate) const NetExtensionTypePacket: i32 = 1;
 pub(crate) const NetExtensionTypeFragment: i32 = 2;
 
 /// `net/checksumtypes.h`: layer 2 in bits 0..2, layer 3 in 2..4, layer 4 in 4..6.
+pub(crate) const NetPacketRxChecksumEvaluationNotChecked: u8 = 0;
 pub(crate) const NetPacketRxChecksumEvaluationValid: u8 = 1;
+pub(crate) const NetPacketRxChecksumEvaluationInvalid: u8 = 2;
 
 /// `kmdf/adapter/2.1/netadapter.h`.
 #[repr(C)]
@@ -488,6 +490,12 @@ functions! {
     67 NetTxQueueGetExtension(queue: NETPACKETQUEUE, query: *const NET_EXTENSION_QUERY, extension: *mut NET_EXTENSION);
     /// Declares that received checksums were checked (2.1). PASSIVE, before the start.
     93 NetAdapterOffloadSetRxChecksumCapabilities(adapter: NETADAPTER, capabilities: *const NET_ADAPTER_OFFLOAD_RX_CHECKSUM_CAPABILITIES);
+    /// Whether the checksums of IPv4 headers are to be checked (2.1). Inside `EvtAdapterOffloadSetRxChecksum`.
+    94 NetOffloadIsRxChecksumIPv4Enabled(offload: NETOFFLOAD) -> BOOLEAN;
+    /// Whether those of TCP are (2.1). There.
+    95 NetOffloadIsRxChecksumTcpEnabled(offload: NETOFFLOAD) -> BOOLEAN;
+    /// Whether those of UDP are (2.1). There.
+    96 NetOffloadIsRxChecksumUdpEnabled(offload: NETOFFLOAD) -> BOOLEAN;
     /// Declares what super-packets can be cut (2.1). PASSIVE, before the start.
     97 NetAdapterOffloadSetGsoCapabilities(adapter: NETADAPTER, capabilities: *mut NET_ADAPTER_OFFLOAD_GSO_CAPABILITIES);
 }

@@ -48,7 +48,12 @@ impl Pair {
             cpus,
             verified: false,
             parameters: parameters.collect(),
-            choices: wsk::good_offloads().chain([("GSO_IS_GRANTED".to_owned(), granted)]).collect(),
+            choices: wsk::good_offloads()
+                .chain(
+                    ["GSO_IS_GRANTED", "RX_CHECKSUM_IS_GRANTED"]
+                        .map(|name| (name.to_owned(), granted)),
+                )
+                .collect(),
             ..Options::default()
         };
         Self(Polled::boot(world, &options, driver))

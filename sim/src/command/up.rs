@@ -43,8 +43,8 @@ pub(crate) struct Up {
     policies: Policies,
     /// Have Windows do (1) or not do (0) what nobody knows whether it does; may be repeated. The others are drawn.
     ///
-    /// GSO_IS_GRANTED, packets of up to 64 KiB that the driver cuts, is 0 unless it is set here. An unknown NAME is
-    /// answered with the list of them.
+    /// GSO_IS_GRANTED, packets of up to 64 KiB that the driver cuts, and RX_CHECKSUM_IS_GRANTED, that it says what it
+    /// found of checksums, are 0 unless they are set here. An unknown NAME is answered with the list of them.
     #[arg(long = "windows", value_name = "NAME=0|1", value_parser = choice)]
     choices: Vec<(String, bool)>,
     /// Simulated CPUs [default: as many as this machine has].
@@ -105,7 +105,8 @@ impl Up {
             parameters: self.policies.numbers(),
             texts: self.policies.texts(),
             // What can be counted on, unless it is asked for; whoever asks for an outer offload wants to see it.
-            choices: [("GSO_IS_GRANTED".to_owned(), false)]
+            choices: ["GSO_IS_GRANTED", "RX_CHECKSUM_IS_GRANTED"]
+                .map(|name| (name.to_owned(), false))
                 .into_iter()
                 .chain(wsk::good_offloads())
                 .chain(self.choices)

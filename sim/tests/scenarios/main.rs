@@ -19,6 +19,7 @@
 //! | [`spreading`] | one flow on several CPUs, in order |
 //! | [`scaling_set`] | which CPUs those are: groups, nodes, unlike cores, and what policy says |
 //! | [`segmentation`] | packets of up to 64 KiB, cut by the driver or before it: the same bytes |
+//! | [`receive_checksums`] | what is said of them is so, or nothing is |
 //! | [`outer_offloads`] | several datagrams as one at the sockets, wanted, refused and missing |
 //! | [`zero_copy`] | a byte of payload is written once, each way, by every path |
 //! | [`callouts`] | taken or let pass: the same bytes, and every reason counted |
@@ -68,6 +69,7 @@ mod peer_removal;
 mod policy;
 mod policy_change;
 mod port_change;
+mod receive_checksums;
 mod roaming;
 mod scaling_set;
 mod segmentation;

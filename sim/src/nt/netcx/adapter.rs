@@ -14,8 +14,11 @@ use super::data_path::{Action, DataPath, Event, Path};
 use super::rx_translator::{Inbox, Received, RxPacket};
 use super::segmentation::{self, Gso};
 use super::tx_translator::{Outbox, Refused, Sent};
-use super::{DATA_PATH_BEFORE_RESTART, GSO_IS_GRANTED, NetCx, SUPER_PACKETS_WITHOUT_LENGTH, Sizes};
-use crate::nt::machine::{Dead, Machine};
+use super::{
+    DATA_PATH_BEFORE_RESTART, GSO_IS_GRANTED, NetCx, RX_CHECKSUM_IS_GRANTED,
+    SUPER_PACKETS_WITHOUT_LENGTH, Sizes, adapter_functions,
+};
+use crate::nt::machine::{Call, Dead, Level, Machine};
 use crate::nt::wdf::device::{ClassExtension, Device};
 use crate::nt::wdf::object::Object;
 use crate::nt::wdf::status::{self, NtStatus};
@@ -30,7 +33,8 @@ pub(crate) struct Capabilities {
     pub(crate) tx_fragments: usize,
     pub(crate) rx_frame: u32,
     pub(crate) return_rx_buffer: u64,
-    pub(crate) rx_checksum: bool,
+    /// `EvtAdapterOffloadSetRxChecksum`, or 0.
+    pub(crate) rx_checksum: u64,
     pub(crate) gso: Option<Gso>,
 }
 
@@ -293,8 +297,26 @@ impl Adapter {
         declared.filter(|_| machine.either(&GSO_IS_GRANTED))
     }
 
-    pub(crate) fn rx_checksum(&self) -> bool {
-        lock(&self.state).capabilities.rx_checksum
+    /// Whether received packets have room for what the driver found of their checksums.
+    pub(crate) fn rx_checksum(&self, machine: &Machine) -> bool {
+        lock(&self.state).capabilities.rx_checksum != 0 && machine.either(&RX_CHECKSUM_IS_GRANTED)
+    }
+
+    /// An administrator has received packets' checksums looked at or not: IPv4 headers, TCP and UDP. Nothing if the driver
+    /// declared no such offload.
+    ///
+    /// # Errors
+    ///
+    /// [`Dead`].
+    pub fn set_rx_checksum(&self, machine: &Machine, enabled: [bool; 3]) -> Result<(), Dead> {
+        let callback = lock(&self.state).capabilities.rx_checksum;
+        if callback == 0 {
+            return Ok(());
+        }
+        let offload = adapter_functions::offload_handle(enabled);
+        let name = "EvtAdapterOffloadSetRxChecksum";
+        let call = Call::new(name, callback as usize, Level::Passive);
+        machine.call(call, &[self.handle(), offload]).map(drop)
     }
 
     /// Changes what the driver declares; `false` once the adapter has been started.

@@ -12,6 +12,7 @@ use super::Called;
 use super::adapter::{Adapter, Link, NetDevice};
 use super::segmentation::{self, Gso};
 use crate::nt::imports;
+use crate::nt::machine::Thread;
 use crate::nt::wdf::attributes::{self, Attributes};
 use crate::nt::wdf::device::Device;
 use crate::nt::wdf::driver_memory::Address;
@@ -41,6 +42,24 @@ pub(crate) struct AdapterInit {
 }
 
 const FIRST_INIT: u64 = 0xFFFF_8A40_0000_0000;
+
+/// What a `NETOFFLOAD` of ours looks like; the bits below are those of what is enabled.
+const OFFLOAD: u64 = 0x4F46_464C_4F41_4400;
+
+/// A `NETOFFLOAD` that says what is enabled: IPv4 headers, TCP, UDP.
+pub(crate) fn offload_handle(enabled: [bool; 3]) -> u64 {
+    let bits = enabled.iter().zip(0..).map(|(enabled, bit)| u64::from(*enabled) << bit);
+    OFFLOAD | bits.sum::<u64>()
+}
+
+fn is_enabled(thread: &Thread, globals: u64, offload: u64, bit: u32) -> u8 {
+    let Some(called) = Called::new(thread, globals) else { return 0 };
+    if offload & !7 != OFFLOAD {
+        called.fail("InvalidNetOffload", format!("{offload:#x}"));
+        return 0;
+    }
+    (offload >> bit & 1) as u8
+}
 
 imports! {
     pub(crate) static IMPORTS: "netadaptercx";
@@ -199,13 +218,32 @@ imports! {
         let Some(adapter) = called.adapter(adapter) else { return };
         let name = "NET_ADAPTER_OFFLOAD_RX_CHECKSUM_CAPABILITIES";
         let Some(capabilities) = called.structure(name, capabilities, RX_CHECKSUM_SIZE) else { return };
-        if capabilities.read::<u64>(8) == 0 {
+        let callback: u64 = capabilities.read(8);
+        if callback == 0 {
             called.fail("ParameterCantBeNull", "EvtAdapterOffloadSetRxChecksum");
             return;
         }
-        if !adapter.declare(|capabilities| capabilities.rx_checksum = true) {
+        if !adapter.declare(|capabilities| capabilities.rx_checksum = callback) {
             called.fail("AdapterAlreadyStarted", "NetAdapterOffloadSetRxChecksumCapabilities");
         }
+    }
+
+    /// Whether checksums of IPv4 headers are to be looked at.
+    [max: PASSIVE, mark: Documented, source: "DDI netadapteroffload/nf-netadapteroffload-netoffloadisrxchecksumipv4enabled"]
+    fn NetOffloadIsRxChecksumIPv4Enabled(thread, globals: u64, offload: u64) -> u8 {
+        is_enabled(thread, globals, offload, 0)
+    }
+
+    /// Whether those of TCP are.
+    [max: PASSIVE, mark: Documented, source: "DDI netadapteroffload/nf-netadapteroffload-netoffloadisrxchecksumtcpenabled"]
+    fn NetOffloadIsRxChecksumTcpEnabled(thread, globals: u64, offload: u64) -> u8 {
+        is_enabled(thread, globals, offload, 1)
+    }
+
+    /// Whether those of UDP are.
+    [max: PASSIVE, mark: Documented, source: "DDI netadapteroffload/nf-netadapteroffload-netoffloadisrxchecksumudpenabled"]
+    fn NetOffloadIsRxChecksumUdpEnabled(thread, globals: u64, offload: u64) -> u8 {
+        is_enabled(thread, globals, offload, 2)
     }
 
     /// Declares that packets may come that are to be cut.

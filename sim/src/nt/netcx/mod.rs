@@ -14,6 +14,7 @@
 //! | `execution_context`, `poll_thread` | who runs a queue's callbacks, when and at which IRQL |
 //! | `tx_translator`, `rx_translator` | packets into and out of rings |
 //! | `segmentation` | packets that the driver is to cut, and that tcpip cuts itself |
+//! | `rx_checksum` | whether what the driver says of received packets' checksums is so |
 //! | `ring`, `ring_verifier`, `packet_layout` | shared memory, its rules, headers |
 //!
 //! Source: `facts/netcx-os.md` (microsoft/Network-Adapter-Class-Extension de94903, read in
@@ -37,6 +38,7 @@ pub(crate) mod poll_thread;
 pub mod queue;
 pub mod ring;
 pub mod ring_verifier;
+mod rx_checksum;
 pub mod rx_translator;
 pub mod segmentation;
 mod stopping;
@@ -85,9 +87,13 @@ behaviours! {
     /// `EvtSetNotificationEnabled` is called with TRUE only, on transmit only while packets are out.
     [mark: ReadInSource, source: "facts/netcx-os.md 4"]
     NOTIFICATION_TRUE_ONLY;
-    /// The checksum extension is there when the capability was set; NDIS may never enable it.
-    [mark: Inferred, source: "facts/netadaptercx.md 7"]
-    RX_CHECKSUM_EXTENSION;
+    /// An adapter on an IP medium may tell what it found of received packets' checksums, or it may not: then its packets have
+    /// no room for it.
+    [mark: Unknown, source: "facts/netadaptercx.md 7: NetAdapterCx offers it for Ethernet only"]
+    RX_CHECKSUM_IS_GRANTED;
+    /// Whoever says that a checksum is right, or wrong, has added it up.
+    [mark: Inferred, source: "stricter: Windows believes what it is told"]
+    RX_CHECKSUMS_ARE_TOLD_TRULY;
     /// tcpip gives an adapter on an IP medium packets to be cut, or it does not.
     [mark: Unknown, source: "facts/netadaptercx.md 7: NetAdapterCx offers it for Ethernet only"]
     GSO_IS_GRANTED;
@@ -109,7 +115,7 @@ behaviours! {
     /// A driver does not write the extensions of a packet to send.
     [mark: Inferred, source: "stricter: the verifier compares packets only"]
     SENT_EXTENSIONS_ARE_READ_ONLY;
-    /// `EvtAdapterOffloadSetRxChecksum` and `EvtAdapterOffloadSetGso` are not called.
+    /// `EvtAdapterOffloadSetGso` is not called, and `EvtAdapterOffloadSetRxChecksum` when an administrator changes it.
     [mark: Inferred, source: "simplified: no OID_TCP_OFFLOAD_PARAMETERS here"]
     NO_OFFLOAD_OIDS;
     /// A returned Rx buffer comes back in a later poll of its queue.

@@ -352,7 +352,7 @@ impl QueueInit {
         let (sizes, transmit) = (self.sizes, self.direction == Direction::Transmit);
         let of_packets: &[ring::Extension] = match transmit {
             true if self.adapter.gso(machine).is_some() => &[ring::GSO],
-            false if self.adapter.rx_checksum() => &[ring::CHECKSUM],
+            false if self.adapter.rx_checksum(machine) => &[ring::CHECKSUM],
             _ => &[],
         };
         let addresses: &[ring::Extension] = if transmit {

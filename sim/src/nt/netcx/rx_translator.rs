@@ -14,11 +14,11 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 
-use super::packet_layout;
 use super::poll_thread::{ExecutionContext, Poll};
 use super::queue::PacketQueue;
 use super::ring::{CHECKSUM, Fragment, Layout, Packet, RETURN_CONTEXT, VIRTUAL_ADDRESS};
 use super::stopping::Stopping;
+use super::{packet_layout, rx_checksum};
 use crate::loader::probe;
 use crate::nt::machine::{Call, Level, Machine};
 use crate::verifier::schedule::{Key, lock};
@@ -407,6 +407,11 @@ impl RxTranslator {
         if packet.layout.layer2_type <= 1 && packet.layout.layer2_length == 0 {
             let layout = packet_layout::parse(received.pieces().next().unwrap_or_default());
             received.layout = layout;
+        }
+        if self.verified && !rx_checksum::is_true(&received) {
+            let detail = format!("{checksum:#04x} of {:02x?}", received.contiguous());
+            machine.die("RX CHECKSUM NOT TRUE", detail);
+            return false;
         }
         slots.batch.push(received);
         true
