@@ -245,10 +245,16 @@ impl DriverEvents for Driver {
         let handle = init.create(passive, |handle, passive| {
             let mut made = None;
             let segmentation = self.core.policies.get(Policy::Segmentation) != 0;
+            let receive_queues = self.core.policies.get(Policy::ReceiveQueues);
+            let receive_queues = NonZeroU32::new(receive_queues).unwrap_or(NonZeroU32::MIN);
             let adapter = Adapter::create(
                 passive,
                 handle,
-                &netadapter::Config { segmentation, ..netadapter::Config::default() },
+                &netadapter::Config {
+                    segmentation,
+                    receive_queues,
+                    ..netadapter::Config::default()
+                },
                 &self.core.buffers,
                 |adapter, _passive| {
                     let device = Device::try_new(&self.core, adapter.clone())?;

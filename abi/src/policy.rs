@@ -74,6 +74,9 @@ policies! {
     /// Whether the checksums of received packets are verified when they are opened, where Windows wants to
     /// be told of them; otherwise the stack does that.
     ReceiveChecksum: 0..=1, "0 no, 1 yes", default 1;
+    /// How many receive queues an adapter may have, for the stack to spread flows over; the next power of
+    /// two below. Applies to an adapter from when it is made.
+    ReceiveQueues: 1..=16, "queues", default 1;
 }
 
 /// The one value that is a text: CPUs that do not seal and open packets for others

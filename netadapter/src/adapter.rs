@@ -10,7 +10,10 @@ use core::num::{NonZeroU32, NonZeroUsize};
 use abi::discard::Discard;
 use nt::{
     irql::{AtMostDispatch, Passive},
-    netcx::{self, AdapterEvents, DataPath, Kind, LinkSpeed, Notifier, QueueInit, RxChecksums},
+    netcx::{
+        self, AdapterEvents, DataPath, HASH_KEY_BYTES, Hashed, Kind, LinkSpeed, Notifier,
+        QueueIdentity, QueueInit, RxChecksums,
+    },
     shared::Shared,
     status::NtError,
     wdf::Device,
@@ -18,7 +21,7 @@ use nt::{
 
 use crate::{
     rx_pool::RxPool,
-    rx_queue::{RxQueue, RxQueueContext},
+    rx_queue::{MOST_RX_QUEUES, RxQueue, RxQueueContext},
     tx_packet::TxBatch,
     tx_queue::{TxQueue, TxQueueContext},
 };
@@ -63,6 +66,8 @@ pub struct Config {
     /// Whether the stack may give packets that are to be cut into segments; see
     /// [`crate::TxPacket::mss`].
     pub segmentation: bool,
+    /// How many receive queues there may be; the next power of two below counts.
+    pub receive_queues: NonZeroU32,
 }
 
 impl Default for Config {
@@ -77,6 +82,7 @@ impl Default for Config {
             speed_bits_per_second,
             waiting_packets: WAITING,
             segmentation: false,
+            receive_queues: NonZeroU32::MIN,
         }
     }
 }
@@ -114,7 +120,10 @@ impl Adapter {
         if config.mtu_bytes > max_frame_bytes {
             return Err(NtError::INVALID_PARAMETER);
         }
-        let rx = RxQueue::try_new(pool.clone(), config.waiting_packets.get(), passive)?;
+        let most = config.receive_queues.get().min(MOST_RX_QUEUES as u32);
+        let receive_queues = NonZeroU32::new(1 << most.ilog2()).unwrap_or(NonZeroU32::MIN);
+        let (queues, waiting) = (receive_queues.get() as usize, config.waiting_packets.get());
+        let rx = RxQueue::try_new(pool, queues, waiting, passive)?;
         let tx = TxQueue(Shared::try_new(Notifier::new(Kind::Transmit, passive))?);
         let speed = LinkSpeed { bits_per_second: config.speed_bits_per_second };
         let data_path = DataPath {
@@ -122,6 +131,7 @@ impl Adapter {
             mtu_bytes: config.mtu_bytes,
             speed,
             segmentation: config.segmentation,
+            receive_queues,
         };
         let mut created = None;
         netcx::Adapter::create(device, passive, data_path, |adapter, passive| {
@@ -226,8 +236,9 @@ impl<D: Datapath> AdapterEvents for AdapterContext<D> {
     }
 
     fn create_rx_queue(&self, init: QueueInit<'_>, passive: &mut Passive) -> Result<(), NtError> {
+        let number = init.number(passive) as usize;
         init.create(passive, |parts| {
-            Ok(RxQueueContext::new(parts, self.rx.clone(), self.datapath.clone()))
+            RxQueueContext::try_new(parts, self.rx.clone(), number, self.datapath.clone())
         })
     }
 
@@ -238,5 +249,23 @@ impl<D: Datapath> AdapterEvents for AdapterContext<D> {
 
     fn set_rx_checksums(&self, wanted: RxChecksums) {
         self.rx.want_checksums(wanted);
+    }
+
+    fn enable_receive_scaling(&self, hashed: Hashed) {
+        self.rx.steering().enable(hashed);
+    }
+
+    fn disable_receive_scaling(&self) {
+        self.rx.steering().disable();
+    }
+
+    fn set_hash_key(&self, key: &[u8; HASH_KEY_BYTES]) {
+        self.rx.steering().set_key(key);
+    }
+
+    fn set_indirection(&self, index: usize, queue: QueueIdentity) -> Result<(), NtError> {
+        let number = self.rx.number_of(queue).ok_or(NtError::INVALID_PARAMETER)?;
+        let set = self.rx.steering().set_entry(index, number);
+        if set { Ok(()) } else { Err(NtError::INVALID_PARAMETER) }
     }
 }

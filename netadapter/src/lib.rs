@@ -14,6 +14,7 @@
 //! | `tx_flight` | packets that are taken along together |
 //! | `rx_pool` | receive buffers, from taking one to its return by the stack |
 //! | `rx_queue` | handing buffers to the ring, where they wait; advance and cancel of the receive queue |
+//! | `steering` | which of several receive queues a packet goes to |
 //!
 //! `unsafe` is allowed in `tx_packet` and `tx_flight` (read ring elements that are the driver's, also
 //! outside of callbacks) and `rx_pool` (owns the buffers' memory); the trampolines are in `nt`.
@@ -32,6 +33,7 @@ mod adapter;
 mod ring;
 mod rx_pool;
 mod rx_queue;
+mod steering;
 mod tx_flight;
 mod tx_packet;
 mod tx_queue;
@@ -39,7 +41,8 @@ mod tx_queue;
 pub use adapter::{Adapter, Config, Datapath};
 pub use nt::netcx::{Checksums, Finding, Piece, RxChecksums};
 pub use rx_pool::{RxBuffer, RxPool, RxStash};
-pub use rx_queue::{Indication, RxQueue};
+pub use rx_queue::{Indication, MOST_RX_QUEUES, RxQueue};
+pub use steering::LastFlow;
 pub use tx_flight::TxFlight;
 pub use tx_packet::{Pieces, TxBatch, TxPacket};
 pub use tx_queue::TxQueue;

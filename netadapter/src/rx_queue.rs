@@ -8,12 +8,16 @@
 //!
 //! Advance and cancel run at PASSIVE_LEVEL or DISPATCH_LEVEL, one at a time, on any CPU.
 
-use core::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 
 use abi::discard::Discard;
 use nt::{
     irql::{AtMostDispatch, Passive},
-    netcx::{Entered, Kind, Notifier, PacketQueueEvents, QueueParts, Rings, RxChecksums, Started},
+    netcx::{
+        Entered, Kind, Notifier, PacketQueueEvents, QueueIdentity, QueueParts, Rings, RxChecksums,
+        Started,
+    },
     shared::Shared,
     status::NtError,
 };
@@ -22,6 +26,7 @@ use crate::{
     adapter::Datapath,
     ring,
     rx_pool::{Places, RxBuffer, RxPool, Waiting},
+    steering::{LastFlow, Steering},
 };
 
 /// The adapter's receive side, from any thread.
@@ -29,11 +34,22 @@ use crate::{
 pub struct RxQueue(Shared<RxState>);
 
 struct RxState {
-    waiting: Waiting,
-    notifier: Notifier,
+    lines: Vec<Line>,
+    steering: Steering,
     /// Bits of [`RxChecksums`] that the stack wants, and [`GRANTED`].
     checksums: AtomicU8,
 }
+
+/// What belongs to one queue object.
+struct Line {
+    waiting: Waiting,
+    notifier: Notifier,
+    /// The object's identity, once there is one.
+    identity: AtomicUsize,
+}
+
+/// The most receive queues of an adapter.
+pub const MOST_RX_QUEUES: usize = 16;
 
 /// IPv4, TCP and UDP.
 const WANTED: [u8; 3] = [1, 2, 4];
@@ -41,12 +57,76 @@ const WANTED: [u8; 3] = [1, 2, 4];
 const GRANTED: u8 = 8;
 
 impl RxQueue {
-    /// A receive side without a ring, for at most `limit` waiting buffers of `pool`.
-    pub(crate) fn try_new(pool: RxPool, limit: u32, passive: &Passive) -> Result<Self, NtError> {
-        let notifier = Notifier::new(Kind::Receive, passive);
+    /// A receive side of up to `queues` queues, without a ring, for at most `limit` waiting buffers of
+    /// `pool` each.
+    pub(crate) fn try_new(
+        pool: &RxPool,
+        queues: usize,
+        limit: u32,
+        passive: &Passive,
+    ) -> Result<Self, NtError> {
+        let mut lines = Vec::new();
+        let queues = queues.clamp(1, MOST_RX_QUEUES);
+        lines.try_reserve_exact(queues).map_err(|_| NtError::INSUFFICIENT_RESOURCES)?;
+        for _ in 0..queues {
+            lines.push(Line {
+                waiting: Waiting::new(pool.clone(), limit),
+                notifier: Notifier::new(Kind::Receive, passive),
+                identity: AtomicUsize::new(0),
+            });
+        }
         let checksums = AtomicU8::new(WANTED.iter().sum());
-        let waiting = Waiting::new(pool, limit);
-        Shared::try_new(RxState { waiting, notifier, checksums }).map(Self)
+        Shared::try_new(RxState { lines, steering: Steering::new(), checksums }).map(Self)
+    }
+
+    /// Starts handing up to `count` buffers over to queue `number`, or to the first if that one is not
+    /// there; `None` if there is no ring or it is being stopped. Dropping the indication puts them in line
+    /// and wakes the queue, once for all buffers.
+    ///
+    /// # IRQL
+    ///
+    /// `<= DISPATCH_LEVEL`, and the queue waits for the indication when it stops.
+    #[must_use]
+    pub fn open(&self, number: usize, count: usize) -> Option<Indication<'_>> {
+        let lines = &self.0.lines;
+        // A table may name a queue that is gone until the stack has seen that.
+        let line = lines.get(number).or(lines.first())?;
+        let inside = line.notifier.enter();
+        let (line, inside) = match inside {
+            Some(inside) => (line, inside),
+            None => {
+                let first = lines.first()?;
+                (first, first.notifier.enter()?)
+            }
+        };
+        Some(Indication { places: line.waiting.places(count), wake: Wake(inside) })
+    }
+
+    /// How many queues there may be.
+    #[must_use]
+    pub fn queues(&self) -> usize {
+        self.0.lines.len()
+    }
+
+    /// The queue that a packet goes to, as the stack has said. Any IRQL.
+    #[must_use]
+    pub fn queue_of(&self, packet: &[u8], last: &mut LastFlow) -> u8 {
+        if self.0.lines.len() == 1 { 0 } else { self.0.steering.queue_of(packet, last) }
+    }
+
+    /// What says which queue that is.
+    pub(crate) fn steering(&self) -> &Steering {
+        &self.0.steering
+    }
+
+    /// The number of a queue.
+    pub(crate) fn number_of(&self, queue: QueueIdentity) -> Option<u8> {
+        let is = |line: &Line| line.identity.load(Ordering::Acquire) == queue.as_usize();
+        self.0.lines.iter().position(is).map(|number| number as u8)
+    }
+
+    fn line(&self, number: usize) -> Option<&Line> {
+        self.0.lines.get(number)
     }
 
     /// Which checksums of received packets the stack is to be told of now. Any IRQL.
@@ -71,18 +151,6 @@ impl RxQueue {
         } else {
             self.0.checksums.fetch_and(!bit, Ordering::Relaxed);
         }
-    }
-
-    /// Starts handing up to `count` buffers over; `None` if there is no ring or it is being stopped.
-    /// Dropping the indication puts them in line and wakes the queue, once for all buffers.
-    ///
-    /// # IRQL
-    ///
-    /// `<= DISPATCH_LEVEL`, and the queue waits for the indication when it stops.
-    #[must_use]
-    pub fn open(&self, count: usize) -> Option<Indication<'_>> {
-        let inside = self.0.notifier.enter()?;
-        Some(Indication { places: self.0.waiting.places(count), wake: Wake(inside) })
     }
 }
 
@@ -134,15 +202,27 @@ impl core::fmt::Debug for Indication<'_> {
 /// The context of the queue object.
 pub(crate) struct RxQueueContext<D> {
     queue: RxQueue,
+    number: usize,
     cancelled: AtomicBool,
     datapath: Shared<D>,
 }
 
 impl<D: Datapath> RxQueueContext<D> {
-    /// The context of a queue that serves `queue`.
-    pub(crate) fn new(parts: &QueueParts, queue: RxQueue, datapath: Shared<D>) -> Self {
+    /// The context of queue `number` of `queue`.
+    ///
+    /// # Errors
+    ///
+    /// [`NtError::INVALID_PARAMETER`] if there is none of that number.
+    pub(crate) fn try_new(
+        parts: &QueueParts,
+        queue: RxQueue,
+        number: usize,
+        datapath: Shared<D>,
+    ) -> Result<Self, NtError> {
+        let line = queue.line(number).ok_or(NtError::INVALID_PARAMETER)?;
+        line.identity.store(parts.identity().as_usize(), Ordering::Release);
         queue.set_bit(GRANTED, parts.has_checksum());
-        Self { queue, cancelled: AtomicBool::new(false), datapath }
+        Ok(Self { queue, number, cancelled: AtomicBool::new(false), datapath })
     }
 
     /// Returns everything: the ring's unused elements, and the buffers that wait for them.
@@ -154,7 +234,8 @@ impl<D: Datapath> RxQueueContext<D> {
     /// Puts the waiting buffers back into the pool, and counts them.
     fn discard_waiting(&self) {
         let (mut discarded, mut bytes) = (0, 0);
-        for (buffer, _layer3) in self.queue.0.waiting.consume() {
+        let waiting = self.queue.line(self.number).map(|line| line.waiting.consume());
+        for (buffer, _layer3) in waiting.into_iter().flatten() {
             discarded += 1;
             bytes += buffer.as_slice().len() as u64;
         }
@@ -167,12 +248,16 @@ impl<D: Datapath> RxQueueContext<D> {
 impl<D: Datapath> PacketQueueEvents for RxQueueContext<D> {
     fn start(&self, queue: &Started<'_>, passive: &mut Passive) {
         self.cancelled.store(false, Ordering::Relaxed);
-        self.queue.0.notifier.open(queue, passive);
+        if let Some(line) = self.queue.line(self.number) {
+            line.notifier.open(queue, passive);
+        }
     }
 
     fn stop(&self, passive: &mut Passive) {
         // From here on nobody pushes, so that what waits now is all.
-        self.queue.0.notifier.close(passive);
+        if let Some(line) = self.queue.line(self.number) {
+            line.notifier.close(passive);
+        }
         self.discard_waiting();
     }
 
@@ -180,7 +265,8 @@ impl<D: Datapath> PacketQueueEvents for RxQueueContext<D> {
         if self.cancelled.load(Ordering::Relaxed) {
             return self.empty(rings);
         }
-        let mut waiting = self.queue.0.waiting.consume();
+        let Some(line) = self.queue.line(self.number) else { return };
+        let mut waiting = line.waiting.consume();
         ring::fill(rings, || waiting.next().map(|(buffer, layer3)| (buffer.lend(), layer3)));
     }
 
@@ -190,6 +276,8 @@ impl<D: Datapath> PacketQueueEvents for RxQueueContext<D> {
     }
 
     fn arm(&self, enabled: bool) {
-        self.queue.0.notifier.arm(enabled);
+        if let Some(line) = self.queue.line(self.number) {
+            line.notifier.arm(enabled);
+        }
     }
 }

@@ -23,7 +23,7 @@ use crypto::{
     sync::Shared,
 };
 use heapless::Vec as Batch;
-use netadapter::{Indication, RxBuffer, RxChecksums, RxStash};
+use netadapter::{Indication, LastFlow, MOST_RX_QUEUES, RxBuffer, RxChecksums, RxStash};
 use nt::{irql::AtMostDispatch, pool::try_box};
 
 use super::{
@@ -395,19 +395,37 @@ impl Device {
         Ok(Some(buffer))
     }
 
-    /// Gives packets to the adapter, which is woken once for all of them.
+    /// Gives packets to the adapter's queues, each of which is woken once for all of its own. Those of a
+    /// flow stay in order: they are of one queue.
     fn indicate(&self, work: &mut ReceiveWork) {
-        let mut queue = self.adapter.rx().open(work.packets_left());
+        let rx = self.adapter.rx();
+        let mut last = LastFlow::default();
+        let mut numbers: Batch<u8, CHUNK_PACKETS> = Batch::new();
+        let mut sizes = [0_usize; MOST_RX_QUEUES];
+        for packet in &work.packets {
+            let buffer = packet.buffer.as_ref();
+            let number = buffer.map_or(0, |buffer| rx.queue_of(buffer.as_slice(), &mut last));
+            // There are as many places as packets.
+            let _ = numbers.push(number);
+            if let Some(size) = sizes.get_mut(usize::from(number)).filter(|_| buffer.is_some()) {
+                *size = size.saturating_add(1);
+            }
+        }
         let (mut packets, mut bytes) = (0_usize, 0_usize);
-        for buffer in work.packets.iter_mut().filter_map(|packet| packet.buffer.take()) {
-            let len = buffer.as_slice().len();
-            match queue.as_mut().map(|queue: &mut Indication<'_>| queue.push(buffer)) {
-                Some(Ok(())) => {
-                    packets = packets.saturating_add(1);
-                    bytes = bytes.saturating_add(len);
+        for (number, size) in sizes.iter().enumerate().filter(|(_, size)| **size != 0) {
+            let mut queue = rx.open(number, *size);
+            let of_queue = work.packets.iter_mut().zip(&numbers);
+            let of_queue = of_queue.filter(|(_, of)| usize::from(**of) == number);
+            for buffer in of_queue.filter_map(|(packet, _)| packet.buffer.take()) {
+                let len = buffer.as_slice().len();
+                match queue.as_mut().map(|queue: &mut Indication<'_>| queue.push(buffer)) {
+                    Some(Ok(())) => {
+                        packets = packets.saturating_add(1);
+                        bytes = bytes.saturating_add(len);
+                    }
+                    Some(Err(_buffer)) => self.counters.discard(Discard::RingFull, 1),
+                    None => self.counters.discard(Discard::NotUp, 1),
                 }
-                Some(Err(_buffer)) => self.counters.discard(Discard::RingFull, 1),
-                None => self.counters.discard(Discard::NotUp, 1),
             }
         }
         self.counters.add(Counter::PacketsIn, packets);

@@ -18,7 +18,7 @@ use core::{
 
 use wdk_sys::{NTSTATUS, ULONG};
 
-use super::{Kind, QueueInit};
+use super::{Kind, QueueIdentity, QueueInit};
 use crate::{
     irql::{AtMostDispatch, Passive},
     status::{NtError, check, to_status},
@@ -64,6 +64,44 @@ pub trait AdapterEvents: Send + Sync + 'static {
     ///
     /// `<= DISPATCH_LEVEL`, any thread.
     fn set_rx_checksums(&self, wanted: RxChecksums);
+
+    /// Received packets are to be spread over the queues by a hash over that.
+    ///
+    /// # IRQL
+    ///
+    /// `<= DISPATCH_LEVEL`, any thread; as for the other three.
+    fn enable_receive_scaling(&self, hashed: Hashed);
+
+    /// They are all to go to the queue of the table's first entry.
+    fn disable_receive_scaling(&self);
+
+    /// The key of the hash has changed.
+    fn set_hash_key(&self, key: &[u8; HASH_KEY_BYTES]);
+
+    /// Packets whose hash ends in `index` are to go to that queue from now on.
+    ///
+    /// # Errors
+    ///
+    /// There is no such index, or no such queue.
+    fn set_indirection(&self, index: usize, queue: QueueIdentity) -> Result<(), NtError>;
+}
+
+/// Bytes of the key of a Toeplitz hash.
+pub const HASH_KEY_BYTES: usize = 40;
+/// Entries of the table from hashes to queues: the fewest that NetAdapterCx allows.
+pub const INDIRECTION_ENTRIES: usize = 128;
+
+/// What a hash over a received packet covers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Hashed {
+    /// The addresses of IPv4.
+    pub ipv4: bool,
+    /// The addresses of IPv6.
+    pub ipv6: bool,
+    /// And the ports of TCP.
+    pub tcp: bool,
+    /// And the ports of UDP.
+    pub udp: bool,
 }
 
 /// Which checksums of received packets the stack wants to be told of.
@@ -95,6 +133,8 @@ pub struct DataPath {
     pub speed: LinkSpeed,
     /// Whether the stack may give packets that are to be cut into segments.
     pub segmentation: bool,
+    /// How many receive queues there may be, a power of two. With more than 1 the stack may spread flows.
+    pub receive_queues: NonZeroU32,
 }
 
 /// The most payload of a packet that is to be cut: with the longest headers its length fits into an IP
@@ -243,7 +283,7 @@ impl Adapter {
             AttachmentMode: NetRxFragmentBufferAttachmentModeDriver,
             FragmentRingNumberOfElementsHint: 0,
             MaximumFrameSize: data_path.max_frame_bytes.get() as usize,
-            MaximumNumberOfQueues: 1,
+            MaximumNumberOfQueues: data_path.receive_queues.get() as usize,
             EvtAdapterReturnRxBuffer: evt_adapter_return_rx_buffer::<A>,
             FragmentBufferAlignment: NET_ADAPTER_FRAGMENT_DEFAULT_ALIGNMENT,
             DmaCapabilities: ptr::null_mut(),
@@ -259,6 +299,34 @@ impl Adapter {
         if data_path.segmentation {
             self.set_gso_capabilities();
         }
+        if data_path.receive_queues.get() > 1 {
+            self.set_receive_scaling_capabilities::<A>(data_path.receive_queues.get());
+        }
+    }
+
+    /// Declares that received flows can be spread over `queues`, by a hash over addresses and ports.
+    fn set_receive_scaling_capabilities<A: AdapterEvents>(self, queues: u32) {
+        let scaling = NET_ADAPTER_RECEIVE_SCALING_CAPABILITIES {
+            Size: size_of::<NET_ADAPTER_RECEIVE_SCALING_CAPABILITIES>() as ULONG,
+            NumberOfQueues: queues as usize,
+            IndirectionTableSize: INDIRECTION_ENTRIES,
+            UnhashedTargetIndex: 0,
+            UnhashedTargetType: NetAdapterReceiveScalingUnhashedTargetTypeHashIndex,
+            ReceiveScalingHashTypes: NetAdapterReceiveScalingHashTypeToeplitz,
+            ReceiveScalingProtocolTypes: NetAdapterReceiveScalingProtocolTypeIPv4
+                | NetAdapterReceiveScalingProtocolTypeIPv4Options
+                | NetAdapterReceiveScalingProtocolTypeIPv6
+                | NetAdapterReceiveScalingProtocolTypeTcp
+                | NetAdapterReceiveScalingProtocolTypeUdp,
+            ReceiveScalingEncapsulationTypes: [NetAdapterReceiveScalingEncapsulationTypeNone; 2],
+            SynchronizeSetIndirectionEntries: 0,
+            EvtAdapterReceiveScalingEnable: evt_receive_scaling_enable::<A>,
+            EvtAdapterReceiveScalingDisable: evt_receive_scaling_disable::<A>,
+            EvtAdapterReceiveScalingSetHashSecretKey: evt_receive_scaling_set_key::<A>,
+            EvtAdapterReceiveScalingSetIndirectionEntries: evt_receive_scaling_set_entries::<A>,
+        };
+        // SAFETY: called by `create` only, at PASSIVE_LEVEL before the start; copied.
+        unsafe { NetAdapterSetReceiveScalingCapabilities(self.adapter, &raw const scaling) };
     }
 
     /// Declares that TCP and UDP over IPv4 and IPv6 may come as super-packets: all but IPv6 with
@@ -367,6 +435,72 @@ unsafe extern "system" fn evt_adapter_return_rx_buffer<A: AdapterEvents>(
 /// `EvtAdapterOffloadSetGso`: what comes is cut whatever is enabled, for one that was on its way when
 /// that changed is cut too.
 unsafe extern "system" fn evt_adapter_offload_set_gso(_adapter: NETADAPTER, _offload: NETOFFLOAD) {}
+
+/// `EvtAdapterReceiveScalingEnable`.
+unsafe extern "system" fn evt_receive_scaling_enable<A: AdapterEvents>(
+    adapter: NETADAPTER,
+    _hash: u32,
+    protocols: u32,
+) -> NTSTATUS {
+    // SAFETY: registered for an adapter of `A`, which outlives its callbacks.
+    let context = unsafe { context::get::<A>(adapter) }.ok_or(NtError::DEVICE_NOT_READY);
+    let has = |protocol: u32| protocols & protocol != 0;
+    let hashed = Hashed {
+        ipv4: has(NetAdapterReceiveScalingProtocolTypeIPv4),
+        ipv6: has(NetAdapterReceiveScalingProtocolTypeIPv6),
+        tcp: has(NetAdapterReceiveScalingProtocolTypeTcp),
+        udp: has(NetAdapterReceiveScalingProtocolTypeUdp),
+    };
+    to_status(context.map(|context| context.enable_receive_scaling(hashed)))
+}
+
+/// `EvtAdapterReceiveScalingDisable`.
+unsafe extern "system" fn evt_receive_scaling_disable<A: AdapterEvents>(adapter: NETADAPTER) {
+    // SAFETY: registered for an adapter of `A`, which outlives its callbacks.
+    let context = unsafe { context::get::<A>(adapter) };
+    context.iter().for_each(|context| context.disable_receive_scaling());
+}
+
+/// `EvtAdapterReceiveScalingSetHashSecretKey`.
+unsafe extern "system" fn evt_receive_scaling_set_key<A: AdapterEvents>(
+    adapter: NETADAPTER,
+    key: *const NET_ADAPTER_RECEIVE_SCALING_HASH_SECRET_KEY,
+) -> NTSTATUS {
+    // SAFETY: registered for an adapter of `A`, which outlives its callbacks.
+    let context = unsafe { context::get::<A>(adapter) }.ok_or(NtError::DEVICE_NOT_READY);
+    // SAFETY: NetAdapterCx gives a key that is there for the call.
+    let key = unsafe { &*key };
+    if key.Length != HASH_KEY_BYTES {
+        return to_status(Err(NtError::INVALID_PARAMETER));
+    }
+    // SAFETY: as many bytes are there for the call.
+    let key = unsafe { key.Key.cast::<[u8; HASH_KEY_BYTES]>().read() };
+    to_status(context.map(|context| context.set_hash_key(&key)))
+}
+
+/// `EvtAdapterReceiveScalingSetIndirectionEntries`.
+unsafe extern "system" fn evt_receive_scaling_set_entries<A: AdapterEvents>(
+    adapter: NETADAPTER,
+    entries: *mut NET_ADAPTER_RECEIVE_SCALING_INDIRECTION_ENTRIES,
+) -> NTSTATUS {
+    // SAFETY: registered for an adapter of `A`, which outlives its callbacks.
+    let Some(context) = (unsafe { context::get::<A>(adapter) }) else {
+        return to_status(Err(NtError::DEVICE_NOT_READY));
+    };
+    // SAFETY: NetAdapterCx gives entries that are there for the call.
+    let entries = unsafe { &*entries };
+    let mut outcome = Ok(());
+    for at in 0..entries.Length {
+        let entry = entries.Entries.wrapping_add(at);
+        // SAFETY: there are `Length` entries, for the call, and this callback's to write.
+        let entry = unsafe { &mut *entry };
+        let queue = QueueIdentity::of(entry.PacketQueue);
+        let set = context.set_indirection(entry.Index as usize, queue);
+        entry.Status = to_status(set);
+        outcome = outcome.and(set);
+    }
+    to_status(outcome)
+}
 
 /// `EvtAdapterOffloadSetRxChecksum`.
 unsafe extern "system" fn evt_adapter_offload_set_rx_checksum<A: AdapterEvents>(

@@ -15,7 +15,10 @@ mod notifier;
 mod queue;
 mod ring;
 
-pub use adapter::{Adapter, AdapterEvents, DataPath, LinkSpeed, RxChecksums};
+pub use adapter::{
+    Adapter, AdapterEvents, DataPath, HASH_KEY_BYTES, Hashed, INDIRECTION_ENTRIES, LinkSpeed,
+    RxChecksums,
+};
 pub use notifier::{Entered, Notifier};
-pub use queue::{Kind, PacketQueueEvents, QueueInit, QueueParts, Started};
+pub use queue::{Kind, PacketQueueEvents, QueueIdentity, QueueInit, QueueParts, Started};
 pub use ring::{Checksums, Finding, Indices, Layer3, Packet, Piece, RingView, Rings, RxFragment};

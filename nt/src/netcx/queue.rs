@@ -23,7 +23,8 @@ use crate::{
         NET_EXTENSION, NET_EXTENSION_QUERY, NET_PACKET_QUEUE_CONFIG, NET_RING_COLLECTION,
         NETPACKETQUEUE, NetExtensionTypeFragment, NetExtensionTypePacket, NetRingTypeFragment,
         NetRingTypePacket, NetRxQueueCreate, NetRxQueueGetExtension, NetRxQueueGetRingCollection,
-        NetTxQueueCreate, NetTxQueueGetExtension, NetTxQueueGetRingCollection,
+        NetRxQueueInitGetQueueId, NetTxQueueCreate, NetTxQueueGetExtension,
+        NetTxQueueGetRingCollection,
     },
     wdf::context,
 };
@@ -91,6 +92,24 @@ pub struct QueueInit<'callback> {
 pub struct QueueParts {
     rings: RawRings,
     packets: u32,
+    identity: QueueIdentity,
+}
+
+/// Tells queues that are there at the same time from each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QueueIdentity(usize);
+
+impl QueueIdentity {
+    /// The identity of `queue`.
+    pub(super) fn of(queue: NETPACKETQUEUE) -> Self {
+        Self(queue.addr())
+    }
+
+    /// A number that no other queue has.
+    #[must_use]
+    pub const fn as_usize(self) -> usize {
+        self.0
+    }
 }
 
 impl QueueParts {
@@ -98,6 +117,12 @@ impl QueueParts {
     #[must_use]
     pub fn packet_count(&self) -> u32 {
         self.packets
+    }
+
+    /// What the stack's table names the queue by.
+    #[must_use]
+    pub const fn identity(&self) -> QueueIdentity {
+        self.identity
     }
 
     /// The queue's rings, to read transmit packets outside of callbacks.
@@ -123,6 +148,20 @@ impl QueueInit<'_> {
     pub(super) unsafe fn new(init: *mut c_void, kind: Kind) -> Result<Self, NtError> {
         let init = NonNull::new(init).ok_or(NtError::INVALID_PARAMETER)?;
         Ok(Self { init, kind, _callback: PhantomData })
+    }
+
+    /// The number of the queue among those of its kind that there are; of a transmit queue 0.
+    ///
+    /// # IRQL
+    ///
+    /// `PASSIVE_LEVEL`.
+    #[must_use]
+    pub fn number(&self, _passive: &Passive) -> u32 {
+        match self.kind {
+            Kind::Transmit => 0,
+            // SAFETY: the init of the create callback that is running, by the type invariant.
+            Kind::Receive => unsafe { NetRxQueueInitGetQueueId(self.init.as_ptr()) },
+        }
     }
 
     /// Creates the queue, and then its context by `build`.
@@ -210,7 +249,7 @@ unsafe fn parts_of(queue: NETPACKETQUEUE, kind: Kind) -> Result<QueueParts, NtEr
         checksum,
         gso,
     };
-    Ok(QueueParts { rings, packets: count })
+    Ok(QueueParts { rings, packets: count, identity: QueueIdentity::of(queue) })
 }
 
 /// An extension that can be asked for.

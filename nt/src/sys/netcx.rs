@@ -227,6 +227,55 @@ pub(crate) mod gso {
     pub(crate) const MSS_MASK: u32 = (1 << 20) - 1;
 }
 
+/// `kmdf/adapter/2.1/netreceivescaling.h`.
+#[repr(C)]
+pub(crate) struct NET_ADAPTER_RECEIVE_SCALING_CAPABILITIES {
+    pub(crate) Size: ULONG,
+    pub(crate) NumberOfQueues: usize,
+    pub(crate) IndirectionTableSize: usize,
+    pub(crate) UnhashedTargetIndex: usize,
+    pub(crate) UnhashedTargetType: u32,
+    pub(crate) ReceiveScalingHashTypes: u32,
+    pub(crate) ReceiveScalingProtocolTypes: u32,
+    /// Outer and inner.
+    pub(crate) ReceiveScalingEncapsulationTypes: [u32; 2],
+    pub(crate) SynchronizeSetIndirectionEntries: BOOLEAN,
+    pub(crate) EvtAdapterReceiveScalingEnable: PFN_NET_ADAPTER_RECEIVE_SCALING_ENABLE,
+    pub(crate) EvtAdapterReceiveScalingDisable: PFN_NET_ADAPTER_RECEIVE_SCALING_DISABLE,
+    pub(crate) EvtAdapterReceiveScalingSetHashSecretKey:
+        PFN_NET_ADAPTER_RECEIVE_SCALING_SET_HASH_SECRET_KEY,
+    pub(crate) EvtAdapterReceiveScalingSetIndirectionEntries:
+        PFN_NET_ADAPTER_RECEIVE_SCALING_SET_INDIRECTION_ENTRIES,
+}
+
+#[repr(C)]
+pub(crate) struct NET_ADAPTER_RECEIVE_SCALING_HASH_SECRET_KEY {
+    pub(crate) Key: *const u8,
+    pub(crate) Length: usize,
+}
+
+#[repr(C)]
+pub(crate) struct NET_ADAPTER_RECEIVE_SCALING_INDIRECTION_ENTRIES {
+    pub(crate) Entries: *mut NET_ADAPTER_RECEIVE_SCALING_INDIRECTION_ENTRY,
+    pub(crate) Length: usize,
+}
+
+#[repr(C)]
+pub(crate) struct NET_ADAPTER_RECEIVE_SCALING_INDIRECTION_ENTRY {
+    pub(crate) PacketQueue: NETPACKETQUEUE,
+    pub(crate) Status: NTSTATUS,
+    pub(crate) Index: u32,
+}
+
+pub(crate) const NetAdapterReceiveScalingUnhashedTargetTypeHashIndex: u32 = 1;
+pub(crate) const NetAdapterReceiveScalingHashTypeToeplitz: u32 = 1;
+pub(crate) const NetAdapterReceiveScalingProtocolTypeIPv4: u32 = 1;
+pub(crate) const NetAdapterReceiveScalingProtocolTypeIPv4Options: u32 = 2;
+pub(crate) const NetAdapterReceiveScalingProtocolTypeIPv6: u32 = 4;
+pub(crate) const NetAdapterReceiveScalingProtocolTypeTcp: u32 = 16;
+pub(crate) const NetAdapterReceiveScalingProtocolTypeUdp: u32 = 32;
+pub(crate) const NetAdapterReceiveScalingEncapsulationTypeNone: u32 = 0;
+
 /// `kmdf/adapter/2.1/netpacketqueue.h`.
 #[repr(C)]
 pub(crate) struct NET_PACKET_QUEUE_CONFIG {
@@ -257,6 +306,19 @@ pub(crate) type PFN_NET_ADAPTER_RETURN_RX_BUFFER =
     unsafe extern "system" fn(NETADAPTER, NET_FRAGMENT_RETURN_CONTEXT_HANDLE);
 pub(crate) type PFN_NET_ADAPTER_OFFLOAD_SET_RX_CHECKSUM =
     unsafe extern "system" fn(NETADAPTER, NETOFFLOAD);
+pub(crate) type PFN_NET_ADAPTER_RECEIVE_SCALING_ENABLE =
+    unsafe extern "system" fn(NETADAPTER, u32, u32) -> NTSTATUS;
+pub(crate) type PFN_NET_ADAPTER_RECEIVE_SCALING_DISABLE = unsafe extern "system" fn(NETADAPTER);
+pub(crate) type PFN_NET_ADAPTER_RECEIVE_SCALING_SET_HASH_SECRET_KEY =
+    unsafe extern "system" fn(
+        NETADAPTER,
+        *const NET_ADAPTER_RECEIVE_SCALING_HASH_SECRET_KEY,
+    ) -> NTSTATUS;
+pub(crate) type PFN_NET_ADAPTER_RECEIVE_SCALING_SET_INDIRECTION_ENTRIES =
+    unsafe extern "system" fn(
+        NETADAPTER,
+        *mut NET_ADAPTER_RECEIVE_SCALING_INDIRECTION_ENTRIES,
+    ) -> NTSTATUS;
 pub(crate) type PFN_NET_ADAPTER_OFFLOAD_SET_GSO = unsafe extern "system" fn(NETADAPTER, NETOFFLOAD);
 
 const _: () = {
@@ -315,6 +377,15 @@ const _: () = {
     assert!(offset_of!(NET_ADAPTER_OFFLOAD_GSO_CAPABILITIES, MaximumOffloadSize) == 16);
     assert!(offset_of!(NET_ADAPTER_OFFLOAD_GSO_CAPABILITIES, MinimumSegmentCount) == 24);
     assert!(offset_of!(NET_ADAPTER_OFFLOAD_GSO_CAPABILITIES, EvtAdapterOffloadSetGso) == 32);
+    assert!(size_of::<NET_ADAPTER_RECEIVE_SCALING_CAPABILITIES>() == 88);
+    assert!(
+        offset_of!(NET_ADAPTER_RECEIVE_SCALING_CAPABILITIES, SynchronizeSetIndirectionEntries)
+            == 52
+    );
+    assert!(
+        offset_of!(NET_ADAPTER_RECEIVE_SCALING_CAPABILITIES, EvtAdapterReceiveScalingEnable) == 56
+    );
+    assert!(size_of::<NET_ADAPTER_RECEIVE_SCALING_INDIRECTION_ENTRY>() == 16);
     assert!(size_of::<NET_PACKET_QUEUE_CONFIG>() == 56);
     assert!(offset_of!(NET_PACKET_QUEUE_CONFIG, EvtStart) == 8);
     assert!(offset_of!(NET_PACKET_QUEUE_CONFIG, EvtStop) == 16);
@@ -472,10 +543,14 @@ functions! {
     16 NetAdapterGetNetLuid(adapter: NETADAPTER) -> NET_LUID;
     /// Makes a device ready to carry adapters; before it is created. PASSIVE.
     46 NetDeviceInitConfig(init: PWDFDEVICE_INIT) -> NTSTATUS;
+    /// Declares that received flows can be spread over queues. PASSIVE, before the start.
+    57 NetAdapterSetReceiveScalingCapabilities(adapter: NETADAPTER, capabilities: *const NET_ADAPTER_RECEIVE_SCALING_CAPABILITIES);
     /// Inside `EvtAdapterCreateRxQueue` only. PASSIVE.
     58 NetRxQueueCreate(init: *mut NETRXQUEUE_INIT, attributes: *mut WDF_OBJECT_ATTRIBUTES, config: *mut NET_PACKET_QUEUE_CONFIG, queue: *mut NETPACKETQUEUE) -> NTSTATUS;
     /// Wakes the queue's execution context.
     59 NetRxQueueNotifyMoreReceivedPacketsAvailable(queue: NETPACKETQUEUE);
+    /// The number of the queue that is to be created, from 0 on. Inside `EvtAdapterCreateRxQueue`. PASSIVE.
+    60 NetRxQueueInitGetQueueId(init: *mut NETRXQUEUE_INIT) -> ULONG;
     /// The queue's rings. PASSIVE.
     61 NetRxQueueGetRingCollection(queue: NETPACKETQUEUE) -> *const NET_RING_COLLECTION;
     /// Where an extension lies, if it is enabled. PASSIVE.

@@ -19,7 +19,8 @@
 //! | [`spreading`] | one flow on several CPUs, in order |
 //! | [`scaling_set`] | which CPUs those are: groups, nodes, unlike cores, and what policy says |
 //! | [`segmentation`] | packets of up to 64 KiB, cut by the driver or before it: the same bytes |
-//! | [`receive_checksums`] | what is said of them is so, or nothing is |
+//! | [`receive_checksums`] | what is said of checksums is so, or nothing is |
+//! | [`receive_queues`] | several of them, and each flow by the one that the stack says |
 //! | [`outer_offloads`] | several datagrams as one at the sockets, wanted, refused and missing |
 //! | [`zero_copy`] | a byte of payload is written once, each way, by every path |
 //! | [`callouts`] | taken or let pass: the same bytes, and every reason counted |
@@ -70,6 +71,7 @@ mod policy;
 mod policy_change;
 mod port_change;
 mod receive_checksums;
+mod receive_queues;
 mod roaming;
 mod scaling_set;
 mod segmentation;

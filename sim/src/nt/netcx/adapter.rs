@@ -11,11 +11,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::data_path::{Action, DataPath, Event, Path};
+use super::receive_scaling::Scaling;
 use super::rx_translator::{Inbox, Received, RxPacket};
 use super::segmentation::{self, Gso};
 use super::tx_translator::{Outbox, Refused, Sent};
 use super::{
-    DATA_PATH_BEFORE_RESTART, GSO_IS_GRANTED, NetCx, RX_CHECKSUM_IS_GRANTED,
+    DATA_PATH_BEFORE_RESTART, GSO_IS_GRANTED, NetCx, RSS_IS_GRANTED, RX_CHECKSUM_IS_GRANTED,
     SUPER_PACKETS_WITHOUT_LENGTH, Sizes, adapter_functions,
 };
 use crate::nt::machine::{Call, Dead, Level, Machine};
@@ -36,6 +37,7 @@ pub(crate) struct Capabilities {
     /// `EvtAdapterOffloadSetRxChecksum`, or 0.
     pub(crate) rx_checksum: u64,
     pub(crate) gso: Option<Gso>,
+    pub(crate) scaling: Option<Scaling>,
 }
 
 /// `NET_ADAPTER_LINK_STATE`.
@@ -295,6 +297,32 @@ impl Adapter {
     pub(crate) fn gso(&self, machine: &Machine) -> Option<Gso> {
         let declared = lock(&self.state).capabilities.gso;
         declared.filter(|_| machine.either(&GSO_IS_GRANTED))
+    }
+
+    /// What the driver declared of receive queues, if Windows uses several.
+    pub(crate) fn scaling(&self, machine: &Machine) -> Option<Scaling> {
+        let declared = lock(&self.state).capabilities.scaling;
+        declared.filter(|_| machine.either(&RSS_IS_GRANTED))
+    }
+
+    /// How many receive queues there are; none if the data path is down.
+    #[must_use]
+    pub fn receive_queues(&self) -> usize {
+        lock(&self.state).data_path.as_ref().map_or(0, |path| path.receive_queues())
+    }
+
+    /// The number of the receive queue that the stack expects `packet` from; 0 if it has programmed none.
+    #[must_use]
+    pub fn expected_queue(&self, packet: &[u8]) -> usize {
+        lock(&self.state).data_path.as_ref().map_or(0, |path| path.expected_queue(packet))
+    }
+
+    /// The stack gives the driver another key, and spreads its flows anew; nothing with one queue.
+    pub fn program_receive_scaling(&self, machine: &Machine) {
+        let data_path = lock(&self.state).data_path.clone();
+        if let Some(data_path) = data_path {
+            data_path.program(machine);
+        }
     }
 
     /// Whether received packets have room for what the driver found of their checksums.

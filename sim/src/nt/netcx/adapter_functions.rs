@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 
 use super::Called;
 use super::adapter::{Adapter, Link, NetDevice};
+use super::receive_scaling::{self, Scaling};
 use super::segmentation::{self, Gso};
 use crate::nt::imports;
 use crate::nt::machine::Thread;
@@ -225,6 +226,20 @@ imports! {
         }
         if !adapter.declare(|capabilities| capabilities.rx_checksum = callback) {
             called.fail("AdapterAlreadyStarted", "NetAdapterOffloadSetRxChecksumCapabilities");
+        }
+    }
+
+    /// Declares that received flows can be spread over queues.
+    [max: PASSIVE, mark: ReadInSource, source: "facts/netcx-os.md 7, 9"]
+    fn NetAdapterSetReceiveScalingCapabilities(thread, globals: u64, adapter: u64, capabilities: u64) {
+        let Some(called) = Called::new(thread, globals) else { return };
+        let Some(adapter) = called.adapter(adapter) else { return };
+        let name = "NET_ADAPTER_RECEIVE_SCALING_CAPABILITIES";
+        let Some(at) = called.structure(name, capabilities, receive_scaling::CAPABILITIES_SIZE) else { return };
+        match Scaling::read(at) {
+            Ok(scaling) if adapter.declare(|capabilities| capabilities.scaling = Some(scaling)) => {}
+            Ok(_) => called.fail("AdapterAlreadyStarted", "NetAdapterSetReceiveScalingCapabilities"),
+            Err((code, detail)) => called.fail(code, detail),
         }
     }
 

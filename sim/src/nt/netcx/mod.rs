@@ -14,6 +14,7 @@
 //! | `execution_context`, `poll_thread` | who runs a queue's callbacks, when and at which IRQL |
 //! | `tx_translator`, `rx_translator` | packets into and out of rings |
 //! | `segmentation` | packets that the driver is to cut, and that tcpip cuts itself |
+//! | `receive_scaling` | several receive queues: what the stack programs |
 //! | `rx_checksum` | whether what the driver says of received packets' checksums is so |
 //! | `ring`, `ring_verifier`, `packet_layout` | shared memory, its rules, headers |
 //!
@@ -36,6 +37,7 @@ pub mod execution_context;
 pub mod packet_layout;
 pub(crate) mod poll_thread;
 pub mod queue;
+pub(crate) mod receive_scaling;
 pub mod ring;
 pub mod ring_verifier;
 mod rx_checksum;
@@ -91,6 +93,12 @@ behaviours! {
     /// no room for it.
     [mark: Unknown, source: "facts/netadaptercx.md 7: NetAdapterCx offers it for Ethernet only"]
     RX_CHECKSUM_IS_GRANTED;
+    /// tcpip spreads the flows of an adapter on an IP medium over several receive queues, or it does not.
+    [mark: Unknown, source: "facts/netadaptercx.md 4: the decisive experiment"]
+    RSS_IS_GRANTED;
+    /// Queues beyond the first come with the data path, and are programmed once it has started.
+    [mark: ReadInSource, source: "facts/netcx-os.md 3, 7: where RSS was initialised before"]
+    RSS_QUEUES_COME_WITH_THE_DATA_PATH;
     /// Whoever says that a checksum is right, or wrong, has added it up.
     [mark: Inferred, source: "stricter: Windows believes what it is told"]
     RX_CHECKSUMS_ARE_TOLD_TRULY;

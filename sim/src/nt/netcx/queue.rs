@@ -34,6 +34,8 @@ const TYPE_FRAGMENT: u32 = 2;
 pub(crate) struct QueueInit {
     pub(crate) adapter: Arc<Adapter>,
     pub(crate) direction: Direction,
+    /// Among the adapter's queues of that direction.
+    pub(crate) number: u32,
     pub(crate) sizes: Sizes,
     pub(crate) made: OnceLock<Arc<PacketQueue>>,
 }
@@ -78,10 +80,12 @@ impl PacketQueue {
     pub(crate) fn ask(
         machine: &Machine,
         adapter: &Arc<Adapter>,
-        direction: Direction,
+        (direction, number): (Direction, u32),
         sizes: Sizes,
     ) -> Result<Result<Arc<Self>, NtStatus>, Dead> {
-        let init = QueueInit { adapter: adapter.clone(), direction, sizes, made: OnceLock::new() };
+        let adapter_of = adapter.clone();
+        let init =
+            QueueInit { adapter: adapter_of, direction, number, sizes, made: OnceLock::new() };
         let (name, callback) = match direction {
             Direction::Transmit => ("EvtAdapterCreateTxQueue", adapter.create_tx_queue),
             Direction::Receive => ("EvtAdapterCreateRxQueue", adapter.create_rx_queue),
@@ -193,6 +197,20 @@ impl PacketQueue {
 
 imports! {
     pub(crate) static IMPORTS: "netadaptercx";
+
+    /// The number of the receive queue that is being asked for.
+    [max: PASSIVE, mark: ReadInSource, source: "facts/netcx-os.md 3"]
+    fn NetRxQueueInitGetQueueId(thread, globals: u64, init: u64) -> u32 {
+        let Some(called) = Called::new(thread, globals) else { return 0 };
+        match CREATING.get() {
+            // SAFETY: as in `create`: `ask` waits for the callback inside which this runs, on its thread.
+            Some((token, asked)) if token == init => unsafe { (*asked).number },
+            _ => {
+                called.fail("BadQueueInitContext", format!("{init:#x}"));
+                0
+            }
+        }
+    }
 
     /// Makes the transmit queue that is being asked for.
     [max: PASSIVE, mark: ReadInSource, source: "facts/netcx-os.md 3, 9", fail: status::INSUFFICIENT_RESOURCES]
@@ -373,7 +391,7 @@ impl QueueInit {
             collection,
             context: ExecutionContext::new(
                 sizes.dpc_rounds,
-                u32::from(!transmit) % machine.options().cpus,
+                if transmit { 0 } else { (1 + self.number) % machine.options().cpus },
             ),
             verifier: verified.then(|| Mutex::new(RingVerifier::new(self.direction))),
             advances: AtomicU32::new(0),

@@ -72,6 +72,7 @@ pub struct RxPacket {
     count: usize,
     layout: Layout,
     checksum: u8,
+    number: usize,
     held: bool,
     returns: Arc<Returns>,
 }
@@ -114,6 +115,12 @@ impl RxPacket {
     #[must_use]
     pub fn checksum(&self) -> u8 {
         self.checksum
+    }
+
+    /// The number of the receive queue it came by.
+    #[must_use]
+    pub fn queue(&self) -> usize {
+        self.number
     }
 
     /// Keeps the packet beyond the callback: its buffer goes back when the result is dropped.
@@ -211,6 +218,7 @@ struct Slots {
 /// Moves packets between one queue and the host.
 pub(crate) struct RxTranslator {
     queue: Arc<PacketQueue>,
+    number: usize,
     inbox: Arc<Inbox>,
     adapter: u64,
     return_buffer: u64,
@@ -225,6 +233,8 @@ pub(crate) struct RxTranslator {
 /// What an [`RxTranslator`] is made of.
 pub(crate) struct Parts {
     pub(crate) queue: Arc<PacketQueue>,
+    /// Among the adapter's receive queues.
+    pub(crate) number: usize,
     pub(crate) inbox: Arc<Inbox>,
     /// The adapter's handle.
     pub(crate) adapter: u64,
@@ -238,7 +248,7 @@ pub(crate) struct Parts {
 impl RxTranslator {
     /// Makes the translator of a queue.
     pub(crate) fn new(machine: &Machine, parts: Parts) -> Arc<Self> {
-        let Parts { queue, inbox, adapter, return_buffer, max_frame, pool } = parts;
+        let Parts { queue, number, inbox, adapter, return_buffer, max_frame, pool } = parts;
         let returns = Arc::new(Returns {
             waiting: Mutex::default(),
             packets: AtomicU64::new(0),
@@ -256,6 +266,7 @@ impl RxTranslator {
         };
         Arc::new(Self {
             queue,
+            number,
             inbox,
             adapter,
             return_buffer,
@@ -401,6 +412,7 @@ impl RxTranslator {
             count,
             layout: packet.layout,
             checksum,
+            number: self.number,
             held: false,
             returns: self.returns.clone(),
         };
