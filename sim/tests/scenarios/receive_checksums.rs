@@ -55,7 +55,7 @@ fn right(from: IpAddr, to: IpAddr, tcp: bool) -> Vec<u8> {
         let at = packet.len() - 8;
         packet[at] = 0x50;
     }
-    packet.extend((0..301).map(|n| (n * 31 >> 4) as u8));
+    packet.extend((0..301).map(|n| ((n * 31) >> 4) as u8));
     let whole = cut(&packet, 1000).unwrap();
     assert_eq!(whole.len(), 1);
     whole.into_iter().next().unwrap()
