@@ -129,7 +129,7 @@ fn chunks_of_one_small_packet_stay_where_they_are() {
             let payload = Payload::Datagram { ports, data };
             let mut packet = Packet { source, destination, payload }.to_bytes();
             // Each in a chunk of its own: the outer type-of-service changes with ECT(0).
-            packet[1] |= (number % 2 << 5) as u8;
+            packet[1] |= ((number % 2) << 5) as u8;
             assert!(from.send_super(&packet, 0), "{number}");
         }
         let next = || to.take_datagram(Duration::from_millis(200));
