@@ -294,8 +294,8 @@ impl Machine {
     fn judge(&self, seen: &Seen) {
         let mut made = self.refused.load(Ordering::SeqCst);
         for (number, peer) in self.peers.iter().enumerate() {
-            assert!(peer.seal.is_empty(&Unpinned), "peer {number}: left in its lane");
-            assert!(peer.send.is_empty(&Unpinned), "peer {number}: left with its sender");
+            assert!(peer.seal.is_empty(), "peer {number}: left in its lane");
+            assert!(peer.send.is_empty(), "peer {number}: left with its sender");
             let out = peer.out.with(&Unpinned, core::mem::take);
             let reserved = peer.next.with(&Unpinned, |next| *next);
             let numbers = out.iter().map(|(number, _)| *number);
