@@ -96,8 +96,24 @@ struct Bound {
     chunk: f64,
 }
 
+/// Attempts at one way: what a timer adds now and then is no part of the cost, and a busy machine takes so long to step that
+/// it comes in between.
+const ATTEMPTS: usize = 3;
+
 /// One way: a packet, and a chunk of 32 with them.
 fn look(name: &str, bound: &Bound, run: impl Fn(usize) -> Counted) {
+    let mut last = String::new();
+    for _ in 0..ATTEMPTS {
+        match attempt(name, bound, &run) {
+            Ok(()) => return,
+            Err(over) => last = over,
+        }
+        println!("{last}");
+    }
+    panic!("{last}, in each of {ATTEMPTS} attempts");
+}
+
+fn attempt(name: &str, bound: &Bound, run: impl Fn(usize) -> Counted) -> Result<(), String> {
     let [half, one, two] = [CHUNK / 2, CHUNK, 2 * CHUNK].map(run);
     let packet = each(&one, &half, CHUNK / 2);
     let chunk = each(&two, &one, 1);
@@ -107,17 +123,22 @@ fn look(name: &str, bound: &Bound, run: impl Fn(usize) -> Counted) {
         all.iter().find(|(name, _)| name == what).map_or(0.0, |(_, value)| *value)
     };
     let (packet_atomics, chunk_atomics) = (of(&packet, "atomics"), of(&chunk, "atomics"));
-    assert!(packet_atomics <= bound.packet, "{name}: {packet_atomics} atomics a packet");
-    let chunk_alone = chunk_atomics - packet_atomics * CHUNK as f64;
-    assert!(chunk_alone <= bound.chunk, "{name}: {chunk_alone} atomics a chunk");
-    assert!(chunk_atomics > 0.0, "{name}: something was counted");
     for counted in [&half, &one, &two] {
+        assert!(counted.all_atomics() > 0, "{name}: something was counted");
         assert_eq!(
             counted.calls_of("ExAllocatePool2"),
             0,
             "{name}: nothing is allocated once warm"
         );
     }
+    if packet_atomics > bound.packet {
+        return Err(format!("{name}: {packet_atomics} atomics a packet"));
+    }
+    let chunk_alone = chunk_atomics - packet_atomics * CHUNK as f64;
+    if chunk_alone > bound.chunk {
+        return Err(format!("{name}: {chunk_alone} atomics a chunk"));
+    }
+    Ok(())
 }
 
 /// Both ends with some policies, warm, and what one of their ways costs.
@@ -145,10 +166,10 @@ fn with_ends(policies: &[(Policy, u32)], body: impl FnOnce(&Polled)) {
 #[test]
 fn sockets() {
     with_ends(&[(Policy::FastPath, 0)], |ends| {
-        let bound = Bound { packet: 0.0, chunk: 60.0 };
+        let bound = Bound { packet: 0.0, chunk: 48.0 };
         look("out, sockets", &bound, |packets| send(ends, packets));
         // A buffer at a time comes back from NetAdapterCx.
-        let bound = Bound { packet: 2.0, chunk: 60.0 };
+        let bound = Bound { packet: 2.0, chunk: 48.0 };
         look("in, sockets", &bound, |packets| receive(ends, packets));
     });
 }
