@@ -42,7 +42,7 @@ fn a_first_packet_makes_a_session() {
     assert_eq!(pair.trace.iter().filter(|sent| sent.kind() == 1).count(), 1, "one handshake");
 }
 
-// spec-test: WG 6.3-e, WG 6.5-a
+// spec-test: WG 6.3-e, WG 6.5-a, WG 2.1-f
 #[test]
 fn an_idle_initiator_confirms_with_a_keepalive() {
     let mut pair = Pair::unconfigured(2);
@@ -257,7 +257,7 @@ fn no_two_initiations_within_five_seconds_whatever_asks() {
     assert_eq!(pair.numbers(B), Vec::from_iter(272..400));
 }
 
-// spec-test: WG 6.1-a
+// spec-test: WG 6.1-a, WG 6.1-b
 #[test]
 fn a_response_counts_as_a_handshake_sent() {
     let mut pair = Pair::new(12);
@@ -292,7 +292,7 @@ fn data_is_answered_with_a_keepalive_after_ten_seconds() {
     assert_eq!(pair.trace.iter().filter(|sent| sent.kind() == 4).count(), 2, "then silence");
 }
 
-// spec-test: WG 6.5-b, WG 6.5-d
+// spec-test: WG 6.5-b, WG 6.5-d, WG 6.5-c
 #[test]
 fn a_one_way_flow_is_answered_every_ten_seconds() {
     let mut pair = Pair::new(14);
@@ -366,7 +366,7 @@ fn a_persistent_keepalive_keeps_and_restores_the_session() {
     assert!(pair.sent(A, 4, since).is_empty());
 }
 
-// spec-test: WG 2.1-a, WG 2.1-b, WG 2.1-d
+// spec-test: WG 2.1-a, WG 2.1-b, WG 2.1-d, WG 11-e
 #[test]
 fn a_peer_roams_with_its_first_authentic_message() {
     let mut pair = Pair::new(17);
@@ -473,7 +473,7 @@ fn under_load_a_cookie_is_asked_for_and_given() {
     assert_eq!(pair.hosts[B].discards, [Discard::CookieRequired]);
 }
 
-// spec-test: WG 5.4.7-f
+// spec-test: WG 5.4.7-f, WG 5.4.4-b
 #[test]
 fn a_responders_cookie_comes_through_its_session() {
     let mut pair = Pair::new(21);
@@ -639,7 +639,7 @@ fn a_preshared_key_counts_from_the_next_handshake() {
     assert_eq!(pair.numbers(B), [1, 2]);
 }
 
-// spec-test: WG 11-c, WG 5.4.6-h
+// spec-test: WG 11-c, WG 5.4.6-h, WG 5.4.2-d
 #[test]
 fn a_new_private_key_handshakes_at_once() {
     let mut pair = Pair::new(28);

@@ -221,7 +221,7 @@ fn handshakes_and_transport() {
     }
 }
 
-// spec-test: WG 5.4-c, WG 5.4.2-c, WG 5.3-a, WG 5.1-b, WG 5.4.4-c, WG 5.4-m, WG 5.4-n, WG 5.4.2-g
+// spec-test: WG 5.4-c, WG 5.4.2-c, WG 5.3-a, WG 5.1-b, WG 5.4.4-c, WG 5.4-m, WG 5.4-n, WG 5.4.2-g, WG 2.1-a
 #[test]
 fn messages_to_refuse_and_to_accept() {
     let vectors = vectors();
@@ -275,6 +275,12 @@ fn initiation_verdict(handshake: &Value, row: &Value, message: &[u8]) -> Result<
         usize::from(verdict.is_ok()),
         "answered iff accepted"
     );
+    let peer = bytes(&handshake["inputs"]["initiator_static_public"]);
+    let endpoint = responder.tunnel.find_peer(&G, &peer).unwrap().endpoint(&G);
+    if row["last_timestamp"].is_null() {
+        let expected = verdict.is_ok().then(|| FROM.parse().unwrap());
+        assert_eq!(endpoint.map(|known| known.remote), expected, "moved iff accepted");
+    }
     let untouched = verdict.is_err() && row["last_timestamp"].is_null();
     if untouched && !row["desc"].as_str().unwrap().contains("no configured peer") {
         // A refused message has changed nothing: the genuine one is still accepted.
@@ -284,11 +290,48 @@ fn initiation_verdict(handshake: &Value, row: &Value, message: &[u8]) -> Result<
     verdict
 }
 
+/// What is refused leaves a handshake of our own alone.
+// spec-test: WG 5.4.2-c
+#[test]
+fn refused_initiations_leave_the_pending_handshake_alone() {
+    let vectors = vectors();
+    let handshake = &vectors["handshakes"][0];
+    let inputs = &handshake["inputs"];
+    let [us, them] = ["responder_static_public", "initiator_static_public"]
+        .map(|name| bytes::<32>(&inputs[name]));
+    let endpoint = || PeerRequest::new(them).endpoint(FROM.parse().unwrap());
+    let mut side = Side::new(bytes(&inputs["responder_static_private"]), endpoint());
+    let mut other = Side::new(bytes(&inputs["initiator_static_private"]), PeerRequest::new(us));
+    side.now.wall = Duration::from_secs(1_700_000_000);
+    let ours = side.initiate(&them, &mut Script::default().then(&[3; 36]));
+    let mut refused = 0;
+    for row in vectors["negative"].as_array().unwrap() {
+        // What is stale only for who has heard a later one is authentic here.
+        let authentic = ["accept", "timestamp-replay"].contains(&row["expect"].as_str().unwrap());
+        if row["kind"] == "initiation" && !authentic {
+            let message = hex(&row["message"]);
+            assert!(side.consume(&message, FROM, &mut Script::default()).is_err());
+            refused += 1;
+        }
+    }
+    assert_eq!(refused, 15);
+    assert!(side.out.datagrams.is_empty());
+    other.consume(&ours, FROM, &mut Script::default().then(&[4; 36])).unwrap();
+    let (_, response, _) = other.out.datagrams.pop().unwrap();
+    assert_eq!(side.consume(&response, FROM, &mut Script::default()), Ok(()));
+    assert_eq!(side.out.flushes.len(), 1);
+}
+
 fn response_verdict(handshake: &Value, row: &Value, message: &[u8]) -> Result<(), Discard> {
     let mut initiator = Side::initiator(handshake, bytes(&row["preshared_key"]));
     let peer = bytes(&handshake["inputs"]["responder_static_public"]);
     initiator.initiate(&peer, &mut draws(handshake, "initiator"));
+    let known = initiator.tunnel.find_peer(&G, &peer).unwrap();
+    let known = || known.endpoint(&G).unwrap().remote;
+    let before = known();
     let verdict = initiator.consume(message, FROM, &mut Script::default());
+    let expected = if verdict.is_ok() { FROM.parse().unwrap() } else { before };
+    assert_eq!(known(), expected, "moved iff accepted");
     assert_eq!(initiator.out.flushes.len(), usize::from(verdict.is_ok()));
     assert!(initiator.out.datagrams.is_empty(), "a response is never answered");
     let genuine = hex(&handshake["response"]["message"]);

@@ -32,8 +32,28 @@ impl Key {
     }
 }
 
+// spec: WG 7.4-a
 impl Drop for Key {
     fn drop(&mut self) {
         self.words.zeroize();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use core::mem::ManuallyDrop;
+
+    use super::*;
+
+    // spec-test: WG 7.4-a
+    #[test]
+    fn a_key_is_wiped_where_it_lay() {
+        let mut key = ManuallyDrop::new(Key::new([7; 32]));
+        assert_eq!(key.words(), &[0x0707_0707; 8]);
+        let at = &raw const key.words;
+        // SAFETY: dropped once, here, and not used as a `Key` again.
+        unsafe { ManuallyDrop::drop(&mut key) };
+        // SAFETY: the stack slot lives to the end of the function, and any bytes are numbers.
+        assert_eq!(unsafe { at.read_volatile() }, [0; 8]);
     }
 }

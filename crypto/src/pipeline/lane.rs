@@ -132,6 +132,7 @@ impl<W> Lane<W> {
     /// # IRQL
     ///
     /// `<= DISPATCH_LEVEL`.
+    // spec: WG 7.2-a
     pub fn drain(&self, ground: &impl Ground, owner: &mut impl Owner<W>) {
         if self.ownership.claim() {
             self.go_on(ground, Baton(()), owner);

@@ -279,6 +279,7 @@ mod plain {
         }
     }
 
+    // spec-test: WG 7.2-a
     #[test]
     fn many_threads_lose_nothing_and_keep_the_order_through_two_lanes() {
         let (lane, sender) = (Lane::<u64>::default(), Lane::<u64>::default());

@@ -45,7 +45,7 @@ impl MacKeys {
         Mac1Key::new(&self.mac1)
     }
 
-    // spec: WG 5.3-a
+    // spec: WG 5.3-a, WG 5.4-k
     pub(super) fn mac1_is_valid(&self, macs: &Macs<'_>) -> bool {
         mac(&self.mac1, &[macs.before_mac1]).ct_eq(macs.mac1).into()
     }
@@ -99,6 +99,7 @@ impl CookieSecret {
 }
 
 /// Whether mac2 was made with `cookie`.
+// spec: WG 5.4-k
 pub(super) fn mac2_is_valid(cookie: &[u8; 16], macs: &Macs<'_>) -> bool {
     mac(cookie, &[macs.before_mac2]).ct_eq(macs.mac2).into()
 }
@@ -281,6 +282,65 @@ mod tests {
         for (age, used) in [(114_000, true), (114_999, true), (115_000, false), (120_000, false)] {
             jar.seal(&keys, &mut message, at(age));
             assert_eq!(message[132..] != [0; 16], used, "age {age} ms");
+        }
+    }
+
+    /// Where a MAC or a tag is wrong is told by no instruction and no address.
+    // spec-test: WG 5.4-k
+    #[test]
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    fn macs_are_compared_in_constant_time() {
+        use crate::aead::tests::trace::{child, hash};
+        use crate::{
+            mac1::Claim,
+            protocol::messages::{RESPONSE_LEN, Response},
+        };
+
+        let keys = MacKeys::of(&[3; 32]);
+        let (batch, cookie) = (keys.mac1_key(), [9; 16]);
+        let mut message = [7; RESPONSE_LEN];
+        message[..4].copy_from_slice(&[2, 0, 0, 0]);
+        fn macs(message: &[u8; RESPONSE_LEN]) -> Macs<'_> {
+            Response::parse(message).unwrap().macs
+        }
+        // What is compared, where it lies in the message, and the check; all in the same memory.
+        type Check<'c> = (&'c str, usize, &'c dyn Fn(&[u8; RESPONSE_LEN]) -> bool);
+        let checks: [Check<'_>; 4] = [
+            ("mac1", 60, &|message| keys.mac1_is_valid(&macs(message))),
+            ("mac2", 76, &|message| mac2_is_valid(&cookie, &macs(message))),
+            ("mac1 of a batch", 60, &|message| {
+                let Macs { before_mac1: covered, mac1, .. } = macs(message);
+                let mut valid = [true];
+                batch.check(None, &[Claim { covered, mac1 }], &mut valid);
+                valid[0]
+            }),
+            // Of a cookie reply the message lends only its last bytes, which are the tag.
+            ("cookie", 76, &|message| {
+                let mut sealed = seal_cookie(&keys.cookie, &[1; 24], &cookie, &[2; 16]);
+                let mac2 = mac(&cookie, &[macs(message).before_mac2]);
+                for ((tag, right), given) in
+                    sealed[16..].iter_mut().zip(mac2).zip(macs(message).mac2)
+                {
+                    *tag ^= right ^ given;
+                }
+                open_cookie(&keys.cookie, &[1; 24], &sealed, &[2; 16]).is_some()
+            }),
+        ];
+        for (what, place, check) in checks {
+            let mut trace = |wrong: Option<usize>| {
+                let mut jar = CookieJar { cookie: Some(cookie), ..CookieJar::default() };
+                jar.received_at = Some(at(0));
+                jar.seal(&keys, &mut message, at(0));
+                if let Some(byte) = wrong {
+                    message[place + byte] ^= 1;
+                }
+                assert_eq!(check(&message), wrong.is_none(), "{what}");
+                hash(child(|| check(&message).into()))
+            };
+            let _right = trace(None);
+            let traces = [0, 7, 15].map(|byte| trace(Some(byte)));
+            assert!(traces[0].1 > 500, "{what}: nothing was traced");
+            assert!(traces.iter().all(|trace| *trace == traces[0]), "{what}: {traces:x?}");
         }
     }
 }

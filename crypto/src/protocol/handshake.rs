@@ -506,3 +506,6 @@ fn answer<E>(
     let keypair = Shared::try_new(Keypair::new(peer.clone(), &keys, &facts));
     Ok((response, keypair.map_err(|_| Discard::OutOfMemory)?))
 }
+
+#[cfg(test)]
+mod tests;

@@ -326,6 +326,8 @@ impl CreatedInitiation {
 /// X25519; `None` if the result is zero. The comparison takes constant time.
 // spec: WG 5.4-a, WG 5.4-c
 fn shared_secret(private: &StaticSecret, public: &[u8; 32]) -> Option<Secret> {
+    #[cfg(test)]
+    MULTIPLICATIONS.set(MULTIPLICATIONS.get() + 1);
     let shared = private.diffie_hellman(&PublicKey::from(*public));
     shared.was_contributory().then(|| Secret(shared.to_bytes()))
 }
@@ -454,6 +456,12 @@ pub(super) fn open_cookie(
         .decrypt_inout_detached(nonce.into(), associated, cookie.as_mut_slice().into(), tag.into())
         .ok()?;
     Some(cookie)
+}
+
+#[cfg(test)]
+std::thread_local! {
+    /// How many shared secrets this thread has computed.
+    pub(super) static MULTIPLICATIONS: core::cell::Cell<usize> = const { core::cell::Cell::new(0) };
 }
 
 #[cfg(test)]

@@ -201,6 +201,7 @@ impl<E> Peer<E> {
     ///
     /// `<= DISPATCH_LEVEL`.
     // spec: WG 5-a — the next session is not looked at. spec: WG 6.2-a
+    // spec: WG 5.4.6-i — what has a counter goes to the network, and nothing of it is kept.
     pub fn reserve(
         &self,
         ground: &impl Ground,

@@ -184,6 +184,7 @@ mod tests {
         }
     }
 
+    // spec-test: WG 7.4-e
     #[test]
     fn sources_are_bounded_and_forgotten() {
         let mut limiter = limiter();
@@ -198,6 +199,7 @@ mod tests {
         assert_eq!(limiter.len(), 1);
     }
 
+    // spec-test: WG 7.4-e
     #[test]
     fn a_turn_keeps_the_credit_of_who_is_heard() {
         let mut limiter = limiter();

@@ -242,6 +242,7 @@ impl Headers {
     }
 
     /// Writes the transport checksum.
+    // spec: WG 13-g — what is cut here is complete when it is sealed.
     fn set_checksum(&mut self, payload_sum: Sum, payload: usize) {
         let (offset, protocol) = match self.transport {
             Transport::Tcp => (16, TCP),

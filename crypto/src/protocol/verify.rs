@@ -57,6 +57,7 @@ const UDP: u8 = 17;
 
 impl Checksums {
     /// Looks at a packet, which is as long as its header says.
+    // spec: WG 13-g
     #[must_use]
     pub fn of(packet: &[u8], worth: Worth) -> Self {
         match packet.first().map(|first| first >> 4) {
@@ -240,6 +241,7 @@ mod tests {
     }
 
     proptest! {
+        // spec-test: WG 13-g
         #[test]
         fn right_is_valid_and_any_wrong_bit_is_not(
             ipv6: bool,

@@ -8,7 +8,7 @@ mod forgery;
 mod guards;
 mod interface;
 mod stack;
-mod trace;
+pub(crate) mod trace;
 mod vectors;
 mod writes;
 

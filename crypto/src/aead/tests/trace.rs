@@ -87,7 +87,7 @@ fn trace(state: &ExtendedState, work: Work, place: &mut Place, seed: u64) -> (u6
 }
 
 /// A child that stops, is to be followed, and then does the work, which allocates nothing.
-pub(super) fn child(work: impl FnOnce() -> usize) -> libc::pid_t {
+pub(crate) fn child(work: impl FnOnce() -> usize) -> libc::pid_t {
     // SAFETY: the child only runs the code under test, which allocates nothing, and leaves.
     let child = unsafe { libc::fork() };
     assert!(child >= 0, "fork");
@@ -104,7 +104,7 @@ pub(super) fn child(work: impl FnOnce() -> usize) -> libc::pid_t {
 }
 
 /// Single-steps the child to its end: the hash of all addresses, and how many steps that took.
-fn hash(child: libc::pid_t) -> (u64, u64) {
+pub(crate) fn hash(child: libc::pid_t) -> (u64, u64) {
     let (mut hash, mut steps) = (0xcbf2_9ce4_8422_2325_u64, 0);
     follow(child, |step| {
         let mut add = |word: u64| hash = (hash ^ word).wrapping_mul(0x0100_0000_01b3);
@@ -198,6 +198,7 @@ fn value(registers: &libc::user_regs_struct, name: Register) -> Option<u64> {
     })
 }
 
+// spec-test: WG 5.4-k
 #[test]
 fn neither_code_nor_addresses_depend_on_secrets() {
     let plain = |opens, count, len| Work { opens, count, len, wrong: None };
