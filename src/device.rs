@@ -314,6 +314,7 @@ impl Device {
     }
 
     /// Keeps a datagram that may be a handshake message for a worker.
+    // spec: WG 5.4.7-g — also cookie replies.
     pub(crate) fn queue_handshake(
         &self,
         datagram: &Datagram<'_>,

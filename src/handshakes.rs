@@ -70,6 +70,7 @@ impl HandshakeQueue {
     /// # Errors
     ///
     /// [`Discard::HandshakeQueueFull`].
+    // spec: WG 7.4-d
     pub(crate) fn push(&self, ground: &impl Ground, message: Box<Message>) -> Result<(), Discard> {
         let refused = self.messages.with(ground, |messages| {
             if messages.len() >= self.most {

@@ -226,6 +226,7 @@ impl Worker {
     }
 
     /// Takes handshake messages, [`BURST`] or a batch more; returns how many.
+    // spec: WG 5.3-c, WG 7.4-c
     fn consume_handshakes(&mut self, device: &Shared<Device>, passive: &Passive) -> usize {
         let ground = AtPassive(passive);
         let mut errand = Errand { device, passive };

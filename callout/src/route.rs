@@ -120,6 +120,7 @@ impl Routes {
     /// # IRQL
     ///
     /// `PASSIVE_LEVEL`.
+    // spec: WG 2.1-d
     pub fn resolve(
         &self,
         level: &Passive,

@@ -182,6 +182,7 @@ impl<R: Receiver> Sockets<R> {
     }
 
     /// Binds both families to one port.
+    // spec: WG 2.1-c
     fn attempt(
         level: &Passive,
         provider: &Provider,
@@ -337,6 +338,7 @@ fn is_fatal(error: NtError) -> bool {
 
 impl<R: Receiver> Half<R> {
     /// A socket of `family`, bound to `port` on every address.
+    // spec: WG 13-b — no option keeps the stack from cutting datagrams.
     fn bound(
         level: &Passive,
         provider: &Provider,

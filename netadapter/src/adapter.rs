@@ -74,6 +74,7 @@ impl Default for Config {
     /// WireGuard's usual MTU on an Ethernet path, 100 Gbit/s, and a full ring's worth of packets; no
     /// segmentation.
     fn default() -> Self {
+        // spec: WG 13-a
         const MTU: NonZeroU32 = NonZeroU32::new(1420).expect("not 0");
         const WAITING: NonZeroU32 = NonZeroU32::new(4096).expect("not 0");
         let speed_bits_per_second = 100_000_000_000;

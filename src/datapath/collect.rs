@@ -140,6 +140,7 @@ impl<'d> Collector<'d> {
     }
 
     /// Collects for the peer that this destination belongs to.
+    // spec: WG 2-a
     fn turn_to_peer_of(&mut self, destination: IpAddr) -> Result<(), Discard> {
         let tunnel = &self.device.tunnel;
         if !tunnel.is_up() {

@@ -365,6 +365,7 @@ impl Device {
 
     /// Decides what becomes of an opened packet: delivered, a keepalive, or discarded, and then
     /// whether it was authentic data all the same.
+    // spec: WG 5.4.6-d, WG 5.4.6-e, WG 2-b, WG 2-c
     fn judge(
         &self,
         packet: &Opening,

@@ -265,6 +265,7 @@ fn mutations(datagram: &[u8]) -> Vec<Vec<u8>> {
     cut.chain(changed).chain(grown).collect()
 }
 
+// spec-test: WG 5.1-g, WG 5.4-m, WG 5.4-n
 #[test]
 fn random_payloads_are_counted_and_forgotten() {
     Scene::run(1, |scene| {
@@ -346,6 +347,7 @@ fn a_flood_of_forged_handshake_messages_is_counted_one_by_one() {
     });
 }
 
+// spec-test: WG 5.1-g, WG 5.4.6-e, WG 2.1-a
 #[test]
 fn genuine_messages_that_were_changed_are_nothing() {
     Scene::run(2, |scene| {
@@ -364,6 +366,7 @@ fn genuine_messages_that_were_changed_are_nothing() {
     });
 }
 
+// spec-test: WG 5.1-g, WG 5.4.6-f, WG 5.1-b
 #[test]
 fn what_was_heard_once_is_not_heard_twice() {
     Scene::run(3, |scene| {

@@ -43,6 +43,7 @@ fn down_and_up_under_load() {
     }
 }
 
+// spec-test: WG 11-a
 #[test]
 fn what_waits_is_dropped_and_counted() {
     machines::with_pair(1, |pair| {

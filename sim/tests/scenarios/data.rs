@@ -60,18 +60,21 @@ fn all_sizes(outer: usize, granted: bool) {
     });
 }
 
+// spec-test: WG 5.4.6-c, WG 2.1-c
 #[test]
 fn every_size_over_ipv4() {
     all_sizes(0, false);
     all_sizes(0, true);
 }
 
+// spec-test: WG 5.4.6-c, WG 2.1-c
 #[test]
 fn every_size_over_ipv6() {
     all_sizes(1, false);
     all_sizes(1, true);
 }
 
+// spec-test: WG 2-a, WG 2-b
 #[test]
 fn what_has_no_peer_or_a_false_source_goes_nowhere() {
     machines::with_pair(4, |pair| {

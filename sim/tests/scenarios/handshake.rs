@@ -36,6 +36,7 @@ fn either_side_begins() {
     }
 }
 
+// spec-test: WG 5.4-p
 #[test]
 fn both_begin_at_once() {
     for seed in 1..9 {
@@ -73,6 +74,7 @@ fn both_begin_at_once() {
     }
 }
 
+// spec-test: WG 5.2-a
 #[test]
 fn preshared_keys_must_agree() {
     machines::with_pair(1, |pair| {

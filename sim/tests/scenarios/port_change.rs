@@ -14,6 +14,7 @@ use crate::machines::accounting::Ledger;
 use abi::discard::Discard;
 use abi::statistics::Counter;
 
+// spec-test: WG 11-f
 #[test]
 fn the_session_survives_a_new_port() {
     for seed in 1..4 {

@@ -25,6 +25,7 @@ fn known(pair: &Pair) -> SocketAddr {
     set.peers().next().and_then(|peer| peer.endpoint()).unwrap()
 }
 
+// spec-test: WG 2.1-a, WG 2.1-c
 #[test]
 fn a_nat_that_rebinds_is_followed() {
     for seed in 1..4 {
@@ -62,6 +63,7 @@ fn a_nat_that_rebinds_is_followed() {
     }
 }
 
+// spec-test: WG 3-a
 #[test]
 fn a_peer_without_an_endpoint_is_learned_from_its_first_packet() {
     machines::with_pair(1, |pair| {

@@ -23,6 +23,7 @@ fn messages(pair: &Pair) -> [u64; 2] {
     [&pair.alpha, &pair.beta].map(|station| Ledger::of(station).counter(Counter::HandshakesOut))
 }
 
+// spec-test: WG 6.2-b
 #[test]
 fn under_traffic_there_is_a_new_session_every_120_seconds() {
     for seed in 1..4 {
@@ -47,6 +48,7 @@ fn under_traffic_there_is_a_new_session_every_120_seconds() {
     }
 }
 
+// spec-test: WG 6.2-a, WG 6.2-c
 #[test]
 fn a_session_is_used_up_to_its_age_and_not_longer() {
     // Who sends after so many silent seconds, and how many more handshake messages each then makes.
@@ -82,6 +84,7 @@ fn a_session_is_used_up_to_its_age_and_not_longer() {
     }
 }
 
+// spec-test: WG 6.5-b, WG 6.5-e
 #[test]
 fn silence_is_silent() {
     machines::with_pair(2, |pair| {
@@ -97,6 +100,7 @@ fn silence_is_silent() {
     });
 }
 
+// spec-test: WG 2.1-f
 #[test]
 fn persistent_keepalives_come_and_keep_the_session() {
     machines::with_pair(3, |pair| {
@@ -126,6 +130,7 @@ fn persistent_keepalives_come_and_keep_the_session() {
     });
 }
 
+// spec-test: WG 6.2-a
 #[test]
 fn what_comes_with_a_dead_session_is_discarded() {
     machines::with_pair(4, |pair| {

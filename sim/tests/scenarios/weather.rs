@@ -63,6 +63,7 @@ fn files_arrive_byte_for_byte_through_bad_weather() {
     }
 }
 
+// spec-test: WG 5.4.6-f
 #[test]
 fn every_duplicate_is_a_replay() {
     machines::with_pair(3, |pair| {
@@ -93,6 +94,7 @@ fn every_duplicate_is_a_replay() {
     });
 }
 
+// spec-test: WG 7.2-a
 #[test]
 fn without_weather_order_is_kept() {
     for seed in 1..5 {
