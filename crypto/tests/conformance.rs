@@ -309,6 +309,44 @@ fn a_false_source_is_authentic_all_the_same() {
     assert_eq!(pair.hosts[B].discards.pop(), Some(Discard::Replayed), "and once only");
 }
 
+/// With a session, with a handshake pending, and with a keepalive to send: one initiation at most, and traffic.
+// spec-test: WG 6-a, WG 6.1-a
+#[test]
+fn a_week_of_sleep() {
+    const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
+    for (why, lose, keepalive) in
+        [("a session", 0, 0), ("a pending handshake", 1000, 0), ("a keepalive to send", 0, 25)]
+    {
+        let mut pair = Pair::new(16);
+        let to_b = PeerRequest::new(public(&KEYS[B])).keepalive(keepalive);
+        pair.configure(A, &Request::new().peer(to_b));
+        pair.run_s(1);
+        pair.wire.lose = lose;
+        pair.send(A, 1);
+        pair.run_s(7);
+        let delivered = pair.numbers(B).len();
+        assert_eq!(delivered, usize::from(lose == 0), "{why}");
+        pair.wire.lose = 0;
+        pair.now += WEEK;
+        let woke = pair.now;
+        for host in [A, B] {
+            let now = pair.clock(host);
+            pair.hosts[host].poll(now);
+            assert!(pair.hosts[host].only_peer().current_session(&G).is_none(), "{why}");
+        }
+        pair.collect();
+        pair.run_s(6);
+        let expected = usize::from(lose != 0 || keepalive != 0);
+        let initiations = pair.sent(A, 1, woke);
+        assert_eq!(initiations.len(), expected, "{why}");
+        assert!(initiations.iter().all(|sent| sent.at <= woke + s(5)), "{why}");
+        assert!(pair.sent(B, 1, woke).is_empty(), "{why}");
+        pair.send(A, 2);
+        pair.run_ms(100);
+        assert_eq!(pair.numbers(B), [1, 2], "{why}");
+    }
+}
+
 // spec-test: WG 6.5-d, WG 6.5-b
 #[test]
 fn data_heard_meanwhile_is_answered_by_the_same_keepalive() {

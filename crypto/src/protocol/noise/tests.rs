@@ -92,6 +92,43 @@ fn the_top_bit_of_a_public_key_is_ignored() {
     assert!(identity.static_static(&[0; 32]).is_none(), "a zero result is refused");
 }
 
+/// The values of RFC 7748, sections 5.2 and 6.1.
+// spec-test: WG 5.4-a
+#[test]
+fn x25519_as_the_rfc_has_it() {
+    let value = |digits: &str| bytes::<32>(&Value::from(digits));
+    let alice =
+        Identity::new(&value("77076d0a7318a57d3c16c17251b26645df4c2f87ebc0992ab177fba51db92c2a"));
+    let bob =
+        Identity::new(&value("5dab087e624a8a4b79e17f8b83800ee66f3bb1292618b6fd1c2f8b27ff88e0eb"));
+    let (alice, bob) = (alice.unwrap(), bob.unwrap());
+    let shared = value("4a5d9d5ba4ce2de1728e3bf480350f25e07e21c947d19e3376f09b3c1e161742");
+    for (one, other) in [(&alice, &bob), (&bob, &alice)] {
+        assert_eq!(one.static_static(other.public()).unwrap().expose(), &shared);
+    }
+    let mut nine = [0; 32];
+    nine[0] = 9;
+    let (mut scalar, mut point) = (nine, nine);
+    for round in 1..=1000 {
+        let next = *shared_secret(&clamped(scalar), &point).unwrap().expose();
+        (point, scalar) = (scalar, next);
+        let expected = match round {
+            1 => "422c8e7a6227d7bca1350b3e2bb7279f7897b87bb6854b783c60e80311ae3079",
+            1000 => "684cf59ba83309552800ef566f2f4d3c1c3887c49360e3875f2eb94d99532c51",
+            _ => continue,
+        };
+        assert_eq!(scalar, value(expected), "after {round}");
+    }
+}
+
+/// "abc", of RFC 7693, appendix B.
+// spec-test: WG 5.4-g
+#[test]
+fn blake2s_as_the_rfc_has_it() {
+    let expected = "508c5e8c327c14e2e1a72ba34eeb452f37458b209ed63a294d999b4c86675982";
+    assert_eq!(hash(&[b"a", b"", b"bc"]), bytes(&Value::from(expected)));
+}
+
 /// Both roles of both handshakes: every byte of both messages and both session keys.
 // spec-test: WG 5.4.2-a, WG 5.4.2-b, WG 5.4.3-b, WG 5.4.3-c, WG 5.4.5-a, WG 5.2-a
 #[test]
@@ -119,14 +156,19 @@ fn both_handshakes_byte_for_byte() {
         .unwrap();
         let expected: [u8; 148] = bytes(&row["initiation"]["message"]);
         assert_eq!(initiation[..116], expected[..116]);
-        let last = |name: &str| row[name]["steps"].as_array().unwrap().last().unwrap().clone();
-        assert_eq!(created.symmetric.hash, bytes(&last("initiation")["H"]));
+        let steps = row["initiation"]["steps"].as_array().unwrap();
+        let last =
+            |name: &str| bytes::<32>(&steps.iter().rfind(|it| it[name].is_string()).unwrap()[name]);
+        assert_eq!(created.symmetric.hash, last("H"));
+        assert_eq!(created.symmetric.chaining_key, last("C"));
 
         let message = Initiation::parse(&expected).unwrap();
         let opened = consume_initiation(&responder, &message).unwrap();
         assert_eq!(&opened.initiator, initiator.public());
         let (consumed, opened_timestamp) = opened.authenticate(&secret, &message).unwrap();
         assert_eq!(opened_timestamp, timestamp);
+        assert_eq!(consumed.symmetric.hash, last("H"));
+        assert_eq!(consumed.symmetric.chaining_key, last("C"));
         let (response, responders) = consumed
             .create_response(
                 &preshared_key,
