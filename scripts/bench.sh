@@ -21,6 +21,9 @@ usage: scripts/bench.sh PART [OPTION...]
              --only WORD   only the ways whose names have WORD in them: 'in,', sockets, ...
   aead     sealing and opening batches of packets, against ring, aws-lc, OpenSSL, chacha20poly1305, and ipsec-mb where
            libipsec-mb-dev is installed; also draws target/bench/aead.svg. OPTIONs are words: only lines that contain them all are measured
+  scale    100,000 peers with four allowed IPs each: look-ups, configuring and memory, against ip_network_table
+             --rounds N    interleaved samples of each, medians are printed (default 101)
+             --peers N     peers (default 100000)
   cost     what a packet and a chunk cost the driver in instructions, atomics and calls of the kernel, counted by single-stepping
            it; and memory of a peer
   all      every part, with its defaults
@@ -36,7 +39,7 @@ mkdir -p "$out"
 case $part in
 -h | --help) usage; exit 0 ;;
 all)
-    for part in datapath aead cost tunnel; do "$0" "$part"; done
+    for part in datapath aead scale cost tunnel; do "$0" "$part"; done
     exit
     ;;
 tunnel)
@@ -71,6 +74,10 @@ aead)
     done
     pkg-config --exists openssl || { echo "bench.sh: apt-get install libssl-dev" >&2; exit 1; }
     cargo run --quiet --locked --release --manifest-path crypto/benches/peers/Cargo.toml \
+        --target-dir "${CARGO_TARGET_DIR:-target}/peers" -- "$@"
+    ;;
+scale)
+    cargo run --quiet --locked --release --manifest-path crypto/benches/scale/Cargo.toml \
         --target-dir "${CARGO_TARGET_DIR:-target}/peers" -- "$@"
     ;;
 *) usage >&2; exit 2 ;;
