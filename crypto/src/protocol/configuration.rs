@@ -302,6 +302,7 @@ impl<E> Prepared<'_, E> {
                 push(&mut try_now, &change.peer, keepalive);
             }
         }
+        tunnel.tidy(ground);
         Committed { listen_port: self.listen_port, try_now }
     }
 

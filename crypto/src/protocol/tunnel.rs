@@ -16,7 +16,7 @@ use abi::discard::Discard;
 
 use super::{
     HandshakeLoad, IndexTable, Instant, Now, Output, Random,
-    allowed_ips::{AllowedIps, Cursor, Prefix},
+    allowed_ips::{AllowedIps, Cursor, Prefix, Step},
     cookie::{CookieSecret, MacKeys},
     hash_table::{HashKey, HashTable},
     limits::{CLOCK_JUMP, RESUME_SPREAD},
@@ -489,6 +489,23 @@ impl<E> Tunnel<E> {
                 }
             });
             self.index.peer_removed(ground);
+        }
+    }
+
+    /// Makes look-ups of allowed IPs fast again if many have changed, in steps for which neither
+    /// readers nor this CPU wait long. The control path's.
+    pub(super) fn tidy(&self, ground: &impl Ground) {
+        let begin = |table: &mut Table<E>| table.allowed_ips.begin_tidying();
+        let Some(mut tidying) = self.table.write(ground, begin) else { return };
+        loop {
+            match self.table.read(ground, |table| table.allowed_ips.tidy_some(&mut tidying)) {
+                Step::More => {}
+                Step::Change(change) => {
+                    // What was there is freed here, with the lock open.
+                    drop(self.table.write(ground, |table| table.allowed_ips.change_fan(change)));
+                }
+                Step::Done => return,
+            }
         }
     }
 

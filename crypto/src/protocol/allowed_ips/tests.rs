@@ -1,10 +1,10 @@
 //! The trie against a list of known cases and against a linear scan.
 
-use std::{vec, vec::Vec};
+use std::{collections::HashMap, vec, vec::Vec};
 
 use proptest::prelude::*;
 
-use super::*;
+use super::{fans::Step as Tidied, *};
 
 fn prefix(text: &str) -> Prefix {
     let (address, cidr) = text.split_once('/').unwrap();
@@ -165,6 +165,7 @@ enum Step {
     Insert(Prefix, Owner),
     Remove(Prefix, Owner),
     RemoveOwner(Owner),
+    Tidy,
 }
 
 /// Few distinct bits, so that prefixes nest, touch and repeat.
@@ -180,6 +181,7 @@ fn addresses() -> impl Strategy<Value = IpAddr> {
         ])
         .prop_map(|bits| IpAddr::V4(bits.into())),
         any::<u32>().prop_map(|bits| IpAddr::V4((bits & 0x8181_0003).into())),
+        any::<u32>().prop_map(|bits| IpAddr::V4((bits & 0x000F_F303 | 0x0A00_0000).into())),
         any::<u128>().prop_map(|bits| IpAddr::V6((bits & (0x8000_0003 << 96 | 0xFF)).into())),
     ]
 }
@@ -196,6 +198,7 @@ fn steps() -> impl Strategy<Value = Step> {
         6 => (prefixes(), 0_u32..5).prop_map(|(prefix, owner)| Step::Insert(prefix, owner)),
         3 => (prefixes(), 0_u32..5).prop_map(|(prefix, owner)| Step::Remove(prefix, owner)),
         1 => (0_u32..5).prop_map(Step::RemoveOwner),
+        1 => Just(Step::Tidy),
     ]
 }
 
@@ -207,10 +210,148 @@ fn scan(list: &[(Prefix, Owner)], address: IpAddr) -> Option<Owner> {
         .map(|(_, owner)| *owner)
 }
 
+/// Tidies, however little has changed.
+fn tidy(table: &mut AllowedIps) {
+    table.changed = usize::MAX;
+    let mut tidying = table.begin_tidying().unwrap();
+    loop {
+        match table.tidy_some(&mut tidying) {
+            Tidied::More => {}
+            Tidied::Change(change) => drop(table.change_fan(change)),
+            Tidied::Done => return,
+        }
+    }
+}
+
+/// Prefixes of the usual lengths, in a small part of the address space and everywhere.
+fn many(count: usize) -> Vec<Prefix> {
+    let mut bits = 1_u128;
+    let mut next = || {
+        // A generator of Lehmer's, whose upper half is good enough.
+        bits = bits.wrapping_mul(0xDA94_2042_E4DD_58B5) % ((1 << 127) - 1);
+        bits >> 20
+    };
+    let mut prefix = |at: usize| {
+        let (v4, v6) = (next() as u32, next() << 30);
+        let (address, cidr): (IpAddr, u8) = match at % 8 {
+            0 | 1 => (IpAddr::V4(v4.into()), 32),
+            2 => (IpAddr::V4((v4 >> 8 | 10 << 24).into()), 32),
+            3 => (IpAddr::V4(v4.into()), 24),
+            4 => (IpAddr::V4(v4.into()), 1 + (v4 % 32) as u8),
+            5 => (IpAddr::V6(v6.into()), 128),
+            6 => (IpAddr::V6((v6 >> 48 | 0xFD00 << 112).into()), 64),
+            _ => (IpAddr::V6((v6 >> 16 | 0xFD00 << 112).into()), (v4 % 129) as u8),
+        };
+        Prefix::new(address, cidr).unwrap()
+    };
+    (0..count).map(&mut prefix).collect()
+}
+
+/// What a map of prefixes says of an address: all of its prefixes, the longest first.
+fn ask(map: &HashMap<Prefix, Owner>, address: IpAddr) -> Option<Owner> {
+    (0..=128).rev().find_map(|cidr| map.get(&Prefix::new(address, cidr)?).copied())
+}
+
+#[test]
+fn thousands_of_prefixes_come_move_and_go() {
+    let mut table = AllowedIps::new();
+    let prefixes = many(20_000);
+    let mut map = HashMap::new();
+    let ends = |prefix: &Prefix| {
+        let (family, key) = key_of(prefix.address());
+        let rest = u128::MAX.checked_shr(prefix.cidr().into()).unwrap_or(0);
+        [key, key | rest, key ^ 1 << 100].map(|key| address_of(family, key))
+    };
+    let check = |table: &AllowedIps, map: &HashMap<Prefix, Owner>, when| {
+        table.assert_fans();
+        for address in prefixes.iter().step_by(3).flat_map(ends) {
+            assert_eq!(table.lookup(address), ask(map, address), "{address} {when}");
+        }
+    };
+    table.reserve(prefixes.len(), 1000).unwrap();
+    for (at, prefix) in prefixes.iter().enumerate() {
+        assert!(table.insert(*prefix, at as Owner % 1000));
+        map.insert(*prefix, at as Owner % 1000);
+        if at == 5000 {
+            tidy(&mut table);
+        }
+    }
+    check(&table, &map, "with the fans of a quarter");
+    tidy(&mut table);
+    check(&table, &map, "tidied");
+    let (fans, entries) = table.fan_sizes();
+    assert!(fans > 100, "{fans} fans");
+    let used = table.nodes.len() - table.free_count;
+    assert!(entries <= 4 * used, "{entries} entries of fans for {used} nodes");
+    let reach = prefixes.iter().flat_map(ends).map(|address| table.steps(address));
+    assert!(reach.clone().max().unwrap() <= 12, "nodes and fans for one look-up");
+    let (sum, count) = (reach.clone().sum::<usize>(), reach.count());
+    assert!(sum < 5 * count, "{sum} nodes and fans for {count} look-ups");
+
+    for prefix in prefixes.iter().step_by(2) {
+        table.reserve(1, 1000).unwrap();
+        assert!(table.insert(*prefix, 7));
+        map.insert(*prefix, 7);
+    }
+    check(&table, &map, "with half moved");
+    while table.remove_some(7, 64) {}
+    map.retain(|_, owner| *owner != 7);
+    check(&table, &map, "with one owner gone");
+    tidy(&mut table);
+    check(&table, &map, "tidied again");
+    for owner in 0..1000 {
+        while table.remove_some(owner, 64) {}
+    }
+    map.clear();
+    check(&table, &map, "empty");
+    assert_eq!(table.free_count, table.nodes.len());
+    assert_eq!(table.fan_sizes(), (0, 0), "fans go with their nodes");
+}
+
+#[test]
+fn a_short_prefix_over_a_fan_is_seen_at_once() {
+    let mut table = AllowedIps::new();
+    table.reserve(260, 3).unwrap();
+    for host in 0..=255_u32 {
+        let address = IpAddr::V4((0x0A00_0000 | host << 16).into());
+        assert!(table.insert(Prefix::new(address, 16).unwrap(), 0));
+    }
+    tidy(&mut table);
+    assert_eq!(table.fan_sizes().0, 1);
+    table.remove(prefix("10.5.0.0/16"), 0);
+    assert_eq!(table.lookup("10.5.1.1".parse().unwrap()), None);
+    assert!(table.insert(prefix("10.0.0.0/9"), 1));
+    assert_eq!(table.lookup("10.5.1.1".parse().unwrap()), Some(1));
+    assert_eq!(table.lookup("10.6.1.1".parse().unwrap()), Some(0));
+    assert!(table.insert(prefix("10.0.0.0/8"), 2));
+    table.remove(prefix("10.0.0.0/9"), 1);
+    assert_eq!(table.lookup("10.5.1.1".parse().unwrap()), Some(2), "the fan's own node");
+    table.assert_fans();
+}
+
+impl AllowedIps {
+    /// Nodes and fans a look-up reads.
+    fn steps(&self, address: IpAddr) -> usize {
+        let (family, key) = key_of(address);
+        let (mut at, mut steps) = (self.root(family), 0);
+        while let Some(node) = self.node(at).filter(|node| node.covers(key)) {
+            steps += 1;
+            at = match self.fan_of(node) {
+                Some(fan) => {
+                    steps += 1;
+                    self.follow(fan, key, node.cidr, &mut NONE.clone())
+                }
+                None => node.child(bit(key, node.cidr)),
+            };
+        }
+        steps
+    }
+}
+
 proptest! {
     #[test]
     fn agrees_with_a_linear_scan(
-        steps in prop::collection::vec(steps(), 0..80),
+        steps in prop::collection::vec(steps(), 0..120),
         queries in prop::collection::vec(addresses(), 20),
     ) {
         let mut table = AllowedIps::new();
@@ -231,7 +372,9 @@ proptest! {
                     while table.remove_some(owner, 2) {}
                     model.retain(|(_, o)| *o != owner);
                 }
+                Step::Tidy => tidy(&mut table),
             }
+            table.assert_fans();
             for query in &queries {
                 prop_assert_eq!(table.lookup(*query), scan(&model, *query), "{}", query);
             }
