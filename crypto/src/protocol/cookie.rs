@@ -326,7 +326,9 @@ mod tests {
                 open_cookie(&keys.cookie, &[1; 24], &sealed, &[2; 16]).is_some()
             }),
         ];
-        for (what, place, check) in checks {
+        // A debug build takes many times the steps.
+        let checks = if cfg!(debug_assertions) { &checks[..1] } else { &checks[..] };
+        for &(what, place, check) in checks {
             let mut trace = |wrong: Option<usize>| {
                 let mut jar = CookieJar { cookie: Some(cookie), ..CookieJar::default() };
                 jar.received_at = Some(at(0));
