@@ -15,7 +15,7 @@ use crypto::protocol::{
 };
 use crypto::sync::Shared;
 use net::{
-    Attached, G, Outbox, Request,
+    Attached, G, Outbox, Request, Seeded,
     request::{PeerRequest, public},
 };
 use proptest::prelude::*;
@@ -205,6 +205,33 @@ prop_compose! {
     ) -> Request {
         Request { private_key, listen_port: None, replace_peers, peers }
     }
+}
+
+/// A thousand peers wake up: nobody is called at once, and everybody within five seconds.
+// spec-test: WG 6-a
+#[test]
+fn after_a_sleep_a_thousand_peers_are_spread_over_five_seconds() {
+    const PEERS: usize = 1000;
+    let tunnel = tunnel();
+    let (mut out, mut random) = (Outbox::default(), Seeded(1));
+    tunnel.up(&G, &mut out);
+    let peer = |n: usize| {
+        let mut public_key = [9; 32];
+        public_key[..8].copy_from_slice(&n.to_le_bytes());
+        PeerRequest::new(public_key).keepalive(25)
+    };
+    let request = Request { peers: (0..PEERS).map(peer).collect(), ..Request::default() };
+    set(&tunnel, &request).unwrap();
+    let woke = NOW.monotonic.0 + Duration::from_secs(3600);
+    let mut at = |milliseconds| {
+        let monotonic = Instant(woke + Duration::from_millis(milliseconds));
+        tunnel.poll(&G, Now { monotonic, ..NOW }, &mut random, &mut out);
+        out.flushes.drain(..).count()
+    };
+    let tenths: Vec<_> = (0..=50).map(|tenth| at(tenth * 100)).collect();
+    assert_eq!(tenths.iter().sum::<usize>(), PEERS, "{tenths:?}");
+    assert!(tenths.iter().all(|peers| *peers <= 2 * PEERS / 50), "{tenths:?}");
+    tunnel.close(&G);
 }
 
 proptest! {
