@@ -17,6 +17,21 @@ pub struct Sum {
 }
 
 impl Sum {
+    /// Of what a transport's checksum covers besides its header and payload, `len` bytes of them:
+    /// `addresses` are those of the IP header, of either family.
+    #[must_use]
+    pub(super) fn of_pseudo_header(addresses: &[u8], protocol: u8, len: usize) -> Self {
+        // In one piece, as pieces cost: addresses, length, protocol, and zeros, which add nothing.
+        let mut header = [0; 40];
+        let [.., l0, l1, l2, l3, _, protocol_at] = &mut header;
+        [*l0, *l1, *l2, *l3] = (len as u32).to_be_bytes();
+        *protocol_at = protocol;
+        for (place, byte) in header.iter_mut().zip(addresses) {
+            *place = *byte;
+        }
+        Self::default().and(&header)
+    }
+
     /// Adds the bytes of a piece.
     pub fn add(&mut self, piece: &Piece<'_>) {
         let folded = fold(piece.sum());

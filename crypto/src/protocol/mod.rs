@@ -32,6 +32,7 @@ pub mod cookie;
 mod handshake;
 pub mod hash_table;
 pub mod index;
+mod ip;
 pub mod keypair;
 pub mod limits;
 pub mod messages;

@@ -7,6 +7,8 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use abi::discard::Discard;
 
+use super::ip::{IPV4_HEADER_LEN, IPV6_HEADER_LEN};
+
 /// Type-of-service or traffic class byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TrafficClass(pub u8);
@@ -31,9 +33,6 @@ pub struct InnerPacket {
     /// DSCP and ECN.
     pub traffic_class: TrafficClass,
 }
-
-const IPV4_HEADER_LEN: usize = 20;
-const IPV6_HEADER_LEN: usize = 40;
 
 impl InnerPacket {
     /// Reads the header in `head`, the first bytes of a packet (with padding) of `available` bytes.

@@ -17,6 +17,7 @@ use abi::discard::Discard;
 
 use super::{
     checksum::Sum,
+    ip::{IPV4_HEADER_LEN, IPV6_HEADER_LEN, TCP, TCP_HEADER_LEN, UDP, UDP_HEADER_LEN, is_fragment},
     receive::InnerPacket,
     send::{Outgoing, encapsulated},
 };
@@ -27,10 +28,6 @@ pub const MOST_HEADER_BYTES: usize = 60 + 60;
 /// once.
 pub const MOST_SEGMENTS: usize = 1024;
 
-const IPV4_HEADER_LEN: usize = 20;
-const IPV6_HEADER_LEN: usize = 40;
-const UDP_HEADER_LEN: usize = 8;
-const TCP_HEADER_LEN: usize = 20;
 /// Flags of a TCP header, in its byte 13.
 mod flag {
     pub(super) const FIN: u8 = 0x01;
@@ -255,10 +252,8 @@ impl Headers {
             Network::Ipv4 => 12..IPV4_HEADER_LEN,
             Network::Ipv6 => 8..IPV6_HEADER_LEN,
         };
-        let sum = Sum::default()
-            .and(self.bytes.get(addresses).unwrap_or_default())
-            .and(&(self.transport_bytes(payload) as u32).to_be_bytes())
-            .and(&[0, protocol])
+        let addresses = self.bytes.get(addresses).unwrap_or_default();
+        let sum = Sum::of_pseudo_header(addresses, protocol, self.transport_bytes(payload))
             .and(self.bytes.get(self.transport_at..self.len).unwrap_or_default())
             .and_sum(payload_sum);
         let checksum = match (sum.checksum(), self.transport) {
@@ -285,9 +280,6 @@ impl Headers {
     }
 }
 
-const TCP: u8 = 6;
-const UDP: u8 = 17;
-
 /// The network layer, where the transport's header begins, and its protocol; `None` if the header is
 /// not one of a packet of `len` bytes that can be cut.
 fn network(head: &[u8], len: usize) -> Option<(Network, usize, u8)> {
@@ -297,13 +289,9 @@ fn network(head: &[u8], len: usize) -> Option<(Network, usize, u8)> {
             let [first, _, l0, l1, _, _, f0, f1, _, protocol, ..] =
                 *head.first_chunk::<IPV4_HEADER_LEN>()?;
             let header = usize::from(first & 0x0F).saturating_mul(4);
-            let fragment = u16::from_be_bytes([f0, f1]) & 0x3FFF;
             let total = u16::from_be_bytes([l0, l1]).into();
-            (header >= IPV4_HEADER_LEN && fragment == 0 && is_whole(total, len)).then_some((
-                Network::Ipv4,
-                header,
-                protocol,
-            ))
+            (header >= IPV4_HEADER_LEN && !is_fragment([f0, f1]) && is_whole(total, len))
+                .then_some((Network::Ipv4, header, protocol))
         }
         6 => {
             let [_, _, _, _, l0, l1, next, ..] = *head.first_chunk::<IPV6_HEADER_LEN>()?;

@@ -7,7 +7,10 @@
 
 use core::ops::Range;
 
-use super::checksum::Sum;
+use super::{
+    checksum::Sum,
+    ip::{IPV4_HEADER_LEN, IPV6_HEADER_LEN, TCP, TCP_HEADER_LEN, UDP, UDP_HEADER_LEN, is_fragment},
+};
 
 /// What was found of one checksum.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -48,13 +51,6 @@ impl Worth {
     pub const EVERYTHING: Self = Self { ipv4: true, tcp: true, udp: true };
 }
 
-const IPV4_HEADER_LEN: usize = 20;
-const IPV6_HEADER_LEN: usize = 40;
-const TCP_HEADER_LEN: usize = 20;
-const UDP_HEADER_LEN: usize = 8;
-const TCP: u8 = 6;
-const UDP: u8 = 17;
-
 impl Checksums {
     /// Looks at a packet, which is as long as its header says.
     // spec: WG 13-g
@@ -80,7 +76,7 @@ impl Checksums {
             found.ip = finding(Sum::default().and(header));
         }
         // With its first or its last part only there is no sum over the whole.
-        if u16::from_be_bytes([f0, f1]) & 0x3FFF == 0 && found.ip != Finding::Invalid {
+        if !is_fragment([f0, f1]) && found.ip != Finding::Invalid {
             let addresses = header.get(12..20)?;
             found.transport = transport(protocol, addresses, above, worth);
         }
@@ -104,15 +100,7 @@ fn transport(protocol: u8, addresses: &[u8], above: &[u8], worth: Worth) -> Find
     if !worthwhile {
         return Finding::NotChecked;
     }
-    // In one piece, as pieces cost: addresses, length, protocol, and zeros, which add nothing.
-    let mut pseudo = [0; 40];
-    let [.., l0, l1, l2, l3, _, protocol_at] = &mut pseudo;
-    [*l0, *l1, *l2, *l3] = (above.len() as u32).to_be_bytes();
-    *protocol_at = protocol;
-    for (place, byte) in pseudo.iter_mut().zip(addresses) {
-        *place = *byte;
-    }
-    finding(Sum::default().and(&pseudo).and(above))
+    finding(Sum::of_pseudo_header(addresses, protocol, above.len()).and(above))
 }
 
 /// Whether a TCP segment has a whole header.
