@@ -43,6 +43,23 @@ pub struct PeerFields<'a> {
     pub last_handshake_filetime: u64,
 }
 
+impl<'a> PeerFields<'a> {
+    /// A peer of which nothing but this key is said.
+    #[must_use]
+    pub const fn of(public_key: &'a [u8; 32]) -> Self {
+        Self {
+            flags: super::peer_flag::HAS_PUBLIC_KEY,
+            public_key,
+            preshared_key: &[0; 32],
+            persistent_keepalive_s: 0,
+            endpoint: None,
+            tx_bytes: 0,
+            rx_bytes: 0,
+            last_handshake_filetime: 0,
+        }
+    }
+}
+
 /// Writes structures one after the other and keeps their counts.
 pub struct Writer<'b> {
     buffer: &'b mut [u8],

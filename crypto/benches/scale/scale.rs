@@ -317,13 +317,7 @@ fn request(shape: Shape, peers: usize, prefixes: usize) -> Vec<u8> {
             public_key[16..].copy_from_slice(&low);
             writer.peer(&PeerFields {
                 flags: peer_flag::HAS_PUBLIC_KEY | peer_flag::REPLACE_ALLOWED_IPS,
-                public_key: &public_key,
-                preshared_key: &[0; 32],
-                persistent_keepalive_s: 0,
-                endpoint: None,
-                tx_bytes: 0,
-                rx_bytes: 0,
-                last_handshake_filetime: 0,
+                ..PeerFields::of(&public_key)
             });
             for _ in 0..prefixes {
                 let prefix = shape.prefix(&mut numbers);

@@ -116,13 +116,10 @@ impl Request {
                 | flag(peer.replace_allowed_ips, peer_flag::REPLACE_ALLOWED_IPS);
             writer.peer(&PeerFields {
                 flags,
-                public_key: &peer.public_key,
                 preshared_key: &peer.preshared_key.unwrap_or_default(),
                 persistent_keepalive_s: peer.keepalive.unwrap_or_default(),
                 endpoint: peer.endpoint,
-                tx_bytes: 0,
-                rx_bytes: 0,
-                last_handshake_filetime: 0,
+                ..PeerFields::of(&peer.public_key)
             });
             for (address, cidr, remove) in &peer.allowed_ips {
                 writer.allowed_ip(&AllowedIp { address: *address, cidr: *cidr, remove: *remove });

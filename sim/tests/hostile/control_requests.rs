@@ -55,13 +55,10 @@ pub(crate) fn set_buffer(
         for peer in peers {
             writer.peer(&PeerFields {
                 flags: peer.flags | peer_flag::HAS_PUBLIC_KEY,
-                public_key: &peer.key,
                 preshared_key: &[0x77; 32],
                 persistent_keepalive_s: 25,
                 endpoint: peer.endpoint,
-                tx_bytes: 0,
-                rx_bytes: 0,
-                last_handshake_filetime: 0,
+                ..PeerFields::of(&peer.key)
             });
             for (address, cidr) in peer.allowed_ips {
                 let address = address.parse().unwrap();

@@ -159,16 +159,7 @@ pub(crate) fn try_port(station: &Station, port: u16) -> Result<(), i32> {
 /// Removes the peer with this key.
 pub(crate) fn remove_peer(station: &Station, public_key: &[u8; 32]) {
     let flags = peer_flag::HAS_PUBLIC_KEY | peer_flag::REMOVE;
-    let fields = PeerFields {
-        flags,
-        public_key,
-        preshared_key: &[0; 32],
-        persistent_keepalive_s: 0,
-        endpoint: None,
-        tx_bytes: 0,
-        rx_bytes: 0,
-        last_handshake_filetime: 0,
-    };
+    let fields = PeerFields { flags, ..PeerFields::of(public_key) };
     set(station, |buffer| {
         let mut writer = Writer::new(buffer, &interface(0, 0));
         writer.peer(&fields);

@@ -75,13 +75,8 @@ impl Side {
         };
         let fields = PeerFields {
             flags: peer_flag::HAS_PUBLIC_KEY | peer_flag::HAS_ENDPOINT,
-            public_key: peer,
-            preshared_key: &[0; 32],
-            persistent_keepalive_s: 0,
             endpoint: Some(SocketAddr::from(FROM)),
-            tx_bytes: 0,
-            rx_bytes: 0,
-            last_handshake_filetime: 0,
+            ..PeerFields::of(peer)
         };
         let mut buffer = [0; 4096];
         let mut writer = Writer::new(&mut buffer, &interface);

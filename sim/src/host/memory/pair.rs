@@ -400,12 +400,9 @@ fn peer_fields(peer: &PeerSettings) -> PeerFields<'_> {
             | peer_flag::REPLACE_ALLOWED_IPS
             | flag(peer.preshared_key.is_some(), peer_flag::HAS_PRESHARED_KEY)
             | flag(peer.endpoint.is_some(), peer_flag::HAS_ENDPOINT),
-        public_key: &peer.public_key,
         preshared_key: peer.preshared_key.as_ref().unwrap_or(&[0; 32]),
         persistent_keepalive_s: peer.persistent_keepalive_s,
         endpoint: peer.endpoint,
-        tx_bytes: 0,
-        rx_bytes: 0,
-        last_handshake_filetime: 0,
+        ..PeerFields::of(&peer.public_key)
     }
 }

@@ -61,13 +61,10 @@ fn peer_fields(peer: &SetPeer) -> PeerFields<'_> {
     ];
     PeerFields {
         flags: flags.iter().filter(|(on, _)| *on).map(|(_, flag)| flag).sum(),
-        public_key: &peer.public_key,
         preshared_key: peer.preshared_key.as_ref().unwrap_or(NO_KEY),
         persistent_keepalive_s: peer.persistent_keepalive.unwrap_or(0),
         endpoint: peer.endpoint,
-        tx_bytes: 0,
-        rx_bytes: 0,
-        last_handshake_filetime: 0,
+        ..PeerFields::of(&peer.public_key)
     }
 }
 
