@@ -128,10 +128,28 @@ macro_rules! end_blocks {
     };
 }
 
+/// Instructions with blocks of Poly1305 among them, and the operands of these; more operands follow.
+macro_rules! with_blocks {
+    ($chain:ident, $text:ident, [$($instructions:expr),+ $(,)?] $($operands:tt)*) => {
+        core::arch::asm!(
+            $($instructions,)+
+            chain = in(reg) &raw const *$chain,
+            text = inout(reg) $text => _,
+            h0 = inout(reg) $chain.sum[0], h1 = inout(reg) $chain.sum[1], h2 = inout(reg) $chain.sum[2],
+            t0 = out(reg) _, t1 = out(reg) _, d = out(reg) _, out("rax") _, out("rdx") _,
+            r0 = const core::mem::offset_of!(Chain, r0),
+            r1 = const core::mem::offset_of!(Chain, r1),
+            s1 = const core::mem::offset_of!(Chain, s1),
+            $($operands)*
+            options(nostack),
+        )
+    };
+}
+
 /// So many times two blocks of Poly1305, at least two, of `$text` with nothing beside them.
 macro_rules! block_pairs {
     ($chain:ident, $text:ident, $pairs:ident) => {
-        core::arch::asm!(
+        with_blocks!($chain, $text, [
             begin_blocks!(),
             "2:",
             mac_block!(0, "{h0}" "{h1}" "{t0}" "{t1}"),
@@ -140,16 +158,7 @@ macro_rules! block_pairs {
             "dec {pairs}",
             "jnz 2b",
             end_blocks!(),
-            pairs = inout(reg) $pairs => _,
-            chain = in(reg) &raw const *$chain,
-            text = inout(reg) $text => _,
-            h0 = inout(reg) $chain.sum[0], h1 = inout(reg) $chain.sum[1], h2 = inout(reg) $chain.sum[2],
-            t0 = out(reg) _, t1 = out(reg) _, d = out(reg) _, out("rax") _, out("rdx") _,
-            r0 = const core::mem::offset_of!(Chain, r0),
-            r1 = const core::mem::offset_of!(Chain, r1),
-            s1 = const core::mem::offset_of!(Chain, s1),
-            options(nostack),
-        )
+        ] pairs = inout(reg) $pairs => _,)
     };
 }
 
@@ -256,7 +265,7 @@ macro_rules! half_ymm {
 macro_rules! rounds_by {
     ($half:ident, $state:ident, $beside:ident, $alone:ident, $chain:ident, $text:ident,
      [$($word:literal $register:tt),+] $temporary:tt; $($operands:tt)*) => {
-        core::arch::asm!(
+        with_blocks!($chain, $text, [
             "test {beside:e}, {beside:e}",
             "jz 3f",
             begin_blocks!(),
@@ -274,20 +283,13 @@ macro_rules! rounds_by {
             "dec {alone:e}",
             "jnz 4b",
             "5:",
+        ]
             beside = inout(reg) $beside => _,
             alone = inout(reg) $alone => _,
             word3 = in(reg) &raw mut $state[3],
-            chain = in(reg) &raw const *$chain,
-            text = inout(reg) $text => _,
-            h0 = inout(reg) $chain.sum[0], h1 = inout(reg) $chain.sum[1], h2 = inout(reg) $chain.sum[2],
-            t0 = out(reg) _, t1 = out(reg) _, d = out(reg) _, out("rax") _, out("rdx") _,
-            r0 = const core::mem::offset_of!(Chain, r0),
-            r1 = const core::mem::offset_of!(Chain, r1),
-            s1 = const core::mem::offset_of!(Chain, s1),
+            $($operands)*
             out($temporary) _,
             $(inout($register) $state[$word].0,)+
-            $($operands)*
-            options(nostack),
         )
     };
 }
