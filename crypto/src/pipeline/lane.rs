@@ -103,9 +103,9 @@ impl<W> Lane<W> {
             if order.len() >= most {
                 return Err(Refused::Full);
             }
-            if let Some(chunk) = Shared::get_mut(&mut chunk) {
-                number(chunk.work_mut()).map_err(Refused::Unnumbered)?;
-            }
+            // Nobody else has it yet; one that is not numbered must not go on.
+            let fresh = Shared::get_mut(&mut chunk).ok_or(OutOfMemory)?;
+            number(fresh.work_mut()).map_err(Refused::Unnumbered)?;
             order.push(ground, chunk.clone());
             Ok(())
         })?;
