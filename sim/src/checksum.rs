@@ -5,8 +5,16 @@
 //!
 //! Source: RFC 1071; RFC 8200 section 8.1 for the pseudo header.
 
+/// IP's number of TCP.
+pub(crate) const TCP: u8 = 6;
 /// IP's number of UDP.
 pub(crate) const UDP: u8 = 17;
+
+/// The addresses in an IP header of 20 bytes or 40; none if there are fewer.
+pub(crate) fn addresses(packet: &[u8]) -> &[u8] {
+    let range = if packet.first().is_some_and(|first| first >> 4 == 6) { 8..40 } else { 12..20 };
+    packet.get(range).unwrap_or_default()
+}
 
 /// The sum of RFC 1071, not folded, of words as this machine reads them.
 pub(crate) fn sum(bytes: &[u8]) -> u64 {

@@ -10,8 +10,8 @@
 
 use std::io::IoSlice;
 
-use super::vnet::{GSO_TCP4, GSO_TCP6, NEEDS_CSUM, TCP, TCP_CHECKSUM, VnetHeader, addresses};
-use crate::checksum::{finish_ip, fold, pseudo, sum};
+use super::vnet::{GSO_TCP4, GSO_TCP6, NEEDS_CSUM, TCP_CHECKSUM, VnetHeader};
+use crate::checksum::{TCP, addresses, finish_ip, fold, pseudo, sum};
 
 /// Segments of one packet at most.
 pub const SEGMENTS: usize = 64;

@@ -3,10 +3,8 @@
 use proptest::prelude::*;
 
 use super::merge::merge;
-use super::vnet::{
-    GSO_ECN, GSO_TCP4, GSO_TCP6, GSO_UDP, HEADER, NEEDS_CSUM, TCP, VnetHeader, addresses,
-};
-use crate::checksum::{UDP, finish, finish_ip, fold, pseudo, sum};
+use super::vnet::{GSO_ECN, GSO_TCP4, GSO_TCP6, GSO_UDP, HEADER, NEEDS_CSUM, VnetHeader};
+use crate::checksum::{TCP, UDP, addresses, finish, finish_ip, fold, pseudo, sum};
 use crate::nt::netcx::segmentation::{Cut, cut};
 
 /// A packet of `payload` in a flow; `vary` changes the packet before its checksums are made.

@@ -6,7 +6,7 @@
 //!
 //! Source: `include/uapi/linux/virtio_net.h`, `include/uapi/linux/if_tun.h`.
 
-use crate::checksum::{UDP, finish, sum};
+use crate::checksum::{TCP, UDP, finish, sum};
 
 /// Bytes of the header.
 pub const HEADER: usize = 10;
@@ -23,8 +23,6 @@ pub const GSO_UDP: u8 = 5;
 /// Set in `gso_type`: CWR is set in the first segment.
 pub const GSO_ECN: u8 = 0x80;
 
-/// IP's number of TCP.
-pub const TCP: u8 = 6;
 /// Where the checksum is in a TCP and in a UDP header.
 pub const TCP_CHECKSUM: usize = 16;
 /// See [`TCP_CHECKSUM`].
@@ -110,11 +108,4 @@ impl VnetHeader {
         packet[at..at + 2].copy_from_slice(&checksum.to_ne_bytes());
         true
     }
-}
-
-/// The addresses in an IP header of 20 bytes or 40.
-#[must_use]
-pub fn addresses(packet: &[u8]) -> &[u8] {
-    let range = if packet.first().is_some_and(|first| first >> 4 == 6) { 8..40 } else { 12..20 };
-    packet.get(range).unwrap_or_default()
 }

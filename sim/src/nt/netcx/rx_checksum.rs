@@ -18,15 +18,14 @@ pub(super) fn is_true(packet: &RxPacket) -> bool {
         2 => !right,
         _ => false,
     };
-    let (above, addresses) = match bytes.first().map(|first| first >> 4) {
-        Some(4) if len >= 20 => (bytes.get(ip..).unwrap_or_default(), &bytes[12..20]),
-        Some(6) if len >= 40 => (bytes.get(ip..).unwrap_or_default(), &bytes[8..40]),
-        _ => return packet.checksum() == 0,
-    };
+    let (addresses, above) = (checksum::addresses(&bytes), bytes.get(ip..).unwrap_or_default());
+    if addresses.is_empty() || !matches!(bytes[0] >> 4, 4 | 6) {
+        return packet.checksum() == 0;
+    }
     let header = packet_layout::is_ipv4(layout.layer3_type)
         && checksum::fold(checksum::sum(&bytes[..ip.min(len)])) == 0xFFFF;
     let protocol = match layout.layer4_type {
-        packet_layout::TCP => Some(6),
+        packet_layout::TCP => Some(checksum::TCP),
         packet_layout::UDP => Some(checksum::UDP),
         _ => None,
     };

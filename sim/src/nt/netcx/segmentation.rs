@@ -5,7 +5,7 @@
 //! driver documentation (documented); capabilities and their rules `adapter/verifier.cpp` and
 //! `nxnbltranslation.cpp` (read in Microsoft's source). This file knows nothing of the driver's.
 
-use super::packet_layout::{self, TCP, UDP, is_ipv4, is_ipv6};
+use super::packet_layout::{self, TCP, UDP, is_ipv4};
 use super::ring::Layout;
 use crate::checksum;
 use crate::nt::wdf::driver_memory::Address;
@@ -188,13 +188,12 @@ fn checksum_at(packet: &[u8], layout: Layout) -> Option<usize> {
 
 /// The sum of the pseudo header.
 fn pseudo(packet: &[u8], layout: Layout, len: usize) -> u64 {
-    let addresses = if is_ipv6(layout.layer3_type) { 8..40 } else { 12..20 };
-    checksum::pseudo(&packet[addresses], protocol(layout), len)
+    checksum::pseudo(checksum::addresses(packet), protocol(layout), len)
 }
 
 /// IP's number of the transport.
 fn protocol(layout: Layout) -> u8 {
-    if layout.layer4_type == TCP { 6 } else { checksum::UDP }
+    if layout.layer4_type == TCP { checksum::TCP } else { checksum::UDP }
 }
 
 #[cfg(test)]
