@@ -160,24 +160,25 @@ impl Processors {
     /// The errand, when there is no other CPU or that one has as many as it may.
     pub(crate) fn hand_on(&self, errand: Errand, level: &AtMostDispatch) -> Result<(), Errand> {
         let here = level.pinned(processor::current);
-        if let Some(cpu) = self.set.iter().find(|cpu| cpu.index == here)
-            && cpu.post.is_at_work.load(Ordering::Relaxed)
-        {
-            return cpu.give(errand, MOST_WAITING, level);
-        }
-        match self.other(here, 0) {
-            Some(next) => next.give(errand, MOST_WAITING, level),
+        let busy = self.cpu(here).filter(|cpu| cpu.post.is_at_work.load(Ordering::Relaxed));
+        match busy.or_else(|| self.other(here, 0)) {
+            Some(cpu) => cpu.give(errand, MOST_WAITING, level),
             None => Err(errand),
         }
+    }
+
+    /// The CPU of this index, if it is in the set.
+    fn cpu(&self, index: u32) -> Option<&Cpu> {
+        self.set.iter().find(|cpu| cpu.index == index)
     }
 
     /// The CPU of the set that comes next after `here`, or one that is so many others later; none if it is
     /// a set of one, which shares nothing.
     fn other(&self, here: u32, later: usize) -> Option<&Cpu> {
-        let count = self.set.len();
-        if count < 2 {
+        if !self.share() {
             return None;
         }
+        let count = self.set.len();
         let position = self.set.iter().position(|cpu| cpu.index == here);
         let (next, others) = match position {
             Some(position) => (position.wrapping_add(1), count.wrapping_sub(1)),
@@ -195,8 +196,7 @@ impl Processors {
         packets: usize,
         level: &AtMostDispatch,
     ) {
-        let here = level.pinned(processor::current);
-        if let Some(cpu) = self.set.iter().find(|cpu| cpu.index == here) {
+        if let Some(cpu) = self.cpu(level.pinned(processor::current)) {
             cpu.post.account.note(ended, took_100ns, packets);
         }
     }

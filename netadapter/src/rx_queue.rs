@@ -57,7 +57,7 @@ const WANTED: [u8; 3] = [1, 2, 4];
 const GRANTED: u8 = 8;
 
 impl RxQueue {
-    /// A receive side of up to `queues` queues, without a ring, for at most `limit` waiting buffers of
+    /// A receive side of up to `queues` queues, [`MOST_RX_QUEUES`] at most, without a ring, for at most `limit` waiting buffers of
     /// `pool` each.
     pub(crate) fn try_new(
         pool: &RxPool,
@@ -66,7 +66,6 @@ impl RxQueue {
         passive: &Passive,
     ) -> Result<Self, NtError> {
         let mut lines = Vec::new();
-        let queues = queues.clamp(1, MOST_RX_QUEUES);
         lines.try_reserve_exact(queues).map_err(|_| NtError::INSUFFICIENT_RESOURCES)?;
         for _ in 0..queues {
             lines.push(Line {
@@ -88,24 +87,13 @@ impl RxQueue {
     /// `<= DISPATCH_LEVEL`, and the queue waits for the indication when it stops.
     #[must_use]
     pub fn open(&self, number: usize, count: usize) -> Option<Indication<'_>> {
-        let lines = &self.0.lines;
-        // A table may name a queue that is gone until the stack has seen that.
-        let line = lines.get(number).or(lines.first())?;
-        let inside = line.notifier.enter();
-        let (line, inside) = match inside {
-            Some(inside) => (line, inside),
-            None => {
-                let first = lines.first()?;
-                (first, first.notifier.enter()?)
-            }
+        let enter = |number| {
+            let line = self.line(number)?;
+            Some((line, line.notifier.enter()?))
         };
+        // A table may name a queue that is gone until the stack has seen that.
+        let (line, inside) = enter(number).or_else(|| enter(0))?;
         Some(Indication { places: line.waiting.places(count), wake: Wake(inside) })
-    }
-
-    /// How many queues there may be.
-    #[must_use]
-    pub fn queues(&self) -> usize {
-        self.0.lines.len()
     }
 
     /// The queue that a packet goes to, as the stack has said. Any IRQL.

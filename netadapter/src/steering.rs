@@ -86,8 +86,7 @@ impl Steering {
     pub(crate) fn queue_of(&self, packet: &[u8], last: &mut LastFlow) -> u8 {
         let flow = if self.enabled.load(Ordering::Relaxed) { self.flow(packet) } else { None };
         let Some(flow) = flow else { return self.entry(0) };
-        if let Some((known, queue)) = last.0.filter(|(known, _)| *known == flow) {
-            debug_assert!(known == flow);
+        if let Some((_, queue)) = last.0.filter(|(known, _)| *known == flow) {
             return queue;
         }
         let queue = self.entry(toeplitz(&self.key(), &flow.0) as usize % INDIRECTION_ENTRIES);

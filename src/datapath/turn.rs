@@ -68,7 +68,7 @@ impl<'d> Turn<'d> {
             || nt::time::monotonic().saturating_sub(self.now.monotonic.0) >= LONGEST
     }
 
-    /// Has the next CPU go on.
+    /// Has the next CPU go on, or this one after what else it has to do.
     pub(super) fn hand_over(&self, baton: Baton) -> Result<(), Baton> {
         let (device, peer) = (self.device.clone(), self.peer.clone());
         let errand = Errand { task: Task::GoOn(self.stage, baton), peer, device };

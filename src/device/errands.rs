@@ -17,11 +17,11 @@ use crate::{
 };
 
 impl Device {
-    /// Has the next CPU go on with one of the device's lanes.
+    /// Has the next CPU, or this one after what else it has to do, go on with one of the device's lanes.
     ///
     /// # Errors
     ///
-    /// What was to be done, if that CPU cannot have it now.
+    /// What was to be done, if that cannot be had now.
     pub(crate) fn hand_on(errand: Errand, level: &AtMostDispatch) -> Result<(), Errand> {
         Self::send_on(errand, Counter::Handovers, |processors, errand| {
             processors.hand_on(errand, level)
