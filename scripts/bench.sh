@@ -36,8 +36,8 @@ part=${1:-}
 [ $# -eq 0 ] || shift
 out=$PWD/target/bench
 mkdir -p "$out"
+case " $part $* " in *" --help "* | *" -h "*) usage; exit 0 ;; esac
 case $part in
--h | --help) usage; exit 0 ;;
 all)
     for part in datapath aead scale cost tunnel; do "$0" "$part"; done
     exit
@@ -46,16 +46,11 @@ tunnel)
     scripts/setup.sh
     scripts/build.sh
     cargo build --quiet --locked --release -p sim
-    peers=$out/peers
-    for peer in boringtun-cli:boringtun-cli gotatun-cli:gotatun; do
-        [ -x "$peers/bin/${peer#*:}" ] && continue
-        echo "installing ${peer%:*}, to measure against"
-        cargo install --quiet --locked --root "$peers" "${peer%:*}" || echo "bench.sh: ${peer%:*} is left out" >&2
-    done
-    clang-19 -O2 -Wall -o "$out/udp" scripts/bench/udp.c
     target=$(realpath "${CARGO_TARGET_DIR:-target}")
+    scripts/peers.sh "$target/peers"
+    clang-19 -O2 -Wall -o "$out/udp" scripts/bench/udp.c
     python3 scripts/bench/tunnel.py --simulator "$target/release/penstock-sim" \
-        --driver "$PWD/target/driver/penstock.sys" --peers "$peers/bin" --udp "$out/udp" --out "$out" "$@"
+        --driver "$PWD/target/driver/penstock.sys" --peers "$target/peers/bin" --udp "$out/udp" --out "$out" "$@"
     ;;
 datapath)
     scripts/setup.sh

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Says whether Penstock is right: formats, lints, tests, builds penstock.sys, runs it in the simulator and against
-# wireguard-go, and checks the small rules. Everything by default, or the parts named.
+# other implementations, and checks the small rules. Everything by default, or the parts named.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -16,7 +16,7 @@ parts, in the order they run:
   loom      model checking of what is lock-free; longer histories of the pipeline, drawn by shuttle
   driver    penstock.sys is built, and its file is what Windows will load
   sim       penstock.sys in the simulator: every scenario of sim/tests
-  interop   penstock.sys and wireguard-go in two network namespaces (root and /dev/net/tun)
+  interop   penstock.sys beside wireguard-go, boringtun, gotatun and Linux's own (root and /dev/net/tun)
 TEXT
 }
 parts=(rules fmt lint unit loom driver sim interop)

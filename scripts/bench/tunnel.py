@@ -94,6 +94,8 @@ def main():
     parser.add_argument("--seconds", type=int, default=5)
     parser.add_argument("--runs", type=int, default=3)
     options = parser.parse_args()
+    if options.seconds < 2 or options.runs < 1:
+        sys.exit("bench.sh tunnel: --seconds must be 2 or more, and --runs 1 or more")
     if os.geteuid() != 0:
         sys.exit("bench.sh tunnel: network namespaces need root")
     all_of_them = implementations(options)
