@@ -41,6 +41,7 @@ pub mod peer;
 pub mod ratelimiter;
 pub mod receive;
 pub mod replay;
+mod schedule;
 pub mod segment;
 pub mod send;
 mod sessions;

@@ -1,12 +1,10 @@
-//! The five timers of a peer, and the schedule that wakes a tunnel for the earliest of them.
+//! The five timers of a peer.
 //!
 //! A timer is a deadline in an atomic word of the peer, so that the data path can arm and cancel it
-//! with a store. The schedule, a heap of peers by deadline under one lock, is told only of what it
-//! does not know yet: it keeps one entry per peer, remembered in `scheduled`, and when that fires
+//! with a store. The tunnel's schedule ([`super::schedule`]) is told only of what it does not know yet: it keeps one entry per peer, remembered in `scheduled`, and when that fires
 //! it looks at the words. A deadline pushed out or cancelled costs nothing; one that is earlier
 //! than what the schedule knows makes the data path ask for service ([`super::Wants::SERVICE`]).
-//! Under traffic that is about once in ten seconds and peer. The heap's memory is reserved when a
-//! peer is added.
+//! Under traffic that is about once in ten seconds and peer.
 //!
 //! | timer | armed by | when it fires |
 //! |---|---|---|
@@ -18,17 +16,13 @@
 //!
 //! [WG §6; events E1 to E20 are those of Linux `timers.c`]
 
-use alloc::vec::Vec;
 use core::time::Duration;
 
 use super::{
     Wants,
     limits::{JITTER_MAX, KEEPALIVE_TIMEOUT, NEW_HANDSHAKE_TIMEOUT, REKEY_TIMEOUT},
 };
-use crate::sync::{
-    OutOfMemory,
-    atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
-};
+use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 /// No deadline; also "no such time yet".
 pub(super) const NEVER: u64 = u64::MAX;
@@ -264,134 +258,9 @@ pub(super) const fn nanoseconds(duration: Duration) -> u64 {
     duration.as_nanos() as u64
 }
 
-/// Slots of a tunnel's table by the time they want to be looked at: a binary heap that knows where
-/// each slot is.
-pub(super) struct Schedule {
-    heap: Vec<(u64, u32)>,
-    /// Where in the heap a slot is, or [`ABSENT`].
-    positions: Vec<u32>,
-}
-
-const ABSENT: u32 = u32::MAX;
-
-impl Schedule {
-    pub(super) const fn new() -> Self {
-        Self { heap: Vec::new(), positions: Vec::new() }
-    }
-
-    /// Makes room for slots below `slots`.
-    pub(super) fn reserve(&mut self, slots: usize) -> Result<(), OutOfMemory> {
-        self.heap.try_reserve(slots.saturating_sub(self.heap.len()))?;
-        self.positions.try_reserve(slots.saturating_sub(self.positions.len()))?;
-        self.positions.resize(self.positions.len().max(slots), ABSENT);
-        Ok(())
-    }
-
-    /// Sets when `slot` is due; [`NEVER`] takes it out.
-    pub(super) fn set(&mut self, slot: u32, at: u64) {
-        let Some(position) = self.positions.get(slot as usize).copied() else { return };
-        match (position, at) {
-            (ABSENT, NEVER) => {}
-            (ABSENT, _) => {
-                let end = self.heap.len();
-                // Within the capacity `reserve` made: a slot is in the heap once.
-                self.heap.push((at, slot));
-                self.place(end);
-                self.rise(end);
-            }
-            (position, NEVER) => self.take(position as usize),
-            (position, _) => {
-                if let Some(entry) = self.heap.get_mut(position as usize) {
-                    entry.0 = at;
-                }
-                self.rise(position as usize);
-                self.sink(self.position_of(slot));
-            }
-        }
-    }
-
-    /// Takes out the earliest slot if it is due at `now`.
-    pub(super) fn pop_due(&mut self, now: u64) -> Option<u32> {
-        let (at, slot) = *self.heap.first()?;
-        (at <= now).then(|| {
-            self.take(0);
-            slot
-        })
-    }
-
-    /// The earliest time a slot is due.
-    pub(super) fn next(&self) -> Option<u64> {
-        self.heap.first().map(|(at, _)| *at)
-    }
-
-    fn take(&mut self, position: usize) {
-        if position >= self.heap.len() {
-            return;
-        }
-        let (_, slot) = self.heap.swap_remove(position);
-        if let Some(position) = self.positions.get_mut(slot as usize) {
-            *position = ABSENT;
-        }
-        if let Some((_, moved)) = self.heap.get(position).copied() {
-            self.place(position);
-            self.rise(position);
-            self.sink(self.position_of(moved));
-        }
-    }
-
-    fn rise(&mut self, mut position: usize) {
-        while position > 0 {
-            let parent = position.saturating_sub(1) / 2;
-            if self.at(parent) <= self.at(position) {
-                return;
-            }
-            self.swap(parent, position);
-            position = parent;
-        }
-    }
-
-    fn sink(&mut self, mut position: usize) {
-        loop {
-            let left = position.saturating_mul(2).saturating_add(1);
-            let right = left.saturating_add(1);
-            let least = if self.at(right) < self.at(left) { right } else { left };
-            if self.at(position) <= self.at(least) {
-                return;
-            }
-            self.swap(position, least);
-            position = least;
-        }
-    }
-
-    fn swap(&mut self, one: usize, other: usize) {
-        self.heap.swap(one, other);
-        self.place(one);
-        self.place(other);
-    }
-
-    /// Notes where the slot at `position` is.
-    fn place(&mut self, position: usize) {
-        let Some((_, slot)) = self.heap.get(position) else { return };
-        if let Some(place) = self.positions.get_mut(*slot as usize) {
-            *place = position as u32;
-        }
-    }
-
-    fn position_of(&self, slot: u32) -> usize {
-        self.positions.get(slot as usize).map_or(usize::MAX / 4, |position| *position as usize)
-    }
-
-    /// The time at a position; beyond the end is never.
-    fn at(&self, position: usize) -> u64 {
-        self.heap.get(position).map_or(NEVER, |(at, _)| *at)
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeMap, vec::Vec};
-
-    use proptest::prelude::*;
+    use std::vec::Vec;
 
     use super::*;
 
@@ -435,27 +304,5 @@ mod tests {
         assert!(jitters.iter().all(|jitter| *jitter <= 333_000_000));
         assert!(jitters.iter().any(|jitter| *jitter > 300_000_000));
         assert!(jitters.iter().any(|jitter| *jitter < 33_000_000));
-    }
-
-    proptest! {
-        #[test]
-        fn the_schedule_agrees_with_a_map(
-            steps in proptest::collection::vec((0_u32..20, prop_oneof![3 => 0_u64..50, 1 => Just(NEVER)], any::<bool>()), 0..200)
-        ) {
-            let mut schedule = Schedule::new();
-            schedule.reserve(20).unwrap();
-            let mut model = BTreeMap::new();
-            for (slot, at, pop) in steps {
-                if pop {
-                    let due = schedule.pop_due(at.min(49));
-                    let expected = model.values().min().copied().filter(|first| *first <= at.min(49));
-                    prop_assert_eq!(due.map(|slot| model.remove(&slot).unwrap()), expected);
-                } else {
-                    schedule.set(slot, at);
-                    if at == NEVER { model.remove(&slot); } else { model.insert(slot, at); }
-                }
-                prop_assert_eq!(schedule.next(), model.values().min().copied());
-            }
-        }
     }
 }

@@ -22,8 +22,9 @@ use super::{
     limits::{CLOCK_JUMP, RESUME_SPREAD},
     noise::{Identity, Secret},
     peer::{NO_SLOT, Peer, PeerStatus, Retry},
+    schedule::Schedule,
     tai64n::Tai64n,
-    timers::{NEVER, Schedule, Timer},
+    timers::{NEVER, Timer},
 };
 use crate::mac1::Mac1Key;
 use crate::sync::{
