@@ -130,6 +130,9 @@ fn grown(scene: &Scene, disguised: bool, burst: &[Vec<u8>]) -> impl Fn(Discard) 
     assert!(put_together(scene) > together, "nothing came as one");
     let after = Counted::of(scene.beta.tunnel());
     after.assert_inbound_identity();
+    let left = [Counter::DatagramsOut, Counter::HandshakesOut]
+        .map(|of| (before.counter(of), after.counter(of)));
+    assert!(left.iter().all(|(before, after)| before == after), "somebody was answered: {left:?}");
     move |reason| after.discarded(reason) - before.discarded(reason)
 }
 

@@ -49,16 +49,16 @@ struct Slot {
 const SLOT: usize = 2048;
 
 /// What is done with a datagram that came: who sent it, and what it is.
-type Taken = dyn Fn(SocketAddr, Vec<u8>) + Send + Sync;
+pub(crate) type Taken = dyn Fn(SocketAddr, Vec<u8>) + Send + Sync;
 
 /// A program's UDP socket.
-struct Program {
+pub(crate) struct Program {
     slots: Vec<Slot>,
     taken: Box<Taken>,
 }
 
 impl Program {
-    fn new(taken: impl Fn(SocketAddr, Vec<u8>) + Send + Sync + 'static) -> Arc<Self> {
+    pub(crate) fn new(taken: impl Fn(SocketAddr, Vec<u8>) + Send + Sync + 'static) -> Arc<Self> {
         let slot = || Slot {
             bytes: (0..SLOT).map(|_| AtomicU8::new(0)).collect(),
             busy: AtomicBool::new(false),

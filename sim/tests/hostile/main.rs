@@ -6,6 +6,7 @@
 //! | [`set_buffers`] | an administrator's program gone wrong, or one that changes its buffer meanwhile |
 //! | [`access`] | everybody who is no administrator |
 //! | [`datagrams`] | the network |
+//! | [`silence`] | the network, and a peer that gets everything right but one thing ([`insider`]) |
 //! | [`coalescing`] | a network card that puts datagrams together and says so wrongly |
 //! | [`faults`] | Windows, out of everything, once, at every place |
 //! | [`unknown_behaviours`] | what nobody knows of Windows, either way |
@@ -33,8 +34,10 @@ mod coalescing;
 mod control_requests;
 mod datagrams;
 mod faults;
+mod insider;
 mod races;
 mod set_buffers;
+mod silence;
 mod unknown_behaviours;
 
 /// Statuses a caller may see.
