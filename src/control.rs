@@ -17,6 +17,7 @@ use abi::{
     statistics,
 };
 use crypto::{
+    aead::wipe_stack,
     protocol::{ConfigError, InterfaceStatus, PeerStatus, Visitor, allowed_ips::Prefix},
     sync::Shared,
 };
@@ -157,6 +158,7 @@ impl Context {
     /// SET.
     fn set(&self, request: Request, passive: &Passive) {
         let done = self.try_set(&request, passive);
+        wipe_stack(2);
         let consumed = *done.as_ref().unwrap_or(&0);
         request.complete(done.map(drop), consumed);
     }
@@ -181,7 +183,9 @@ impl Context {
 
     /// GET.
     fn get(&self, mut request: Request, control: Control, passive: &Passive) {
-        let (result, len) = match self.try_get(&mut request, control, passive) {
+        let got = self.try_get(&mut request, control, passive);
+        wipe_stack(2);
+        let (result, len) = match got {
             Ok(len) if len > control.output_len => (Err(NtError::BUFFER_OVERFLOW), len),
             Ok(len) => (Ok(()), len),
             Err(error) => (Err(error), 0),
@@ -270,11 +274,11 @@ impl Visitor for Answer<'_> {
 
     fn peer(&mut self, peer: &PeerStatus) {
         let Some(writer) = &mut self.writer else { return };
-        let preshared_key = peer.preshared_key.expose();
         let mut flags = peer_flag::HAS_PUBLIC_KEY
             | peer_flag::HAS_PERSISTENT_KEEPALIVE
             | peer_flag::HAS_PROTOCOL_VERSION;
-        flags |= if *preshared_key == NO_KEY { 0 } else { peer_flag::HAS_PRESHARED_KEY };
+        let has_preshared_key = !peer.preshared_key.is_zero();
+        flags |= if has_preshared_key { peer_flag::HAS_PRESHARED_KEY } else { 0 };
         flags |= peer.endpoint.map_or(0, |_| peer_flag::HAS_ENDPOINT);
         let filetime = |since_1970: core::time::Duration| {
             nt::time::to_100ns(since_1970).saturating_add(UNIX_EPOCH_100NS)
@@ -282,7 +286,7 @@ impl Visitor for Answer<'_> {
         writer.peer(&PeerFields {
             flags,
             public_key: &peer.public_key,
-            preshared_key,
+            preshared_key: peer.preshared_key.expose(),
             persistent_keepalive_s: peer.persistent_keepalive_s,
             endpoint: peer.endpoint.map(|endpoint| endpoint.remote),
             tx_bytes: peer.tx_bytes,

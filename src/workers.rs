@@ -14,6 +14,7 @@ use core::{
 use abi::{discard::Discard, statistics::Counter};
 use callout::Layout;
 use crypto::{
+    aead::wipe_stack,
     mac1::BATCH,
     protocol::{Endpoint, Output},
     sync::{RwSpinLock, Shared},
@@ -200,6 +201,8 @@ impl Worker {
                 at = at.saturating_add(1);
             }
             self.set_alarm(passive);
+            // What handshakes left below; this is near the top of the thread's 24 KiB.
+            wipe_stack(4);
         }
     }
 
@@ -319,6 +322,8 @@ pub(crate) struct Errand<'e> {
 
 impl Output<Paths> for Errand<'_> {
     fn send(&mut self, peer: Option<&Shared<Peer>>, to: &Endpoint, datagram: &[u8], tos: u8) {
+        // From here on values are made on the stack and moved to the pool, with whatever lay between their parts.
+        wipe_stack(2);
         let device = self.device;
         device.counters.add(Counter::HandshakesOut, 1);
         let route = match device.message_route(peer, to, self.passive) {
@@ -335,6 +340,8 @@ impl Output<Paths> for Errand<'_> {
     }
 
     fn flush(&mut self, peer: &Shared<Peer>, keepalive_if_empty: bool) {
+        // As above.
+        wipe_stack(2);
         let (device, now) = (self.device, now());
         self.passive.pinned(|level| {
             Device::flush(device, peer, keepalive_if_empty, now, level.at_most());

@@ -39,6 +39,23 @@ compile_error!("build for Windows with the flags of .cargo/config.toml: unset RU
 #[cfg(test)]
 extern crate std;
 
+/// Refuses to compile if a type that holds secrets can be printed: then there are two impls to choose from.
+// spec: WG 7.4-a
+macro_rules! never_printed {
+    ($($type:ty),+ $(,)?) => {
+        const _: fn() = || {
+            trait Printed<Which> {
+                fn it() {}
+            }
+            impl<T: ?Sized> Printed<()> for T {}
+            impl<T: ?Sized + core::fmt::Debug> Printed<u8> for T {}
+            impl<T: ?Sized + core::fmt::Display> Printed<u16> for T {}
+            $(let _ = <$type as Printed<_>>::it;)+
+        };
+    };
+}
+pub(crate) use never_printed;
+
 pub mod aead;
 pub mod mac1;
 pub mod pipeline;

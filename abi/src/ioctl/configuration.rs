@@ -30,7 +30,7 @@ pub enum ParseError {
 }
 
 /// A configuration to apply, or one that was read.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Set<'a> {
     interface: &'a [u8; INTERFACE_LEN],
     peers: &'a [u8],
@@ -113,7 +113,7 @@ impl<'a> Set<'a> {
 }
 
 /// One peer of a configuration.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Peer<'a> {
     header: &'a [u8; PEER_LEN],
     allowed_ips: &'a [u8],

@@ -2,6 +2,8 @@
 
 use zeroize::Zeroize;
 
+crate::never_printed!(Key);
+
 /// The ChaCha20-Poly1305 key of one direction of a keypair.
 ///
 /// Holds the key as the cipher's eight words and nothing derived from it, so it may be shared by

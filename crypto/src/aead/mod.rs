@@ -80,6 +80,7 @@ pub use piece::Piece;
 #[cfg(target_arch = "x86_64")]
 use tier::{Avx2, Avx512, Ifma};
 pub use tier::{ExtendedState, Tier, detect};
+pub use wipe::stack as wipe_stack;
 
 /// Length of the Poly1305 tag at the end of a sealed packet. [RFC 8439 §2.8]
 pub const TAG_LEN: usize = 16;
@@ -210,6 +211,7 @@ pub fn seal(state: Option<&ExtendedState>, jobs: &mut [Job<'_>]) -> usize {
             written += portable::seal(job);
         }
     }
+    wipe::after_portable();
     written
 }
 
@@ -247,6 +249,7 @@ pub fn open(state: Option<&ExtendedState>, jobs: &mut [Job<'_>]) -> usize {
             written += portable::open(job);
         }
     }
+    wipe::after_portable();
     written
 }
 

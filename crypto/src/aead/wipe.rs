@@ -64,6 +64,39 @@ stack!(stack256, "avx2", "vpxor xmm0, xmm0, xmm0", "vmovdqu [{at}], ymm0", 32);
 #[cfg(target_arch = "x86_64")]
 stack!(stack128, "sse2", "pxor xmm0, xmm0", "movdqu [{at}], xmm0", 16);
 
+/// Zeroes nearly 4 KiB of stack below its caller for each of `pages`.
+///
+/// For whoever has called something that computes with secrets and is no call of this module: values that are moved, and
+/// what the compiler spills, stay where they were, in a kernel whose stacks are never zeroed. What is asked for must be there.
+// spec: WG 7.4-a
+pub fn stack(pages: usize) {
+    /// A longer frame would have to be probed, for which a driver has nothing.
+    const LEN: usize = 3968;
+    #[inline(never)]
+    fn page(more: usize) {
+        let mut room = [0_u8; LEN];
+        if let Some(more) = more.checked_sub(1) {
+            page(more);
+        }
+        // Somebody might read it: so it is written.
+        core::hint::black_box(&mut room);
+    }
+    if let Some(more) = pages.checked_sub(1) {
+        page(more);
+    }
+}
+
+/// Zeroes the registers and the stack after packets that the crate's cipher sealed or opened.
+pub(super) fn after_portable() {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: SSE2 is the baseline.
+    unsafe {
+        after128(Depth::Deep);
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    stack(1);
+}
+
 /// Zeroes the registers and the stack after a tier that uses ZMM registers.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx2")]

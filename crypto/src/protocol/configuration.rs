@@ -103,6 +103,15 @@ pub struct TryNow<E> {
     pub keepalive: bool,
 }
 
+crate::never_printed!(
+    abi::ioctl::Set<'static>,
+    abi::ioctl::Peer<'static>,
+    abi::ioctl::writer::InterfaceFields<'static>,
+    abi::ioctl::writer::PeerFields<'static>,
+    super::PeerStatus,
+    super::InterfaceStatus
+);
+
 impl<E: Default> Tunnel<E> {
     /// Validates a request against this tunnel and allocates everything it needs.
     ///

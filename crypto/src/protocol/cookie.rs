@@ -27,6 +27,8 @@ use crate::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
+crate::never_printed!(MacKeys, CookieSecret, CookieJar);
+
 /// The two keys that follow from a public key: whoever knows it can compute them.
 #[derive(Clone)]
 pub(super) struct MacKeys {
@@ -168,7 +170,7 @@ impl CookieJar {
     /// Keeps the cookie of a reply to `mac1`, unless another message was sent meanwhile.
     // spec: WG 5.4.7-f — one cookie per message.
     pub(super) fn keep(&mut self, mac1: &[u8; 16], cookie: &[u8; 16], now: Instant) -> bool {
-        if self.unanswered_mac1.as_ref() != Some(mac1) {
+        if !self.unanswered_mac1.is_some_and(|own| own.ct_eq(mac1).into()) {
             return false;
         }
         self.unanswered_mac1 = None;

@@ -94,10 +94,13 @@ impl Handshake {
     }
 
     fn set_zeroed(&mut self) -> Option<u32> {
-        match core::mem::replace(&mut self.state, State::Zeroed) {
-            State::CreatedInitiation { sender, .. } => Some(sender),
+        let sender = match &self.state {
+            State::CreatedInitiation { sender, .. } => Some(*sender),
             State::Zeroed => None,
-        }
+        };
+        // Dropped where it lies: moved out, it would leave its bytes behind.
+        self.state = State::Zeroed;
+        sender
     }
 
     fn ticket(&self) -> Ticket {

@@ -14,6 +14,7 @@ use chacha20poly1305::{
     ChaCha20Poly1305, XChaCha20Poly1305,
     aead::{AeadInOut, KeyInit},
 };
+use subtle::ConstantTimeEq;
 use x25519_dalek::{PublicKey, StaticSecret};
 use zeroize::{Zeroize, Zeroizing};
 
@@ -40,12 +41,33 @@ impl Secret {
         Self(bytes)
     }
 
+    /// Whether it is all zeros, which stands for none. Takes constant time.
+    #[must_use]
+    // spec: WG 5.4-k
+    pub fn is_zero(&self) -> bool {
+        is_zero(&self.0)
+    }
+
     /// The bytes, to be used at once and not kept.
     #[must_use]
     pub fn expose(&self) -> &[u8; 32] {
         &self.0
     }
 }
+
+fn is_zero(secret: &[u8; 32]) -> bool {
+    secret.ct_eq(&[0; 32]).into()
+}
+
+crate::never_printed!(
+    Secret,
+    Identity,
+    Symmetric,
+    CreatedInitiation,
+    OpenedInitiation,
+    ConsumedInitiation,
+    SessionKeys
+);
 
 /// A clamped X25519 private key and its public key.
 #[derive(Clone)]
@@ -60,7 +82,7 @@ impl Identity {
     #[must_use]
     // spec: WG 5.4-b, WG 5.4-d
     pub fn new(private: &[u8; 32]) -> Option<Self> {
-        (*private != [0; 32]).then(|| {
+        (!is_zero(private)).then(|| {
             let private = clamped(*private);
             let public = PublicKey::from(&private).to_bytes();
             Self { private, public }

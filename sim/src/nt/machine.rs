@@ -17,6 +17,7 @@ use crate::loader::pe::Image;
 use crate::loader::probe;
 use crate::loader::symbols::Symbols;
 use crate::nt::level::{DISPATCH, PASSIVE};
+use crate::nt::memory::{self, Memory};
 use crate::nt::ob::Objects;
 use crate::nt::pool::Pool;
 use crate::nt::processor::Processor;
@@ -55,6 +56,8 @@ pub struct Options {
     pub texts: BTreeMap<String, String>,
     /// False is a fault: saving the extended state answers success and does nothing, and so does restoring it.
     pub keeps_extended_state: bool,
+    /// Whether memory that the driver gives up is kept as it was, and stacks are not painted, for [`Machine::memory`].
+    pub remembers: bool,
 }
 
 impl Default for Options {
@@ -69,6 +72,7 @@ impl Default for Options {
             parameters: BTreeMap::new(),
             texts: BTreeMap::new(),
             keeps_extended_state: true,
+            remembers: false,
         }
     }
 }
@@ -147,7 +151,7 @@ impl Machine {
             range: Default::default(),
             symbols: Symbols::default(),
             objects: Objects::default(),
-            pool: Pool::new(options.verified),
+            pool: Pool::new(options.verified, options.remembers),
             registry: Registry::default(),
             timers: Timers::default(),
             faults: Faults::default(),
@@ -468,7 +472,12 @@ impl Machine {
 
     /// Frees what [`Machine::allocate`] gave; false if it did not.
     pub fn release(&self, address: usize) -> bool {
-        lock(&self.owned).remove(&address).is_some()
+        let Some(block) = lock(&self.owned).remove(&address) else { return false };
+        if self.options.remembers {
+            let what = "released memory of the frameworks".to_owned();
+            self.extension::<Memory>().keep(what, memory::bytes(address, size_of_val(&*block)));
+        }
+        true
     }
 
     /// The answer of a behaviour that nobody knows: fixed by [`Options::choices`], else drawn once per machine.

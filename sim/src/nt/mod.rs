@@ -22,6 +22,7 @@ pub mod fwp;
 pub mod io;
 pub mod ke;
 pub mod machine;
+pub mod memory;
 pub mod mm;
 pub(crate) mod ndis;
 pub mod netcx;

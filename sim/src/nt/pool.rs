@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use crate::loader::{pe, probe};
 use crate::nt::level::APC;
 use crate::nt::machine::Machine;
+use crate::nt::memory::{self, Region};
 use crate::nt::thread::Thread;
 use crate::verifier::report::Leak;
 use crate::verifier::rules;
@@ -63,6 +64,9 @@ struct State {
 /// The pool of a machine.
 pub(crate) struct Pool {
     verified: bool,
+    /// Whether freed blocks' bytes are kept.
+    remembers: bool,
+    remains: Mutex<Vec<(Block, Vec<u8>)>>,
     state: Mutex<State>,
 }
 
@@ -86,8 +90,8 @@ pub(crate) fn tag_name(tag: u32) -> String {
 }
 
 impl Pool {
-    pub(crate) fn new(verified: bool) -> Self {
-        Self { verified, state: Mutex::default() }
+    pub(crate) fn new(verified: bool, remembers: bool) -> Self {
+        Self { verified, remembers, remains: Mutex::default(), state: Mutex::default() }
     }
 
     pub(crate) fn allocate(&self, size: usize, tag: u32, flags: u64, at: usize) -> Option<usize> {
@@ -158,6 +162,9 @@ impl Pool {
         let Some(mut block) = state.live.remove(&address) else { return Ok(()) };
         state.bytes -= block.size;
         block.freed_at = at;
+        if self.remembers {
+            lock(&self.remains).push((block.clone(), memory::bytes(address, block.size)));
+        }
         match block.mapping {
             Some((base, length)) => {
                 // If the host refuses, the block is only not guarded any more.
@@ -216,6 +223,26 @@ impl Pool {
         let (start, block) = state.live.range(..=address).next_back()?;
         let inside = address + count <= start + block.size;
         inside.then_some(!block.paged)
+    }
+
+    /// What is allocated, and, if the machine remembers, what was freed.
+    pub(crate) fn memory(&self, machine: &Machine) -> Vec<Region> {
+        let live: Vec<(Block, Vec<u8>)> = {
+            let state = lock(&self.state);
+            let bytes =
+                |(at, block): (&usize, &Block)| (block.clone(), memory::bytes(*at, block.size));
+            state.live.iter().map(bytes).collect()
+        };
+        let remains = lock(&self.remains);
+        let region = |(block, bytes): &(Block, Vec<u8>)| {
+            let state = if block.freed_at == 0 { "live" } else { "freed" };
+            let (tag, by) = (tag_name(block.tag), machine.describe_caller(block.allocated_at));
+            Region {
+                what: format!("{state} pool, '{tag}', allocated by {by}"),
+                bytes: bytes.clone(),
+            }
+        };
+        remains.iter().chain(&live).map(region).collect()
     }
 
     pub(crate) fn usage(&self) -> PoolUse {

@@ -58,6 +58,11 @@ impl Processor {
         }
     }
 
+    /// Where the stack for its DPCs is.
+    pub(crate) fn stack_bounds(&self) -> (usize, usize) {
+        self.stack.bounds()
+    }
+
     pub(crate) fn dpc_stack(&self) -> (usize, usize) {
         self.stack.bounds()
     }

@@ -19,6 +19,7 @@ pub(crate) use crate::nt::call::Outcome;
 pub use crate::nt::call::{Call, Dead, Level};
 use crate::nt::level::{DISPATCH, PASSIVE};
 use crate::nt::machine::Machine;
+use crate::nt::memory::Memory;
 use crate::nt::ps::Process;
 use crate::nt::stack::{STACK_FILL, Stack};
 use crate::nt::xstate;
@@ -104,6 +105,10 @@ impl Thread {
         thread.set_object(machine.objects().create_thread());
         machine.objects().begin_thread(thread.object());
         thread.set_processor(processor);
+        if machine.options().remembers {
+            let import = thread.gate.import.as_ptr().expose_provenance();
+            machine.extension::<Memory>().begin(id, name, thread.stack.bounds(), import);
+        }
         thread
     }
 
@@ -392,6 +397,9 @@ impl Thread {
         }
         // SAFETY: written above in verified mode, which is all that is asked for.
         let after = verified.then(|| unsafe { after.assume_init_ref() });
+        if let Some(after) = after.filter(|_| self.machine().options().remembers) {
+            self.machine().extension::<Memory>().returned(self.id, after);
+        }
         if let Some(spoiled) = after.and_then(xstate::spoiled) {
             let detail = format!(
                 "{} returned with {spoiled} changed and not saved",
@@ -462,9 +470,9 @@ impl Thread {
         }
     }
 
-    /// In verified mode, fills the unused stack; returns where it begins and the budget.
+    /// In verified mode, unless the machine remembers, fills the unused stack; returns where it begins and the budget.
     fn paint(&self, call: Call) -> Option<(usize, usize)> {
-        if !self.machine().options().verified {
+        if !self.machine().options().verified || self.machine().options().remembers {
             return None;
         }
         let (low, _) = self.bounds();
@@ -546,6 +554,7 @@ impl Drop for Thread {
         }
         if let Some(machine) = self.alive.upgrade() {
             machine.objects().forget_thread(self.object());
+            machine.extension::<Memory>().end(self.id);
         }
     }
 }

@@ -11,6 +11,7 @@ use std::sync::OnceLock;
 
 use crate::loader::gate::{VERIFY_XSTATE, XsaveArea};
 use crate::loader::probe;
+use crate::nt::memory::Memory;
 use crate::nt::status::{STATUS_INSUFFICIENT_RESOURCES, STATUS_INVALID_PARAMETER, STATUS_SUCCESS};
 use crate::nt::thread::Thread;
 
@@ -195,6 +196,10 @@ fn save(thread: &Thread, mask: u64, place: usize) {
         unsafe {
             std::arch::asm!("xsave64 [{}]", in(reg) area.0.as_mut_ptr(), in("eax") low, in("edx") high, options(nostack));
         }
+    }
+    if thread.machine().options().remembers {
+        let memory = thread.machine().extension::<Memory>();
+        memory.keep("saved vector state".to_owned(), area.0.to_vec());
     }
     thread.saves.borrow_mut().push(Save { place, mask, irql: thread.irql(), area });
 }

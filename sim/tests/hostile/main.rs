@@ -7,6 +7,7 @@
 //! | [`access`] | everybody who is no administrator |
 //! | [`datagrams`] | the network |
 //! | [`silence`] | the network, and a peer that gets everything right but one thing ([`insider`]) |
+//! | [`secrets`] | whoever reads a dump of the machine's memory |
 //! | [`coalescing`] | a network card that puts datagrams together and says so wrongly |
 //! | [`faults`] | Windows, out of everything, once, at every place |
 //! | [`unknown_behaviours`] | what nobody knows of Windows, either way |
@@ -36,6 +37,7 @@ mod datagrams;
 mod faults;
 mod insider;
 mod races;
+mod secrets;
 mod set_buffers;
 mod silence;
 mod unknown_behaviours;

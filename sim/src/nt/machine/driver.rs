@@ -7,6 +7,8 @@ use std::sync::{Arc, PoisonError};
 use crate::loader::pe::{Image, LoadError};
 use crate::loader::probe;
 use crate::nt::machine::{Call, Dead, Level, Machine};
+use crate::nt::memory::{self, Memory, Region};
+use crate::nt::processor::Processor;
 use crate::verifier::report::Leak;
 use crate::verifier::schedule::lock;
 
@@ -98,9 +100,28 @@ impl Machine {
         for range in &self.range {
             range.store(0, Ordering::Release);
         }
-        *self.image.write().unwrap_or_else(PoisonError::into_inner) = None;
+        let image = self.image.write().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(image) = image.filter(|_| self.options.remembers) {
+            let bytes = memory::bytes(image.base(), image.size());
+            self.extension::<Memory>().keep("the unloaded image".to_owned(), bytes);
+        }
         self.driver.store(0, Ordering::Release);
         Ok(leaks)
+    }
+
+    /// What [`Machine::allocate`] gave and [`Machine::release`] has not taken.
+    pub(crate) fn owned_memory(&self) -> Vec<Region> {
+        let owned = lock(&self.owned);
+        let region = |(address, block): (&usize, &Box<[u128]>)| Region {
+            what: "memory of the frameworks".to_owned(),
+            bytes: memory::bytes(*address, size_of_val(&**block)),
+        };
+        owned.iter().map(region).collect()
+    }
+
+    /// The stacks that DPCs run on, by CPU.
+    pub(crate) fn dpc_stacks(&self) -> Vec<(usize, usize)> {
+        self.processors.iter().map(Processor::stack_bounds).collect()
     }
 
     fn leaks(&self) -> Vec<Leak> {
