@@ -7,6 +7,8 @@
 use chacha20poly1305::aead::{AeadInOut, KeyInit};
 use crypto::aead::{self, ExtendedState, Job, Key, Piece, Source, TAG_LEN, Tier, Verdict};
 
+use super::Input;
+
 /// Longest text: more than two passes of the widest tier.
 const LONGEST: usize = 4500;
 /// What is written around every destination, and must still be there.
@@ -17,8 +19,8 @@ const MARGIN: usize = 40;
 /// # Panics
 ///
 /// If a tier and the crate disagree, or if a byte beside a destination changes.
-pub(crate) fn run(input: &[u8]) {
-    let mut input = Input(input);
+pub fn run(input: &[u8]) {
+    let mut input = Input::new(input);
     let tier = Tier::ALL[input.below(Tier::ALL.len())].at_most(aead::detect(u64::MAX));
     // SAFETY: not above what was detected; a process owns its registers.
     let state = unsafe { ExtendedState::assume(tier) };
@@ -161,19 +163,4 @@ fn run_batch(
             (verdict, room[packet.offset..room.len() - MARGIN].to_vec())
         })
         .collect()
-}
-
-/// Bytes as choices; zeros when they have run out.
-struct Input<'a>(&'a [u8]);
-
-impl Input<'_> {
-    fn byte(&mut self) -> u8 {
-        let Some((first, rest)) = self.0.split_first() else { return 0 };
-        self.0 = rest;
-        *first
-    }
-
-    fn below(&mut self, limit: usize) -> usize {
-        usize::from(u16::from_le_bytes([self.byte(), self.byte()])) % limit
-    }
 }

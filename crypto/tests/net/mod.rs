@@ -5,6 +5,7 @@
 //! everything random comes from one seed, which is printed when a test fails.
 #![allow(dead_code)] // Each test file uses its part.
 
+pub(crate) mod model;
 pub(crate) mod request;
 
 use std::{

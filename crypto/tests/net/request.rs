@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use abi::ioctl::{
-    AllowedIp, Writer, interface_flag, peer_flag,
+    AllowedIp, Set, Writer, interface_flag, peer_flag,
     writer::{InterfaceFields, PeerFields},
 };
 use crypto::protocol::noise::Identity;
@@ -13,7 +13,7 @@ pub(crate) fn public(private: &[u8; 32]) -> [u8; 32] {
     *Identity::new(private).unwrap().public()
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Request {
     pub(crate) private_key: Option<[u8; 32]>,
     pub(crate) listen_port: Option<u16>,
@@ -21,7 +21,7 @@ pub(crate) struct Request {
     pub(crate) peers: Vec<PeerRequest>,
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct PeerRequest {
     pub(crate) public_key: [u8; 32],
     pub(crate) remove: bool,
@@ -83,6 +83,26 @@ impl Request {
     pub(crate) fn replace_peers(mut self) -> Self {
         self.replace_peers = true;
         self
+    }
+
+    /// The request that is written in a buffer.
+    pub(crate) fn of(set: &Set<'_>) -> Self {
+        let peer = |peer: abi::ioctl::Peer<'_>| PeerRequest {
+            public_key: *peer.public_key(),
+            remove: peer.removes(),
+            update_only: peer.updates_only(),
+            preshared_key: peer.preshared_key().copied(),
+            endpoint: peer.endpoint(),
+            keepalive: peer.persistent_keepalive_s(),
+            replace_allowed_ips: peer.replaces_allowed_ips(),
+            allowed_ips: peer.allowed_ips().map(|ip| (ip.address, ip.cidr, ip.remove)).collect(),
+        };
+        Self {
+            private_key: set.private_key().copied(),
+            listen_port: set.listen_port(),
+            replace_peers: set.replaces_peers(),
+            peers: set.peers().map(peer).collect(),
+        }
     }
 
     /// The bytes of the request.
