@@ -12,7 +12,7 @@ use core::{
 };
 
 use abi::{discard::Discard, ioctl::Set, statistics::Counter};
-use callout::{Datagram, Outside, Route};
+use callout::{Outside, Route};
 use crypto::{
     protocol::{ConfigError, Endpoint, Now, Output, Tunnel, limits::MAX_QUEUED_HANDSHAKES},
     sync::{RwSpinLock, Shared},
@@ -29,10 +29,9 @@ use nt::{
 use crate::{
     Core,
     counters::Counters,
-    datapath,
     ends::Outer,
     ground::{At, AtPassive},
-    handshakes::{HandshakeQueue, Message},
+    handshakes::HandshakeQueue,
     log::{Level, Log},
     peer::{Paths, Peer, ServiceQueue},
 };
@@ -311,19 +310,6 @@ impl Device {
         while peer.take_staged(&ground).is_some() {
             self.counters.discard(reason, 1);
         }
-    }
-
-    /// Keeps a datagram that may be a handshake message for a worker.
-    // spec: WG 5.4.7-g — also cookie replies.
-    pub(crate) fn queue_handshake(
-        &self,
-        datagram: &Datagram<'_>,
-        level: &AtMostDispatch,
-    ) -> Result<(), Discard> {
-        let message = Message::copy(datagram, datapath::endpoint(datagram))?;
-        self.handshakes.push(&At(level), message)?;
-        self.core.call_workers();
-        Ok(())
     }
 
     /// Brings the adapter up for `owner`. Nothing happens if it is up.

@@ -15,7 +15,8 @@
 //! | `interceptions` | the callouts, there while there is an adapter |
 //! | `policy` | what an administrator has set |
 //! | `processors` | the CPUs that share the work |
-//! | `handshakes` | handshake messages waiting for a worker |
+//! | `handshakes` | handshake messages on their way to a worker |
+//! | `account` | what of a clock tick is spent |
 //! | `counters`, `log` | what is counted, and said |
 //! | `ground`, `random` | what the protocol core stands on |
 #![no_std]
@@ -23,6 +24,7 @@
 
 extern crate alloc;
 
+mod account;
 mod control;
 mod counters;
 mod datapath;
@@ -71,6 +73,7 @@ use crate::{
     datapath::{ReceiveWork, Receiving, SEGMENTS, SendWork, Sending},
     device::{Device, Waiters},
     ends::Inner,
+    handshakes::Accounts,
     interceptions::Interceptions,
     peer::Paths,
     policy::{Policies, Reading},
@@ -113,6 +116,7 @@ pub(crate) struct Core {
     pub(crate) waiters: Waiters,
     pub(crate) provider: Provider,
     pub(crate) load: Shared<HandshakeLoad>,
+    pub(crate) handshake_accounts: Accounts,
     pub(crate) indices: Shared<IndexTable<Paths>>,
     pub(crate) hash_key: HashKey,
     pub(crate) features: ExtendedFeatures,
@@ -138,6 +142,7 @@ impl Core {
             Shared::try_new(IndexTable::try_new().map_err(no_memory)?).map_err(no_memory)?;
         let load = HandshakeLoad::new(HashKey::new(random.array()));
         let load = Shared::try_new(load).map_err(no_memory)?;
+        let handshake_accounts = Accounts::try_new()?;
         let provider = Provider::register(passive)?;
         let runs = RunPool::new(passive, RunCaps::default())?;
         let buffers = RxPool::try_new(RX_BUFFER_BYTES, RX_POOL_BYTES)?;
@@ -156,6 +161,7 @@ impl Core {
             waiters: Waiters::default(),
             provider,
             load,
+            handshake_accounts,
             indices,
             hash_key,
             features,

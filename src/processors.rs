@@ -12,7 +12,7 @@
 
 use alloc::vec::Vec;
 use core::{
-    sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
     time::Duration,
 };
 
@@ -27,7 +27,7 @@ use nt::{
     processor::{self, Processor},
     status::NtError,
     thread::{self, Thread},
-    time::{monotonic, to_100ns},
+    time::monotonic,
 };
 
 mod choice;
@@ -35,6 +35,7 @@ mod choice;
 pub(crate) use choice::Choice;
 
 use crate::{
+    account::{Account, Share},
     datapath::{Receiving, Sending, Stage},
     device::Device,
     ground::At,
@@ -48,12 +49,8 @@ const MOST_WAITING: usize = 32;
 const MOST_BEFORE_DEALT: usize = 3;
 /// Below those of the workers, above ordinary threads.
 const PRIORITY: i32 = 12;
-/// What a DPC may do in a clock tick: so many packets, and so long.
-const PACKETS_PER_TICK: u32 = 64;
-/// See [`PACKETS_PER_TICK`].
-const TIME_PER_TICK_100NS: u32 = 1_000;
-/// The longest that NT lets pass between two ticks.
-const TICK_100NS: u64 = 156_250;
+/// What a DPC may do in a clock tick.
+const SHARE: Share = Share { packets: 64, time_100ns: 1_000 };
 /// How often it is looked whether the errands of a device are over.
 const SETTLE_POLL: Duration = Duration::from_millis(1);
 
@@ -96,6 +93,7 @@ struct Cpu {
 /// What waits for one CPU, and how it is kept from taking too much of it.
 struct Post {
     queue: Queue<Errand, MOST_WAITING>,
+    /// What was spent on packets at `DISPATCH_LEVEL`.
     account: Account,
     /// Wakes the thread.
     more: Event,
@@ -226,7 +224,7 @@ impl Cpu {
         let processor = Processor::of_index(index)?;
         let post = Post {
             queue: Queue::default(),
-            account: Account::default(),
+            account: Account::new(SHARE),
             more: Event::try_new(Kind::Synchronization)?,
             stop: AtomicBool::new(false),
             errands: AtomicU64::new(0),
@@ -250,7 +248,7 @@ impl Cpu {
     fn give(&self, errand: Errand, most: usize, level: &AtMostDispatch) -> Result<(), Errand> {
         match self.post.queue.push(&At(level), errand, most)? {
             Server::Awake => {}
-            Server::ToWake if self.post.account.is_spent() => self.post.more.set(),
+            Server::ToWake if self.post.account.is_spent(monotonic()) => self.post.more.set(),
             Server::ToWake => {
                 self.dpc.queue();
             }
@@ -302,42 +300,9 @@ impl Post {
 /// The DPC's routine: does what there is, as far as it may, and leaves the rest to the thread.
 fn serve(post: &Shared<Post>, level: &Dispatch<'_>) {
     let level = level.at_most();
-    while !post.account.is_spent() {
+    while !post.account.is_spent(monotonic()) {
         let Some(errand) = post.queue.pop(&At(level)) else { return };
         post.run(errand, level);
     }
     post.more.set();
-}
-
-/// How much of a clock tick a CPU has spent on packets at `DISPATCH_LEVEL`.
-///
-/// Written by that CPU only, so that plain loads and stores do; others look to see whom to wake.
-#[derive(Default)]
-struct Account {
-    /// Number of the tick.
-    tick: AtomicU64,
-    packets: AtomicU32,
-    time_100ns: AtomicU32,
-}
-
-impl Account {
-    /// Adds what was done until `ended`.
-    fn note(&self, ended: Duration, took_100ns: u64, packets: usize) {
-        let tick = to_100ns(ended) / TICK_100NS;
-        let same = self.tick.load(Ordering::Relaxed) == tick;
-        let carried = |word: &AtomicU32| if same { word.load(Ordering::Relaxed) } else { 0 };
-        let took = u32::try_from(took_100ns).unwrap_or(u32::MAX);
-        let time = carried(&self.time_100ns).saturating_add(took);
-        let packets = carried(&self.packets).saturating_add(packets as u32);
-        self.time_100ns.store(time, Ordering::Relaxed);
-        self.packets.store(packets, Ordering::Relaxed);
-        self.tick.store(tick, Ordering::Relaxed);
-    }
-
-    /// Whether nothing is left of the present tick.
-    fn is_spent(&self) -> bool {
-        self.tick.load(Ordering::Relaxed) == to_100ns(monotonic()) / TICK_100NS
-            && (self.packets.load(Ordering::Relaxed) >= PACKETS_PER_TICK
-                || self.time_100ns.load(Ordering::Relaxed) >= TIME_PER_TICK_100NS)
-    }
 }

@@ -15,7 +15,6 @@ use abi::{discard::Discard, statistics::Counter};
 use callout::Layout;
 use crypto::{
     aead::wipe_stack,
-    mac1::BATCH,
     protocol::{Endpoint, Output},
     sync::{RwSpinLock, Shared},
 };
@@ -32,7 +31,6 @@ use nt::{
 use crate::{
     device::Device,
     ground::AtPassive,
-    handshakes::Batch,
     now,
     peer::{Paths, Peer},
     random::Generator,
@@ -98,7 +96,7 @@ impl Workers {
             let random = Generator::try_new(passive)?;
             let (desk, alarm) = (workers.desk.clone(), alarm.clone());
             let thread = Thread::spawn(passive, move |passive| {
-                Worker { desk, alarm, random, count: count as usize }.run(&passive);
+                Worker { desk, alarm, random }.run(&passive);
             })?;
             thread.set_priority(passive, PRIORITY);
             workers.threads.push(thread);
@@ -182,8 +180,6 @@ struct Worker {
     desk: Shared<Desk>,
     alarm: Shared<Alarm>,
     random: Generator,
-    /// How many threads there are.
-    count: usize,
 }
 
 impl Worker {
@@ -228,38 +224,25 @@ impl Worker {
         }
     }
 
-    /// Takes handshake messages, [`BURST`] or a batch more; returns how many.
+    /// Takes up to [`BURST`] handshake messages; returns how many.
     // spec: WG 5.3-c, WG 7.4-c
     fn consume_handshakes(&mut self, device: &Shared<Device>, passive: &Passive) -> usize {
         let ground = AtPassive(passive);
         let mut errand = Errand { device, passive };
-        let mut taken = 0_usize;
-        while taken < BURST {
-            let (batch, mut waiting) = device.handshakes.take(&ground, self.count);
-            if batch.is_empty() {
-                break;
-            }
-            if waiting > batch.len() {
+        for taken in 0..BURST {
+            let Some((message, waiting)) = device.handshakes.pop(&ground) else { return taken };
+            if taken == 0 && waiting > 1 {
                 self.desk.work.set();
             }
-            let forged = forged(device, &batch, &ground);
-            for (index, message) in batch.iter().enumerate() {
-                let now = now();
-                device.core.load.observe(waiting, now.monotonic);
-                waiting = waiting.saturating_sub(1);
-                if forged.unbounded_shr(index as u32) & 1 == 1 {
-                    device.counters.discard(Discard::BadMac1, 1);
-                    continue;
-                }
-                let (bytes, from, random) = (message.bytes(), &message.from, &mut self.random);
-                match device.tunnel.consume(&ground, bytes, from, now, random, &mut errand) {
-                    Ok(()) => device.counters.add(Counter::HandshakesIn, 1),
-                    Err(reason) => device.counters.discard(reason, 1),
-                }
+            let now = now();
+            device.core.load.observe(waiting, now.monotonic);
+            let (bytes, from, random) = (message.bytes(), &message.from, &mut self.random);
+            match device.tunnel.consume(&ground, bytes, from, now, random, &mut errand) {
+                Ok(()) => device.counters.add(Counter::HandshakesIn, 1),
+                Err(reason) => device.counters.discard(reason, 1),
             }
-            taken = taken.saturating_add(batch.len());
         }
-        taken
+        BURST
     }
 
     /// Serves up to [`BURST`] peers; returns how many.
@@ -299,19 +282,6 @@ impl Worker {
             }
         });
     }
-}
-
-/// Which messages of a batch are forged, as bits, as far as several at a time can tell.
-fn forged(device: &Device, batch: &Batch, ground: &AtPassive<'_>) -> u8 {
-    // One goes the way it always went.
-    if batch.len() < 2 {
-        return 0;
-    }
-    let Some(key) = device.tunnel.mac1_key(ground) else { return 0 };
-    let datagrams: [&[u8]; BATCH] =
-        core::array::from_fn(|index| batch.get(index).map_or(&[][..], |message| message.bytes()));
-    let bytes = datagrams.iter().map(|datagram| datagram.len()).sum();
-    device.core.with_extended_state(bytes, |state| key.forged(state, &datagrams))
 }
 
 /// What a worker does for the protocol of one device: sends, and flushes.

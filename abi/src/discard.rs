@@ -119,6 +119,8 @@ reasons! {
     Outbound Unsegmentable,
     /// Several datagrams that came as one, and where each ends is not said, or makes no sense.
     Inbound BadCoalescing,
+    /// This CPU has spent its share of a clock tick on handshake messages: the datagram was not looked at.
+    Inbound HandshakeShareSpent,
 }
 
 #[cfg(test)]

@@ -1,7 +1,6 @@
-//! mac1 of forged initiations, in batches, against the `blake2` crate one by one; by itself, and from a
-//! queue to the verdict as a worker of the driver does it.
+//! mac1 of forged initiations, in batches, against the `blake2` crate one by one; by itself, and of copies as
+//! the driver takes them.
 
-use std::collections::VecDeque;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
@@ -10,7 +9,6 @@ use blake2::digest::{FixedOutput, Update, consts::U16};
 use crypto::aead::Tier;
 use crypto::mac1::{BATCH, Claim, Mac1Key};
 use crypto::protocol::messages::{INITIATION_LEN, Message};
-use crypto::sync::{SpinLock, Unpinned};
 
 use super::{Row, median, state};
 
@@ -47,44 +45,29 @@ pub(super) fn measure(tier: Tier) -> Row {
     row("mac1, refused", COVERED, ours, theirs)
 }
 
-/// Copies of datagrams, as the driver keeps them for a worker.
-type Queue = SpinLock<VecDeque<Box<[u8; INITIATION_LEN]>>>;
-
-/// Forged initiations: copied into memory of their own, queued, taken by a worker and refused.
-pub(super) fn measure_queue(tier: Tier) -> Row {
+/// Forged initiations: copied, eight at a time, and refused, as the driver does where they arrive.
+pub(super) fn measure_copied(tier: Tier) -> Row {
     let (state, raw) = (state(tier), [7; 32]);
     let mut datagrams = [[9; INITIATION_LEN]; MESSAGES];
     for datagram in &mut datagrams {
         datagram[..4].copy_from_slice(&[1, 0, 0, 0]);
     }
-    let queue = Queue::new(VecDeque::with_capacity(MESSAGES));
-    let fill = |queue: &Queue| {
-        for datagram in black_box(&datagrams) {
-            queue.with(&Unpinned, |queue| queue.push_back(Box::new(*datagram)));
-        }
-    };
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    let key = Mac1Key::new(&raw);
     let begun = Instant::now();
     while begun.elapsed() < Duration::from_millis(350) {
         let (start, mut forged) = (Instant::now(), 0);
-        fill(&queue);
-        loop {
-            let mut batch: [Option<Box<[u8; INITIATION_LEN]>>; BATCH] = Default::default();
-            queue.with(&Unpinned, |queue| batch.fill_with(|| queue.pop_front()));
-            if batch[0].is_none() {
-                break;
-            }
-            let key = Mac1Key::new(&raw);
-            let messages =
-                batch.each_ref().map(|message| message.as_ref().map_or(&[][..], |m| &m[..]));
+        for datagrams in black_box(&datagrams).as_chunks::<BATCH>().0 {
+            let copies = black_box(*datagrams);
+            let messages = copies.each_ref().map(<[u8; INITIATION_LEN]>::as_slice);
             forged += key.forged(Some(&state), &messages).count_ones() as usize;
         }
         ours.push(start.elapsed().as_nanos() as f64 / MESSAGES as f64);
         assert_eq!(forged, MESSAGES);
         let (start, mut forged) = (Instant::now(), 0);
-        fill(&queue);
-        while let Some(message) = queue.with(&Unpinned, VecDeque::pop_front) {
-            let Ok(Message::Initiation(message)) = Message::parse(&message[..]) else { continue };
+        for datagram in black_box(&datagrams) {
+            let copy = black_box(*datagram);
+            let Ok(Message::Initiation(message)) = Message::parse(&copy) else { continue };
             let mac = Blake2sMac::<U16>::new_with_salt_and_personal(Some(&raw), &[], &[]);
             let mut mac = mac.expect("a key of 32 bytes");
             Update::update(&mut mac, message.macs.before_mac1);
@@ -93,7 +76,7 @@ pub(super) fn measure_queue(tier: Tier) -> Row {
         theirs.push(start.elapsed().as_nanos() as f64 / MESSAGES as f64);
         assert_eq!(forged, MESSAGES);
     }
-    row("mac1, queued and refused", INITIATION_LEN, ours, theirs)
+    row("mac1, copied and refused", INITIATION_LEN, ours, theirs)
 }
 
 /// The medians of both, in ns a message of `size` bytes, printed and as a row.

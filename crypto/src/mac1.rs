@@ -1,9 +1,7 @@
 //! mac1 of a batch of handshake messages: which of them know our public key. [WG §5.4.4]
 //!
 //! The check that a flood of forged messages meets first. Eight messages of one length are hashed
-//! side by side where the AVX2 registers may be used; what is left over goes one by one. A worker finds
-//! the forged ones of a batch before it consumes the others, which are then looked at once more: next to
-//! their curve multiplications that is nothing.
+//! side by side where the AVX2 registers may be used; what is left over goes one by one.
 
 use subtle::ConstantTimeEq;
 
@@ -14,10 +12,17 @@ use crate::protocol::messages::{Macs, Message};
 /// Most messages of a batch.
 pub const BATCH: usize = LANES;
 
-/// Eight side by side take as long as so many one by one, the saving of registers included.
+/// Eight side by side take as long as so many one by one.
 const FEW: usize = 4;
 
+/// Whether of so many messages several are looked at side by side, if the registers may be used.
+#[must_use]
+pub const fn is_worth_state(messages: usize) -> bool {
+    messages >= FEW
+}
+
 /// The key of mac1 for messages to one public key.
+#[derive(Clone)]
 pub struct Mac1Key(MacKey);
 
 /// A handshake message to be checked.
@@ -34,6 +39,17 @@ impl Mac1Key {
     #[must_use]
     pub fn new(key: &[u8; 32]) -> Self {
         Self(MacKey::new(key))
+    }
+
+    /// The mac1 of a message of which this comes before it; not empty.
+    pub(crate) fn mac(&self, covered: &[u8]) -> [u8; MAC_LEN] {
+        self.0.mac(covered)
+    }
+
+    /// Whether a message's mac1 is right.
+    // spec: WG 5.3-a, WG 5.4-k
+    pub(crate) fn is_valid(&self, macs: &Macs<'_>) -> bool {
+        self.mac(macs.before_mac1).ct_eq(macs.mac1).into()
     }
 
     /// Says of each claim whether its mac1 is right; those without a place in `valid` are left out.
@@ -62,16 +78,12 @@ impl Mac1Key {
     /// Finds forged ones among datagrams, of which the first [`BATCH`] are looked at: bits say which are
     /// initiations or responses with a wrong mac1.
     ///
-    /// It says so only where the registers allow several at once, and of a kind there are several.
-    ///
     /// # IRQL
     ///
     /// `<= DISPATCH_LEVEL`.
     #[must_use]
     pub fn forged(&self, state: Option<&ExtendedState>, datagrams: &[&[u8]]) -> u8 {
-        if state.is_none_or(|state| state.tier() < Tier::Avx2) {
-            return 0;
-        }
+        let is_wide = state.is_some_and(|state| state.tier() >= Tier::Avx2);
         let mut forged = 0;
         for responses in [false, true] {
             let mut found: heapless::Vec<(usize, Macs<'_>), BATCH> = heapless::Vec::new();
@@ -84,16 +96,15 @@ impl Mac1Key {
                 // There is room: no more are looked at.
                 let _ = found.push((index, macs));
             }
-            let Some((_, last)) = found.last().copied().filter(|_| found.len() >= FEW) else {
-                continue;
-            };
+            let Some((_, last)) = found.last().copied() else { continue };
             // Lanes that are left over do the last one again.
             let claims: [Claim<'_>; BATCH] = core::array::from_fn(|lane| {
                 let macs = found.get(lane).map_or(last, |(_, macs)| *macs);
                 Claim { covered: macs.before_mac1, mac1: macs.mac1 }
             });
+            let lanes = if is_wide && is_worth_state(found.len()) { BATCH } else { found.len() };
             let mut valid = [true; BATCH];
-            self.check(state, &claims, &mut valid);
+            self.check(state, claims.get(..lanes).unwrap_or_default(), &mut valid);
             for ((index, _), valid) in found.iter().zip(valid) {
                 forged |= u8::from(!valid).unbounded_shl(*index as u32);
             }

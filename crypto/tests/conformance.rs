@@ -396,3 +396,66 @@ fn no_handshake_is_begun_with_a_key_of_low_order() {
         assert!(pair.hosts[A].index.is_empty(&G), "key {number}");
     }
 }
+
+/// What a worker would discard at once never reaches one; and that is all that is held back.
+// spec-test: WG 5.3-a, WG 5.4.7-f, WG 5.1-h
+#[test]
+fn what_no_worker_has_to_see_is_told_before() {
+    let mut pair = Pair::new(40);
+    pair.hosts[B].queued = 512;
+    pair.send(A, 1);
+    pair.run_ms(100);
+    let [initiation, reply] = [0, 1].map(|at| pair.trace[at].bytes.clone());
+    // Another one, so that a cookie reply is awaited.
+    pair.hosts[B].queued = 1;
+    pair.run_s(6);
+    let response = pair.sent(B, 2, Duration::ZERO)[0].bytes.clone();
+    let changed = |message: &[u8], at: usize| {
+        let mut message = message.to_vec();
+        message[at] ^= 0x40;
+        message
+    };
+    let forged = changed(&initiation, 120);
+    let malformed = Discard::MalformedMessage;
+    type Row<'r> = (usize, &'r [u8], Result<(), Discard>, &'r str);
+    let rows: [Row<'_>; 10] = [
+        (B, &initiation, Ok(()), "an initiation, though heard before"),
+        (B, &forged, Err(Discard::BadMac1), "a wrong mac1"),
+        (A, &initiation, Err(Discard::BadMac1), "a mac1 for somebody else"),
+        (A, &response, Ok(()), "a response, though heard before"),
+        (A, &changed(&response, 65), Err(Discard::BadMac1), "a response's mac1"),
+        (A, &reply, Err(Discard::UnknownReceiver), "to an initiation that was replaced"),
+        (A, &reply[..63], Err(malformed), "cut"),
+        (A, &[], Err(malformed), "nothing"),
+        (A, &[4; 32], Err(malformed), "no message"),
+        (B, &changed(&initiation, 132), Ok(()), "mac2 is no matter here"),
+    ];
+    for (host, message, expected, why) in rows {
+        let verdicts = pair.hosts[host].tunnel.screen(&G, None, &[message]);
+        assert_eq!(verdicts[0], expected, "{why}");
+        assert_eq!(verdicts[1..], [Ok(()); 7], "{why}: of others nothing is said");
+    }
+    // All at once, each its own.
+    let many = [&initiation[..], &forged, &reply[..10], &forged, &initiation];
+    let bad = Err(Discard::BadMac1);
+    let verdicts = pair.hosts[B].tunnel.screen(&G, None, &many);
+    assert_eq!(verdicts[..5], [Ok(()), bad, Err(malformed), bad, Ok(())]);
+    // A cookie reply is looked at while it is awaited, and only then.
+    pair.wire.lose = 1000;
+    restart(&mut pair, A);
+    pair.send(A, 2);
+    let sender = last(&pair, A).bytes[4..8].to_vec();
+    let mut reply = reply;
+    reply[4..8].copy_from_slice(&sender);
+    let screened = |pair: &Pair, host: usize, message: &[u8]| {
+        pair.hosts[host].tunnel.screen(&G, None, &[message])[0]
+    };
+    assert_eq!(screened(&pair, A, &reply), Ok(()), "only a worker opens it");
+    assert_eq!(screened(&pair, B, &reply), Err(Discard::UnknownReceiver));
+    pair.hosts[B].down();
+    assert_eq!(screened(&pair, B, &initiation), Err(Discard::NotUp));
+    let now = pair.clock(B);
+    pair.hosts[B].up(now);
+    pair.configure(B, &Request::new().private_key([0; 32]));
+    assert_eq!(screened(&pair, B, &initiation), Err(Discard::NoIdentity));
+}

@@ -1,6 +1,6 @@
 //! The way of packets through the driver: from the adapter's ring to a socket, and back.
 //!
-//! [`send`] and [`receive`] each turn a batch into chunks of one peer, have them sealed or opened in
+//! [`send`] and [`sort`] with [`receive`] each turn a batch into chunks of one peer, have them sealed or opened in
 //! place, and deliver them in the peer's order. Everything here runs at `<= DISPATCH_LEVEL` on any
 //! CPU; whatever needs a worker (a curve multiplication, a timer, a route) is asked for and not
 //! done. Nothing calls into the network stack with a lock held.
@@ -9,6 +9,7 @@ mod collect;
 mod packet;
 mod receive;
 mod send;
+mod sort;
 mod turn;
 
 pub(crate) use packet::SEGMENTS;

@@ -1,29 +1,28 @@
 //! Inbound: datagrams become inner packets.
 //!
-//! Transport data of one session and one sender is collected into a chunk, which takes its datagrams
-//! along, is opened straight into buffers that the adapter will indicate, and delivered in the order
-//! it came by whoever owns the peer's lane: only then is the receive window looked at, and only by
-//! that owner, so it needs no lock. Everything else that could be a handshake message is copied to a bounded queue for a
-//! worker. Whatever goes no further is counted, once.
+//! A chunk is transport data of one session, with its datagrams. It is opened straight into buffers that
+//! the adapter will indicate, and delivered in the order it came by whoever owns the peer's lane: only then
+//! is the receive window looked at, and only by that owner, so it needs no lock. Whatever goes no further
+//! is counted, once.
 
 use alloc::boxed::Box;
 use core::net::IpAddr;
 
 use abi::{discard::Discard, policy::Policy, statistics::Counter};
-use callout::{Datagram, Datagrams, Sequence};
+use callout::{Datagram, Datagrams};
 use crypto::{
     aead::{self, ExtendedState, Job, Piece, Source, TAG_LEN, Verdict},
     pipeline::{Baton, CHUNK_PACKETS, Chunk, Owner, Refused},
     protocol::{
         Endpoint, Local, Now, Received, Wants,
-        messages::{TRANSPORT_HEADER_LEN, Transport},
+        messages::TRANSPORT_HEADER_LEN,
         receive::{InnerPacket, decapsulate_ecn},
         verify::{Checksums, Finding, Worth},
     },
     sync::Shared,
 };
 use heapless::Vec as Batch;
-use netadapter::{Indication, LastFlow, MOST_RX_QUEUES, RxBuffer, RxChecksums, RxStash};
+use netadapter::{Indication, LastFlow, MOST_RX_QUEUES, RxBuffer, RxChecksums};
 use nt::{irql::AtMostDispatch, pool::try_box};
 
 use super::{
@@ -43,14 +42,14 @@ const OPEN_PACKETS: usize = 16;
 const DATAGRAM_PIECES: usize = 6;
 
 /// A packet being opened.
-struct Opening {
+pub(super) struct Opening {
     /// Where to; `None` if there was no buffer, which was counted.
-    buffer: Option<RxBuffer>,
-    counter: u64,
+    pub(super) buffer: Option<RxBuffer>,
+    pub(super) counter: u64,
     /// Payload bytes of the datagram.
-    datagram_len: usize,
-    ecn: u8,
-    verdict: Verdict,
+    pub(super) datagram_len: usize,
+    pub(super) ecn: u8,
+    pub(super) verdict: Verdict,
 }
 
 /// A chunk to be opened and delivered.
@@ -58,18 +57,18 @@ struct Opening {
 /// Lives in the pool from its first packet on: kernel stacks have no room for 32 of them.
 #[derive(Default)]
 pub(crate) struct ReceiveWork {
-    packets: Batch<Opening, CHUNK_PACKETS>,
+    pub(super) packets: Batch<Opening, CHUNK_PACKETS>,
     /// What they are opened from, in the same order; given back when they are.
-    datagrams: Option<Datagrams>,
-    receiver: u32,
+    pub(super) datagrams: Option<Datagrams>,
+    pub(super) receiver: u32,
     keypair: Option<Shared<Keypair>>,
-    from: Option<Endpoint>,
+    pub(super) from: Option<Endpoint>,
 }
 
 impl ReceiveWork {
     /// An empty chunk, in the pool.
     #[inline(never)] // The value is on the stack for as long as it takes to move it.
-    fn boxed(
+    pub(super) fn boxed(
         datagrams: Datagrams,
         receiver: u32,
         keypair: Shared<Keypair>,
@@ -94,146 +93,11 @@ impl ReceiveWork {
 /// What travels through the lane of the way in.
 pub(crate) type Receiving = Option<Box<ReceiveWork>>;
 
-/// What a datagram's first bytes say it is.
-enum Kind {
-    Transport { receiver: u32, counter: u64 },
-    Handshake,
-}
-
-/// What became of a datagram that was looked at.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Sorted {
-    /// It is to be opened with the chunk being collected.
-    Chunk,
-    /// A worker has a copy.
-    Seen,
-}
-
-/// Sorts the datagrams of one indication: into chunks, which are received when they are full, and to
-/// the workers.
-struct Sorter<'d> {
-    device: &'d Shared<Device>,
-    now: Now,
-    level: &'d AtMostDispatch,
-    buffers: RxStash<'d>,
-    /// The chunk being collected.
-    open: Receiving,
-    /// How many chunks were dealt, or would have been.
-    dealt: usize,
-}
-
-impl Sorter<'_> {
-    /// Adds the first of `list` to the chunk being collected, or begins another, or queues it for a
-    /// worker.
-    fn sort(&mut self, list: &Datagrams, datagram: &Datagram<'_>) -> Result<Sorted, Discard> {
-        let device = self.device;
-        let (receiver, counter) = match kind(datagram)? {
-            Kind::Transport { receiver, counter } => (receiver, counter),
-            Kind::Handshake => {
-                return device.queue_handshake(datagram, self.level).map(|()| Sorted::Seen);
-            }
-        };
-        let from = endpoint(datagram);
-        let fits = self.open.as_ref().is_some_and(|work| {
-            let continues = work.datagrams.as_ref().is_some_and(|own| own.is_continued_by(list));
-            continues
-                && work.receiver == receiver
-                && work.from == Some(from)
-                && !work.packets.is_full()
-        });
-        if !fits {
-            self.receive(true);
-            let ground = At(self.level);
-            let keypair =
-                device.core.indices.session(&ground, receiver).ok_or(Discard::UnknownReceiver)?;
-            // The index table is the driver's: the session may be another adapter's.
-            if keypair.peer().tunnel() != device.tunnel.number() {
-                return Err(Discard::UnknownReceiver);
-            }
-            if !keypair.usable_for_receiving(self.now.monotonic) {
-                return Err(Discard::SessionExpired);
-            }
-            let datagrams = list.split().ok_or(Discard::NotUp)?;
-            self.open = Some(ReceiveWork::boxed(datagrams, receiver, keypair, from)?);
-        }
-        let opening = self.opening(datagram, counter);
-        if let Some(work) = &mut self.open {
-            // There is room: a full chunk was received above.
-            let _ = work.packets.push(opening);
-        }
-        Ok(Sorted::Chunk)
-    }
-
-    /// A place to open the datagram into, if there is a buffer that holds it.
-    fn opening(&mut self, datagram: &Datagram<'_>, counter: u64) -> Opening {
-        let datagram_len = datagram.payload.len();
-        // The tag has to fit as well: a datagram in many pieces is put together in the buffer.
-        let fits = datagram_len.saturating_sub(TRANSPORT_HEADER_LEN)
-            <= self.device.core.buffers.buffer_bytes().get() as usize;
-        let buffer = if fits { self.buffers.take() } else { None };
-        if buffer.is_none() {
-            self.device.counters.discard(Discard::NoBuffer, 1);
-        }
-        Opening { buffer, counter, datagram_len, ecn: datagram.ecn, verdict: Verdict::Pending }
-    }
-
-    /// Receives the chunk there is, if there is one; one that others follow may be dealt.
-    fn receive(&mut self, others_follow: bool) {
-        let Some(work) = self.open.take() else { return };
-        let (device, now) = (self.device, self.now);
-        let dealt = Some(&mut self.dealt).filter(|_| others_follow);
-        // Once for all the locks of a chunk.
-        self.level.pinned(|level| {
-            Device::receive_chunk(device, work, dealt, now, level.at_most());
-        });
-    }
-}
-
 impl Device {
-    /// Takes the datagrams of one indication.
-    pub(crate) fn receive_batch(
-        this: &Shared<Self>,
-        mut datagrams: Datagrams,
-        level: &AtMostDispatch,
-    ) {
-        let now = this.now();
-        let (count, mut bytes) = (datagrams.len(), 0_usize);
-        this.counters.add(Counter::DatagramsIn, count);
-        // Those that are not opened, to be given back together.
-        let Some(mut seen) = datagrams.split() else {
-            return this.counters.discard(Discard::NotUp, count);
-        };
-        let buffers = this.core.buffers.stash(count);
-        let Sequence { before, more } = datagrams.sequence();
-        let mut sorter = Sorter { device: this, now, level, buffers, open: None, dealt: before };
-        while let Some(entry) = datagrams.first() {
-            let sorted = entry.and_then(|datagram| {
-                bytes = bytes.saturating_add(datagram.payload.len());
-                sorter.sort(&datagrams, &datagram)
-            });
-            if let Err(reason) = sorted {
-                this.counters.discard(reason, 1);
-            }
-            let chunk = sorter.open.as_mut().filter(|_| sorted == Ok(Sorted::Chunk));
-            let to = chunk.and_then(|work| work.datagrams.as_mut());
-            let moved = match to {
-                Some(to) => datagrams.move_first(to),
-                None => datagrams.set_aside_first(&mut seen),
-            };
-            if !moved {
-                break;
-            }
-        }
-        // The last one here, if there is nothing else for this CPU to do.
-        sorter.receive(more);
-        this.counters.add(Counter::DatagramBytesIn, bytes);
-        this.note_time_at_dispatch(now, count, level);
-    }
-
     /// Orders, opens and delivers a chunk.
     ///
     /// With `dealt`, the number of chunks of this batch that were, another CPU may open it.
-    fn receive_chunk(
+    pub(super) fn receive_chunk(
         this: &Shared<Self>,
         work: Box<ReceiveWork>,
         dealt: Option<&mut usize>,
@@ -473,21 +337,6 @@ impl Owner<Receiving> for Opener<'_> {
 
     fn hand_over(&mut self, baton: Baton) -> Result<(), Baton> {
         self.0.hand_over(baton)
-    }
-}
-
-/// Tells transport data from what may be a handshake message, by the first bytes and the length.
-fn kind(datagram: &Datagram<'_>) -> Result<Kind, Discard> {
-    let mut header = [0; TRANSPORT_HEADER_LEN];
-    if datagram.payload.copy_to(&mut header) < TRANSPORT_HEADER_LEN {
-        return Err(Discard::MalformedMessage);
-    }
-    match Transport::parse_header(&header) {
-        Some((receiver, counter)) if datagram.payload.len() >= TRANSPORT_HEADER_LEN + TAG_LEN => {
-            Ok(Kind::Transport { receiver, counter })
-        }
-        Some(_) => Err(Discard::MalformedMessage),
-        None => Ok(Kind::Handshake),
     }
 }
 

@@ -87,6 +87,7 @@ impl Word for u32 {
 }
 
 /// A key, and the state behind its block.
+#[derive(Clone)]
 pub(crate) struct MacKey {
     state: [u32; 8],
 }

@@ -61,20 +61,20 @@ fn genuine(key: &[u8; 32], kind: u8, len: usize, fill: u8) -> Vec<u8> {
 
 // spec-test: WG 5.3-a
 #[test]
-fn forged_ones_of_a_batch_are_found_where_it_pays() {
+fn forged_ones_of_a_batch_are_found() {
     let raw = [9; 32];
     let key = Mac1Key::new(&raw);
-    // What they are, which are forged, and what is found with wide registers.
+    // What they are, which are forged, and what is found.
     for (kinds, wrong, found, why) in [
         ("iiiiiiii", 0b1111_1111, 0b1111_1111, "a flood"),
         ("iiiiiiii", 0b0101_1010, 0b0101_1010, "some"),
         ("iiiiiiii", 0, 0, "none"),
         ("iiii", 0b0101, 0b0101, "half a batch"),
-        ("iii", 0b111, 0, "few"),
-        ("i", 1, 0, "one"),
+        ("iii", 0b101, 0b101, "few"),
+        ("i", 1, 1, "one"),
         ("", 0, 0, "none at all"),
         ("irirriir", 0b1100_0111, 0b1100_0111, "four of each"),
-        ("iiiiirrr", 0b1111_1111, 0b0001_1111, "few of one"),
+        ("iiiiirrr", 0b1101_1111, 0b1101_1111, "few of one"),
         ("xiixtici", 0b1111_1111, 0b1010_0110, "others between, of which nothing is said"),
         ("iiiiiiiiii", 0b1111_1111, 0b1111_1111, "more than a batch"),
     ] {
@@ -99,7 +99,6 @@ fn forged_ones_of_a_batch_are_found_where_it_pays() {
         let datagrams: Vec<&[u8]> = messages.iter().map(Vec::as_slice).collect();
         for state in &states() {
             let tier = state.as_ref().map(ExtendedState::tier);
-            let found = if tier >= Some(Tier::Avx2) { found } else { 0 };
             assert_eq!(key.forged(state.as_ref(), &datagrams), found, "{tier:?}: {why}");
         }
     }

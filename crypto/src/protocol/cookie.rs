@@ -32,24 +32,19 @@ crate::never_printed!(MacKeys, CookieSecret, CookieJar);
 /// The two keys that follow from a public key: whoever knows it can compute them.
 #[derive(Clone)]
 pub(super) struct MacKeys {
-    mac1: [u8; 32],
+    mac1: Mac1Key,
     cookie: [u8; 32],
 }
 
 impl MacKeys {
     /// The keys for messages to the owner of `public_key`, and for cookie replies from him.
     pub(super) fn of(public_key: &[u8; 32]) -> Self {
-        Self { mac1: hash(&[LABEL_MAC1, public_key]), cookie: hash(&[LABEL_COOKIE, public_key]) }
+        let mac1 = Mac1Key::new(&hash(&[LABEL_MAC1, public_key]));
+        Self { mac1, cookie: hash(&[LABEL_COOKIE, public_key]) }
     }
 
-    /// For a batch of messages.
-    pub(super) fn mac1_key(&self) -> Mac1Key {
-        Mac1Key::new(&self.mac1)
-    }
-
-    // spec: WG 5.3-a, WG 5.4-k
-    pub(super) fn mac1_is_valid(&self, macs: &Macs<'_>) -> bool {
-        mac(&self.mac1, &[macs.before_mac1]).ct_eq(macs.mac1).into()
+    pub(super) fn mac1_key(&self) -> &Mac1Key {
+        &self.mac1
     }
 }
 
@@ -154,7 +149,7 @@ impl CookieJar {
         write_macs(
             message,
             |before| {
-                mac1 = mac(&keys.mac1, &[before]);
+                mac1 = keys.mac1.mac(before);
                 mac1
             },
             |before| cookie.map_or([0; 16], |cookie| mac(&cookie, &[before])),
@@ -308,7 +303,7 @@ mod tests {
         // What is compared, where it lies in the message, and the check; all in the same memory.
         type Check<'c> = (&'c str, usize, &'c dyn Fn(&[u8; RESPONSE_LEN]) -> bool);
         let checks: [Check<'_>; 4] = [
-            ("mac1", 60, &|message| keys.mac1_is_valid(&macs(message))),
+            ("mac1", 60, &|message| keys.mac1.is_valid(&macs(message))),
             ("mac2", 76, &|message| mac2_is_valid(&cookie, &macs(message))),
             ("mac1 of a batch", 60, &|message| {
                 let Macs { before_mac1: covered, mac1, .. } = macs(message);

@@ -198,7 +198,7 @@ impl<E> Tunnel<E> {
         out: &mut dyn Output<E>,
     ) -> Result<(), Discard> {
         let Gate { interface, from, now } = gate;
-        if !interface.mac_keys.mac1_is_valid(macs) {
+        if !interface.mac_keys.mac1_key().is_valid(macs) {
             return Err(Discard::BadMac1);
         }
         if !self.load().is_under_load(now.monotonic) {
@@ -322,14 +322,23 @@ impl<E> Tunnel<E> {
         message: &CookieReply<'_>,
         now: Now,
     ) -> Result<(), Discard> {
+        let (peer, mac1) = self.awaited(ground, message)?;
+        let cookie = open_reply(&peer.mac_keys, message, &mac1).ok_or(Discard::BadCookieReply)?;
+        let kept = peer.jar.with(ground, |jar| jar.keep(&mac1, &cookie, now.monotonic));
+        if kept { Ok(()) } else { Err(Discard::BadCookieReply) }
+    }
+
+    /// The peer whose message a cookie reply may answer, and that message's mac1.
+    pub(super) fn awaited(
+        &self,
+        ground: &impl Ground,
+        message: &CookieReply<'_>,
+    ) -> Result<(Shared<Peer<E>>, [u8; 16]), Discard> {
         let peer = self.index().either(ground, message.receiver);
         let peer = peer.filter(|peer| peer.tunnel == self.number());
         let peer = peer.ok_or(Discard::UnknownReceiver)?;
         let unanswered = peer.jar.with(ground, |jar| jar.unanswered());
-        let mac1 = unanswered.ok_or(Discard::BadCookieReply)?;
-        let cookie = open_reply(&peer.mac_keys, message, &mac1).ok_or(Discard::BadCookieReply)?;
-        let kept = peer.jar.with(ground, |jar| jar.keep(&mac1, &cookie, now.monotonic));
-        if kept { Ok(()) } else { Err(Discard::BadCookieReply) }
+        unanswered.map(|mac1| (peer, mac1)).ok_or(Discard::BadCookieReply)
     }
 
     /// Sends an initiation to a peer, if one may be sent now (E2, E3).

@@ -26,7 +26,6 @@ use super::{
     tai64n::Tai64n,
     timers::{NEVER, Timer},
 };
-use crate::mac1::Mac1Key;
 use crate::sync::{
     Ground, OutOfMemory, RwSpinLock, Shared, SpinLock,
     atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
@@ -525,20 +524,6 @@ impl<E> Tunnel<E> {
             let (identity, mac_keys) = state.identity.clone()?;
             Some(Interface { identity, mac_keys, epoch: state.epoch })
         })
-    }
-
-    /// What tells forged handshake messages from others before [`Tunnel::consume`], which would discard
-    /// each as [`Discard::BadMac1`]; `None` while all are discarded for other reasons.
-    ///
-    /// # IRQL
-    ///
-    /// `<= DISPATCH_LEVEL`.
-    pub fn mac1_key(&self, ground: &impl Ground) -> Option<Mac1Key> {
-        if !self.is_up() {
-            return None;
-        }
-        self.identity
-            .with(ground, |state| state.identity.as_ref().map(|(_, mac_keys)| mac_keys.mac1_key()))
     }
 
     /// The cookie we give to a source address.

@@ -227,6 +227,8 @@ impl Host {
         match Message::parse(datagram)? {
             Message::Transport(message) => self.open(&message, datagram.len(), from, now),
             _ => {
+                let [verdict, ..] = self.tunnel.screen(&G, None, &[datagram]);
+                verdict?;
                 self.load.observe(self.queued, now.monotonic);
                 self.tunnel.consume(&G, datagram, from, now, &mut self.random, &mut self.out)
             }

@@ -46,8 +46,17 @@ impl Stranger {
     pub(crate) fn send(&self, station: &Station, datagram: &[u8]) {
         let mut batch = Batch::default();
         assert!(batch.push([datagram].into_iter()));
-        let to = SocketAddr::new(station.outer()[0], station.port());
-        self.socket.send(to, &Sending::default(), &batch).unwrap();
+        self.socket.send(address(station), &Sending::default(), &batch).unwrap();
+        self.note(datagram);
+    }
+
+    /// The same, as if it came from another address, where answers go.
+    pub(crate) fn forge(&self, network: &Network, from: SocketAddr, to: &Station, datagram: &[u8]) {
+        network.forge(from, address(to), datagram);
+        self.note(datagram);
+    }
+
+    fn note(&self, datagram: &[u8]) {
         for (sum, more) in self.sent.iter().zip([1, datagram.len() as u64]) {
             sum.fetch_add(more, Ordering::Relaxed);
         }
@@ -59,6 +68,11 @@ impl Stranger {
         let [sent, bytes] = [0, 1].map(|which: usize| self.sent[which].load(Ordering::Relaxed));
         Carried { sent, bytes, ..Carried::default() }
     }
+}
+
+/// Where a station listens.
+fn address(station: &Station) -> SocketAddr {
+    SocketAddr::new(station.outer()[0], station.port())
 }
 
 /// Every datagram between two addresses, as it was sent.

@@ -16,6 +16,7 @@
 //! | [`simd_tiers`] | each tier of the AEAD, and that registers not saved are found out |
 //! | [`back_pressure`] | the network keeps what it was given |
 //! | [`faults`] | one thing breaks under a flow at full pace on four CPUs, or comes in the middle of a chunk |
+//! | [`flood`] | a million initiations a second, and forged data: what is dropped and why, and what goes on meanwhile |
 //! | [`spreading`] | one flow on several CPUs, in order |
 //! | [`scaling_set`] | which CPUs those are: groups, nodes, unlike cores, and what policy says |
 //! | [`segmentation`] | packets of up to 64 KiB, cut by the driver or before it: the same bytes |
@@ -56,6 +57,7 @@ mod filter_engine;
 mod firewall;
 mod first_packets;
 mod first_traffic;
+mod flood;
 mod handshake;
 mod held;
 mod injection;

@@ -141,6 +141,11 @@ impl Network {
         assert!(self.shared.tap.set(Box::new(tap)).is_ok(), "one tap at a time");
     }
 
+    /// Sends a datagram for somebody who lies about where he is.
+    pub fn forge(&self, from: SocketAddr, to: SocketAddr, payload: &[u8]) {
+        self.shared.post(from, to, 0, payload.to_vec());
+    }
+
     /// What it carried so far.
     #[must_use]
     pub fn carried(&self) -> Carried {
