@@ -38,6 +38,9 @@ use crate::{
 
 /// Packets opened in one call: their jobs and pieces lie on the stack.
 const OPEN_PACKETS: usize = 16;
+/// Senders of one chunk. Strangers who have seen the session's index must not make many small chunks of
+/// it: each costs more than the packets that it holds.
+const SENDERS: usize = 8;
 /// Pieces of one datagram. One in more is put together in its buffer first.
 const DATAGRAM_PIECES: usize = 6;
 
@@ -48,6 +51,8 @@ pub(super) struct Opening {
     pub(super) counter: u64,
     /// Payload bytes of the datagram.
     pub(super) datagram_len: usize,
+    /// Who sent it, of the chunk's senders.
+    pub(super) sender: u8,
     pub(super) ecn: u8,
     pub(super) verdict: Verdict,
 }
@@ -62,7 +67,8 @@ pub(crate) struct ReceiveWork {
     pub(super) datagrams: Option<Datagrams>,
     pub(super) receiver: u32,
     keypair: Option<Shared<Keypair>>,
-    pub(super) from: Option<Endpoint>,
+    /// Where its packets came from: the peer, and whoever says he is.
+    senders: Batch<Endpoint, SENDERS>,
 }
 
 impl ReceiveWork {
@@ -74,9 +80,23 @@ impl ReceiveWork {
         keypair: Shared<Keypair>,
         from: Endpoint,
     ) -> Result<Box<Self>, Discard> {
-        let (datagrams, keypair, from) = (Some(datagrams), Some(keypair), Some(from));
-        try_box(Self { datagrams, receiver, keypair, from, ..Self::default() })
-            .map_err(|_| Discard::OutOfMemory)
+        let (datagrams, keypair) = (Some(datagrams), Some(keypair));
+        let mut work = Self { datagrams, receiver, keypair, ..Self::default() };
+        // There is room for several.
+        let _ = work.senders.push(from);
+        try_box(work).map_err(|_| Discard::OutOfMemory)
+    }
+
+    /// The number of a sender, if there is room for him and for a packet of his.
+    pub(super) fn sender(&mut self, from: &Endpoint) -> Option<u8> {
+        if self.packets.is_full() {
+            return None;
+        }
+        let known = self.senders.iter().position(|sender| sender == from);
+        let number = known.or_else(|| {
+            self.senders.push(*from).ok().map(|()| self.senders.len().saturating_sub(1))
+        });
+        number.map(|number| number as u8)
     }
 
     /// Bytes of its datagrams.
@@ -189,19 +209,19 @@ impl Device {
         now: Now,
         level: &AtMostDispatch,
     ) {
-        let (Some(keypair), Some(from)) = (work.keypair.take(), work.from) else { return };
+        let Some(keypair) = work.keypair.take() else { return };
         let peer = keypair.peer();
         if !peer.is_enabled() {
             let reason = if this.tunnel.is_up() { Discard::PeerGone } else { Discard::NotUp };
             return this.counters.discard(reason, work.packets_left());
         }
         let mut received = Received::default();
-        let mut authentic = false;
+        let mut last_sender = None;
         let mut last_source = None;
         for packet in &mut work.packets {
             let Some(buffer) = packet.buffer.take() else { continue };
             let bytes = packet.datagram_len as u64;
-            match this.judge(packet, buffer, &keypair, &mut last_source, &mut authentic, level) {
+            match this.judge(packet, buffer, &keypair, &mut last_source, &mut last_sender, level) {
                 Ok(Some(deliverable)) => {
                     packet.buffer = Some(deliverable);
                     received.data_packets = received.data_packets.saturating_add(1);
@@ -218,11 +238,9 @@ impl Device {
             }
         }
         this.counters.add(Counter::Chunks, 1);
-        let wants = if authentic {
-            peer.received(&At(level), &keypair, &from, now, received)
-        } else {
-            Wants::NONE
-        };
+        let from = last_sender.and_then(|number: u8| work.senders.get(usize::from(number)));
+        let wants = from
+            .map_or(Wants::NONE, |from| peer.received(&At(level), &keypair, from, now, received));
         this.indicate(work);
         Self::attend(this, peer, wants, now, level);
     }
@@ -236,14 +254,15 @@ impl Device {
         mut buffer: RxBuffer,
         keypair: &Keypair,
         last_source: &mut Option<IpAddr>,
-        authentic: &mut bool,
+        last_sender: &mut Option<u8>,
         level: &AtMostDispatch,
     ) -> Result<Option<RxBuffer>, (Discard, bool)> {
         if packet.verdict != Verdict::Done {
             return Err((Discard::BadTag, false));
         }
         keypair.accept(packet.counter).map_err(|reason| (reason, false))?;
-        *authentic = true;
+        // spec: WG 2.1-b — of several that are authentic the last one counts.
+        *last_sender = Some(packet.sender);
         let available = buffer.as_slice().len();
         if available == 0 {
             return Ok(None);

@@ -1,7 +1,7 @@
 //! Inbound, first of all: what the datagrams of one indication are, and where each belongs.
 //!
-//! Transport data of one session and one sender is collected into a chunk, which is received when it is
-//! full or another begins. What no session is for ends no chunk: strangers' datagrams between a peer's
+//! Transport data of one session is collected into a chunk, which is received when it is full or another
+//! begins. What no session is for ends no chunk: strangers' datagrams between a peer's
 //! would make many small ones of it. Everything else that could be a handshake message is set aside, and
 //! looked at when the transport data that came with it is done with (`handshakes.rs`).
 
@@ -60,20 +60,17 @@ impl Sorter<'_> {
             Kind::Handshake => return self.expect_message(list),
         };
         let from = endpoint(datagram);
-        let fits = self.open.as_ref().is_some_and(|work| {
+        let sender = self.open.as_mut().and_then(|work| {
             let continues = work.datagrams.as_ref().is_some_and(|own| own.is_continued_by(list));
-            continues
-                && work.receiver == receiver
-                && work.from == Some(from)
-                && !work.packets.is_full()
+            if continues && work.receiver == receiver { work.sender(&from) } else { None }
         });
-        if !fits {
+        if sender.is_none() {
             let keypair = self.session(receiver)?;
             self.receive(true);
             let datagrams = list.split().ok_or(Discard::NotUp)?;
             self.open = Some(ReceiveWork::boxed(datagrams, receiver, keypair, from)?);
         }
-        let opening = self.opening(datagram, counter);
+        let opening = self.opening(datagram, counter, sender.unwrap_or(0));
         if let Some(work) = &mut self.open {
             // There is room: a full chunk was received above.
             let _ = work.packets.push(opening);
@@ -113,7 +110,7 @@ impl Sorter<'_> {
     }
 
     /// A place to open the datagram into, if there is a buffer that holds it.
-    fn opening(&mut self, datagram: &Datagram<'_>, counter: u64) -> Opening {
+    fn opening(&mut self, datagram: &Datagram<'_>, counter: u64, sender: u8) -> Opening {
         let datagram_len = datagram.payload.len();
         // The tag has to fit as well: a datagram in many pieces is put together in the buffer.
         let fits = datagram_len.saturating_sub(TRANSPORT_HEADER_LEN)
@@ -122,7 +119,14 @@ impl Sorter<'_> {
         if buffer.is_none() {
             self.device.counters.discard(Discard::NoBuffer, 1);
         }
-        Opening { buffer, counter, datagram_len, ecn: datagram.ecn, verdict: Verdict::Pending }
+        Opening {
+            buffer,
+            counter,
+            datagram_len,
+            sender,
+            ecn: datagram.ecn,
+            verdict: Verdict::Pending,
+        }
     }
 
     /// Receives the chunk there is, if there is one; one that others follow may be dealt.
