@@ -11,7 +11,9 @@ use core::{
 use nt::time::to_100ns;
 
 /// The longest that NT lets pass between two ticks.
-const TICK_100NS: u64 = 156_250;
+pub(crate) const TICK: Duration = Duration::from_micros(15_625);
+/// The same.
+const TICK_100NS: u64 = to_100ns(TICK);
 
 /// What may be spent of a tick.
 #[derive(Clone, Copy)]
@@ -23,6 +25,8 @@ pub(crate) struct Share {
 }
 
 impl Share {
+    /// All there is.
+    pub(crate) const ALL: Self = Self { packets: u32::MAX, time_100ns: u32::MAX };
     /// Half of the time, which leaves as much to all the rest.
     pub(crate) const HALF: Self = Self { packets: u32::MAX, time_100ns: (TICK_100NS / 2) as u32 };
 }

@@ -1,9 +1,12 @@
 //! The threads that do what the data path may not: handshakes, timers, routes.
 //!
-//! They run at `PASSIVE_LEVEL`, above ordinary threads and above what will seal and open packets, so
-//! that a rekey at saturation does not wait. All of them wait on one event that lets one through;
-//! a worker that leaves work behind wakes the next. One kernel timer wakes them at the earliest
-//! deadline of any adapter; it is only a wake-up, so early or late is harmless.
+//! They run at `PASSIVE_LEVEL`, above ordinary threads and above those that seal and open packets, so
+//! that a rekey at saturation does not wait. A flood of handshake messages must not keep packets waiting
+//! either: half of each clock tick a worker spends on such messages, and leaves the others to as many
+//! threads that come behind those for packets ([`Pace::Patient`]), which do nothing else. All of a kind
+//! wait on one event that lets one through; a worker that leaves work behind wakes the next. One kernel
+//! timer wakes them at the earliest deadline of any adapter; it is only a wake-up, so early or late is
+//! harmless.
 
 use alloc::vec::Vec;
 use core::{
@@ -25,10 +28,12 @@ use nt::{
     spin_lock::SpinLock,
     status::NtError,
     thread::Thread,
+    time::{monotonic, to_100ns},
     timer::{Timer, Wake},
 };
 
 use crate::{
+    account::{Account, Share, TICK},
     device::Device,
     ground::AtPassive,
     now,
@@ -36,9 +41,34 @@ use crate::{
     random::Generator,
 };
 
-/// Above the 8 of ordinary threads and the 12 of those that seal and open.
-const PRIORITY: i32 = 13;
-/// More threads than this do not finish handshakes sooner on any machine that has as many.
+/// Which work a thread does, and before whom.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Pace {
+    /// All there is; before the threads that seal and open packets.
+    Prompt,
+    /// Handshake messages for which the others have no time left; behind those threads.
+    Patient,
+}
+
+impl Pace {
+    /// Ordinary threads have 8, those that seal and open 12.
+    const fn priority(self) -> i32 {
+        match self {
+            Self::Prompt => 13,
+            Self::Patient => 11,
+        }
+    }
+
+    /// What it may spend of a tick on handshake messages.
+    const fn share(self) -> Share {
+        match self {
+            Self::Prompt => Share::HALF,
+            Self::Patient => Share::ALL,
+        }
+    }
+}
+
+/// More threads of a pace than this do not finish handshakes sooner on any machine that has as many.
 const MOST: u32 = 8;
 /// How many messages, and how many peers, a worker serves before it looks at the rest.
 const BURST: usize = 32;
@@ -57,6 +87,8 @@ pub(crate) struct Workers {
 struct Desk {
     /// Set when there is work; lets one worker through.
     work: Event,
+    /// Set when there is work for the patient; lets one of them through.
+    overtime: Event,
     stop: AtomicBool,
     /// The reminder is set.
     reminds: AtomicBool,
@@ -70,7 +102,7 @@ struct Desk {
 struct Alarm(SpinLock<Timer<Shared<Desk>>>);
 
 impl Workers {
-    /// Starts one thread for each CPU, eight at most.
+    /// Starts one thread of each pace for each CPU, eight at most.
     ///
     /// # Errors
     ///
@@ -79,6 +111,7 @@ impl Workers {
         let no_memory = |_| NtError::INSUFFICIENT_RESOURCES;
         let desk = Desk {
             work: Event::try_new(Kind::Synchronization)?,
+            overtime: Event::try_new(Kind::Synchronization)?,
             stop: AtomicBool::new(false),
             reminds: AtomicBool::new(false),
             devices: RwSpinLock::new(Vec::new()),
@@ -89,17 +122,21 @@ impl Workers {
         let reminder = Timer::try_new(desk.clone(), Wake::Cpu, remind)?;
         let count = processor::count().clamp(1, MOST);
         let mut threads = Vec::new();
-        threads.try_reserve_exact(count as usize).map_err(|_| NtError::INSUFFICIENT_RESOURCES)?;
+        let room = count.saturating_mul(2) as usize;
+        threads.try_reserve_exact(room).map_err(|_| NtError::INSUFFICIENT_RESOURCES)?;
         // From here on dropping `workers` ends those that run.
         let mut workers = Self { threads, reminder, desk };
         for _ in 0..count {
-            let random = Generator::try_new(passive)?;
-            let (desk, alarm) = (workers.desk.clone(), alarm.clone());
-            let thread = Thread::spawn(passive, move |passive| {
-                Worker { desk, alarm, random }.run(&passive);
-            })?;
-            thread.set_priority(passive, PRIORITY);
-            workers.threads.push(thread);
+            for pace in [Pace::Prompt, Pace::Patient] {
+                let random = Generator::try_new(passive)?;
+                let (desk, alarm) = (workers.desk.clone(), alarm.clone());
+                let account = Account::new(pace.share());
+                let thread = Thread::spawn(passive, move |passive| {
+                    Worker { desk, alarm, random, pace, account }.run(&passive);
+                })?;
+                thread.set_priority(passive, pace.priority());
+                workers.threads.push(thread);
+            }
         }
         Ok(workers)
     }
@@ -159,8 +196,9 @@ impl Workers {
 impl Drop for Workers {
     fn drop(&mut self) {
         self.desk.stop.store(true, Ordering::Release);
-        // Each worker that ends wakes the next; dropping a thread waits for it.
+        // Each worker that ends wakes the next of its pace; dropping a thread waits for it.
         self.desk.work.set();
+        self.desk.overtime.set();
     }
 }
 
@@ -180,14 +218,17 @@ struct Worker {
     desk: Shared<Desk>,
     alarm: Shared<Alarm>,
     random: Generator,
+    pace: Pace,
+    /// What it has spent on handshake messages.
+    account: Account,
 }
 
 impl Worker {
     fn run(mut self, passive: &Passive) {
         loop {
-            self.desk.work.wait(passive);
+            self.call().wait(passive);
             if self.desk.stop.load(Ordering::Acquire) {
-                self.desk.work.set();
+                self.call().set();
                 return;
             }
             self.random.stir(passive);
@@ -202,6 +243,14 @@ impl Worker {
         }
     }
 
+    /// What it waits on.
+    fn call(&self) -> &Event {
+        match self.pace {
+            Pace::Prompt => &self.desk.work,
+            Pace::Patient => &self.desk.overtime,
+        }
+    }
+
     fn device(&self, at: usize, passive: &Passive) -> Option<Shared<Device>> {
         self.desk.devices.read(&AtPassive(passive), |devices| devices.get(at).cloned())
     }
@@ -210,6 +259,10 @@ impl Worker {
     ///
     /// In turns: a flood of handshake messages must not keep rekeys and timers waiting.
     fn serve(&mut self, device: &Shared<Device>, passive: &Passive) {
+        if self.pace == Pace::Patient {
+            while self.consume_handshakes(device, passive) > 0 {}
+            return;
+        }
         Device::reopen(device, passive);
         device.tell_sockets(passive);
         device.look_for_runs();
@@ -224,23 +277,30 @@ impl Worker {
         }
     }
 
-    /// Takes up to [`BURST`] handshake messages; returns how many.
+    /// Takes up to [`BURST`] handshake messages, as far as there is time; returns how many.
     // spec: WG 5.3-c, WG 7.4-c
     fn consume_handshakes(&mut self, device: &Shared<Device>, passive: &Passive) -> usize {
         let ground = AtPassive(passive);
         let mut errand = Errand { device, passive };
         for taken in 0..BURST {
+            let now = now();
+            if self.account.is_spent(now.monotonic.0) {
+                self.desk.overtime.set();
+                return taken;
+            }
             let Some((message, waiting)) = device.handshakes.pop(&ground) else { return taken };
             if taken == 0 && waiting > 1 {
-                self.desk.work.set();
+                self.call().set();
             }
-            let now = now();
             device.core.load.observe(waiting, now.monotonic);
             let (bytes, from, random) = (message.bytes(), &message.from, &mut self.random);
             match device.tunnel.consume(&ground, bytes, from, now, random, &mut errand) {
                 Ok(()) => device.counters.add(Counter::HandshakesIn, 1),
                 Err(reason) => device.counters.discard(reason, 1),
             }
+            let ended = monotonic();
+            let took = to_100ns(ended.saturating_sub(now.monotonic.0));
+            self.account.note(ended, took, 1);
         }
         BURST
     }
@@ -275,7 +335,9 @@ impl Worker {
                     let protocol = device.tunnel.next_wake(&ground).map(|wake| wake.0);
                     [protocol, device.next_attempt(), device.gives_up_at(now)]
                 });
-                wakes.flatten().min()
+                // What it had no time for, if the patient have none either.
+                let next_tick = self.account.is_spent(now).then(|| now.saturating_add(TICK));
+                wakes.flatten().chain(next_tick).min()
             });
             if let Some(next) = next {
                 alarm.set(next.saturating_sub(now).max(SOONEST));
