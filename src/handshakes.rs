@@ -3,7 +3,8 @@
 //! The CPU that receives them tells those that are worth nothing before they cost anything: no memory, no
 //! place in the queue, no worker. For that and for keeping the others it has half of each clock tick:
 //! what comes beyond is discarded unseen, so that no flood keeps a CPU from everything else. All of it
-//! comes after the transport data that arrived with it.
+//! comes after the transport data that arrived with it. Under load, messages with a valid cookie wait in a
+//! line of their own, which is served first.
 //!
 //! The queue's list is allocated with the adapter, so under a flood only the messages themselves are, and
 //! those one by one. `<= DISPATCH_LEVEL`.
@@ -19,7 +20,7 @@ use callout::{Datagram, Datagrams};
 use crypto::{
     aead::ExtendedState,
     mac1::{BATCH, is_worth_state},
-    protocol::{Endpoint, messages::INITIATION_LEN},
+    protocol::{Endpoint, Instant, messages::INITIATION_LEN, screen::has_cookie},
     sync::{Ground, SpinLock},
 };
 use nt::{
@@ -112,7 +113,12 @@ impl Device {
                         self.counters.discard(Discard::HandshakeShareSpent, unseen);
                         break;
                     }
-                    kept = kept.saturating_add(self.keep_some(&mut left, state, level));
+                    kept = kept.saturating_add(self.keep_some(
+                        &mut left,
+                        state,
+                        Instant(began),
+                        level,
+                    ));
                     let ended = monotonic();
                     self.core.handshake_accounts.note(began, ended, BATCH, level);
                     began = ended;
@@ -131,16 +137,16 @@ impl Device {
         &self,
         datagrams: &mut impl Iterator<Item = Result<Datagram<'d>, Discard>>,
         state: Option<&ExtendedState>,
+        now: Instant,
         level: &Dispatch<'_>,
     ) -> usize {
         let ground = At(level.at_most());
         let mut messages: heapless::Vec<Message, BATCH> = heapless::Vec::new();
         for datagram in datagrams.take(BATCH) {
-            if self.handshakes.is_full() {
-                self.counters.discard(Discard::HandshakeQueueFull, 1);
-                continue;
-            }
             match datagram.and_then(|datagram| Message::copy(&datagram)) {
+                Ok(message) if self.handshakes.is_full() && !has_cookie(message.bytes()) => {
+                    self.counters.discard(Discard::HandshakeQueueFull, 1);
+                }
                 // There is room for a batch.
                 Ok(message) => drop(messages.push(message)),
                 Err(reason) => self.counters.discard(reason, 1),
@@ -152,8 +158,14 @@ impl Device {
         let verdicts = self.tunnel.screen(&ground, state, bytes);
         let mut kept = 0_usize;
         for (message, verdict) in messages.into_iter().zip(verdicts) {
-            let boxed = verdict.and_then(|()| try_box(message).map_err(|_| Discard::OutOfMemory));
-            match boxed.and_then(|message| self.handshakes.push(&ground, message)) {
+            let standing = verdict.and_then(|()| {
+                self.tunnel.goes_first(&ground, message.bytes(), message.from.remote, now)
+            });
+            let added = standing.and_then(|goes_first| {
+                let message = try_box(message).map_err(|_| Discard::OutOfMemory)?;
+                self.handshakes.push(&ground, message, goes_first)
+            });
+            match added {
                 Ok(()) => kept = kept.saturating_add(1),
                 Err(reason) => self.counters.discard(reason, 1),
             }
@@ -164,10 +176,22 @@ impl Device {
 
 /// The queue of one adapter.
 pub(crate) struct HandshakeQueue {
-    messages: SpinLock<VecDeque<Box<Message>>>,
+    lines: SpinLock<Lines>,
     /// How many there are, for who has no need to be exact.
     waiting: AtomicUsize,
     most: usize,
+}
+
+/// Each with room for all.
+struct Lines {
+    first: VecDeque<Box<Message>>,
+    others: VecDeque<Box<Message>>,
+}
+
+impl Lines {
+    fn len(&self) -> usize {
+        self.first.len().saturating_add(self.others.len())
+    }
 }
 
 impl HandshakeQueue {
@@ -177,9 +201,11 @@ impl HandshakeQueue {
     ///
     /// [`NtError::INSUFFICIENT_RESOURCES`].
     pub(crate) fn try_new(most: usize) -> Result<Self, NtError> {
-        let mut messages = VecDeque::new();
-        messages.try_reserve_exact(most).map_err(|_| NtError::INSUFFICIENT_RESOURCES)?;
-        Ok(Self { messages: SpinLock::new(messages), waiting: AtomicUsize::new(0), most })
+        let mut lines = Lines { first: VecDeque::new(), others: VecDeque::new() };
+        for line in [&mut lines.first, &mut lines.others] {
+            line.try_reserve_exact(most).map_err(|_| NtError::INSUFFICIENT_RESOURCES)?;
+        }
+        Ok(Self { lines: SpinLock::new(lines), waiting: AtomicUsize::new(0), most })
     }
 
     /// Whether a message would have been refused just now.
@@ -188,30 +214,43 @@ impl HandshakeQueue {
         self.waiting.load(Ordering::Relaxed) >= self.most
     }
 
-    /// Adds a message.
+    /// Adds a message; one that goes first takes the place of the newest of the others, if there is no
+    /// other.
     ///
     /// # Errors
     ///
-    /// [`Discard::HandshakeQueueFull`].
+    /// [`Discard::HandshakeQueueFull`]: one message was dropped, this one or the other.
     // spec: WG 7.4-d
-    fn push(&self, ground: &impl Ground, message: Box<Message>) -> Result<(), Discard> {
-        let refused = self.messages.with(ground, |messages| {
-            if messages.len() >= self.most {
-                return Some(message);
-            }
-            messages.push_back(message);
-            self.waiting.store(messages.len(), Ordering::Relaxed);
-            None
+    fn push(
+        &self,
+        ground: &impl Ground,
+        message: Box<Message>,
+        goes_first: bool,
+    ) -> Result<(), Discard> {
+        let dropped = self.lines.with(ground, |lines| {
+            let is_full = lines.len() >= self.most;
+            let dropped = match (is_full, goes_first) {
+                (true, false) => return Some(message),
+                (true, true) => match lines.others.pop_back() {
+                    Some(newest) => Some(newest),
+                    None => return Some(message),
+                },
+                (false, _) => None,
+            };
+            let line = if goes_first { &mut lines.first } else { &mut lines.others };
+            line.push_back(message);
+            self.waiting.store(lines.len(), Ordering::Relaxed);
+            dropped
         });
-        refused.map_or(Ok(()), |_message| Err(Discard::HandshakeQueueFull))
+        dropped.map_or(Ok(()), |_message| Err(Discard::HandshakeQueueFull))
     }
 
-    /// Takes the oldest message. Tells how many there were with it.
+    /// Takes the next message. Tells how many there were with it.
     pub(crate) fn pop(&self, ground: &impl Ground) -> Option<(Box<Message>, usize)> {
-        self.messages.with(ground, |messages| {
-            let waiting = messages.len();
-            let message = messages.pop_front()?;
-            self.waiting.store(messages.len(), Ordering::Relaxed);
+        self.lines.with(ground, |lines| {
+            let waiting = lines.len();
+            let message = lines.first.pop_front().or_else(|| lines.others.pop_front())?;
+            self.waiting.store(lines.len(), Ordering::Relaxed);
             Some((message, waiting))
         })
     }

@@ -459,3 +459,38 @@ fn what_no_worker_has_to_see_is_told_before() {
     pair.configure(B, &Request::new().private_key([0; 32]));
     assert_eq!(screened(&pair, B, &initiation), Err(Discard::NoIdentity));
 }
+
+/// Who has a cookie of his own is served before all who have none, as long as he does not come too often.
+// spec-test: WG 5.3-b, WG 7.4-e
+#[test]
+fn under_load_a_valid_cookie_goes_first() {
+    let mut pair = Pair::new(41);
+    pair.hosts[B].queued = 512;
+    pair.send(A, 1);
+    pair.run_s(6);
+    let [first, second] = [0, 1].map(|at| pair.sent(A, 1, Duration::ZERO)[at].bytes.clone());
+    let from = pair.hosts[A].address;
+    let now = pair.now;
+    let goes_first = |pair: &Pair, message: &[u8], from: SocketAddr, at: Duration| {
+        pair.hosts[B].tunnel.goes_first(&G, message, from, crypto::protocol::Instant(at))
+    };
+    let mut forged = second.clone();
+    forged[147] ^= 1;
+    for (message, from, at, expected, why) in [
+        (&first, from, now, false, "without a cookie"),
+        (&second, from, now, true, "with one"),
+        (&forged, from, now, false, "with a wrong one"),
+        (&second, elsewhere(1), now, false, "with somebody else's"),
+        (&second, from, now + s(2), false, "without load"),
+    ] {
+        assert_eq!(goes_first(&pair, message, from, at), Ok(expected), "{why}");
+    }
+    // It is the worker who charges: once the source's credit is used up, nothing more comes in.
+    while pair.hosts[B].discards.last() != Some(&Discard::RateLimited) {
+        pair.inject(B, &second, from);
+    }
+    assert_eq!(goes_first(&pair, &second, from, now), Err(Discard::RateLimited));
+    assert_eq!(goes_first(&pair, &second, from, now + ms(50)), Ok(true));
+    let stale = pair.hosts[B].discarded(Discard::StaleTimestamp);
+    assert!((4..=5).contains(&stale), "five at once: {stale}");
+}

@@ -214,6 +214,11 @@ impl HandshakeLoad {
         loaded_at != u64::MAX && now.nanoseconds().saturating_sub(loaded_at) < memory
     }
 
+    /// Whether a source has credit for one message; nothing is charged.
+    pub(super) fn has_credit(&self, ground: &impl Ground, source: IpAddr, now: Instant) -> bool {
+        self.limiter.with(ground, |limiter| limiter.has_credit(source, now))
+    }
+
     /// Charges a source for one message; false if it sent too many.
     pub(super) fn allow(&self, ground: &impl Ground, source: IpAddr, now: Instant) -> bool {
         let (allowed, _forgotten) = self.limiter.with(ground, |limiter| limiter.allow(source, now));

@@ -7,7 +7,7 @@
 //!
 //! * the **data path**, on any CPU at `<= DISPATCH_LEVEL`: [`Tunnel::peer_for`], [`Peer::reserve`],
 //!   [`Peer::sent`], [`IndexTable::session`], [`Keypair::accept`], [`Peer::received`],
-//!   [`Peer::stage`], [`Tunnel::screen`]. It takes short spin locks, does no curve multiplication, and only stores
+//!   [`Peer::stage`], [`Tunnel::screen`], [`Tunnel::goes_first`]. It takes short spin locks, does no curve multiplication, and only stores
 //!   times; when a handshake or a timer needs somebody it returns [`Wants::SERVICE`].
 //! * **workers**, at `PASSIVE_LEVEL` on several threads at once: [`Tunnel::consume`] for messages 1
 //!   to 3, [`Tunnel::service`] for a peer the data path handed over, [`Tunnel::poll`] when the
@@ -42,7 +42,7 @@ pub mod ratelimiter;
 pub mod receive;
 pub mod replay;
 mod schedule;
-mod screen;
+pub mod screen;
 pub mod segment;
 pub mod send;
 mod sessions;

@@ -102,6 +102,16 @@ impl RateLimiter {
         (allowed, forgotten)
     }
 
+    /// Whether `source` has credit for one message; nothing is charged.
+    #[must_use]
+    pub fn has_credit(&self, source: IpAddr, now: Instant) -> bool {
+        let source = Source::of(source);
+        let hash = source.hash(&self.key);
+        let matches = |bucket: &Bucket| bucket.source == source;
+        let known = self.young.find(hash, matches).or_else(|| self.old.find(hash, matches));
+        known.copied().is_none_or(|mut bucket| bucket.charge(now))
+    }
+
     /// Once a second, the young become old and the old are forgotten.
     fn turn(&mut self, now: Instant) -> Forgotten {
         let since = now.0.saturating_sub(self.turned_at.0);
@@ -176,6 +186,7 @@ mod tests {
             (200, true),
         ] {
             let one: IpAddr = "192.0.2.1".parse().unwrap();
+            assert_eq!(limiter.has_credit(one, at(time)), allowed, "at {time} ms");
             assert_eq!(limiter.allow(one, at(time)).0, allowed, "at {time} ms");
             let other: IpAddr = "2001:db8::1".parse().unwrap();
             let neighbour: IpAddr = "2001:db8::ffff:1".parse().unwrap();

@@ -6,9 +6,16 @@
 //! judges once more what it gets, as the keys may be others by then: beside its curve multiplications
 //! that is nothing. `<= DISPATCH_LEVEL`. [WG §5.3]
 
+use core::net::SocketAddr;
+
 use abi::discard::Discard;
 
-use super::{messages::Message, tunnel::Tunnel};
+use super::{
+    Instant,
+    cookie::mac2_is_valid,
+    messages::{Macs, Message},
+    tunnel::Tunnel,
+};
 use crate::{aead::ExtendedState, mac1::BATCH, sync::Ground};
 
 impl<E> Tunnel<E> {
@@ -50,4 +57,46 @@ impl<E> Tunnel<E> {
             }
         })
     }
+
+    /// Whether a message that [`Tunnel::screen`] has nothing against is to be served before others: while we
+    /// are under load, if it comes from where it says. Those without a valid cookie, however many they
+    /// are, must not keep those with one waiting.
+    ///
+    /// # Errors
+    ///
+    /// [`Discard::RateLimited`] if its source has no credit left.
+    pub fn goes_first(
+        &self,
+        ground: &impl Ground,
+        message: &[u8],
+        from: SocketAddr,
+        now: Instant,
+    ) -> Result<bool, Discard> {
+        let Some(macs) = macs_with_cookie(message).filter(|_| self.load().is_under_load(now))
+        else {
+            return Ok(false);
+        };
+        let Some(cookie) = self.cookie_of(ground, from, now) else { return Ok(false) };
+        if !mac2_is_valid(&cookie, &macs) {
+            return Ok(false);
+        }
+        let has_credit = self.load().has_credit(ground, from.ip(), now);
+        if has_credit { Ok(true) } else { Err(Discard::RateLimited) }
+    }
+}
+
+/// The MACs of a message that may have been made with a cookie: of a few kinds, whose mac2 is not zeros.
+fn macs_with_cookie(message: &[u8]) -> Option<Macs<'_>> {
+    let macs = match Message::parse(message) {
+        Ok(Message::Initiation(message)) => message.macs,
+        Ok(Message::Response(message)) => message.macs,
+        _ => return None,
+    };
+    Some(macs).filter(|macs| *macs.mac2 != [0; 16])
+}
+
+/// Whether a message may have been made with a cookie.
+#[must_use]
+pub fn has_cookie(message: &[u8]) -> bool {
+    macs_with_cookie(message).is_some()
 }

@@ -542,6 +542,17 @@ impl<E> Tunnel<E> {
         self.cookie_secret.with(ground, |secret| secret.cookie(source))
     }
 
+    /// The same, if we have given out any.
+    pub(super) fn cookie_of(
+        &self,
+        ground: &impl Ground,
+        source: SocketAddr,
+        now: Instant,
+    ) -> Option<Zeroizing<[u8; 16]>> {
+        self.cookie_secret
+            .with(ground, |secret| (!secret.is_due(now)).then(|| secret.cookie(source)))
+    }
+
     /// A timestamp greater than all before.
     pub(super) fn next_timestamp(&self, ground: &impl Ground, now: Now) -> Tai64n {
         self.timestamp_floor.with(ground, |floor| {
