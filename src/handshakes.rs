@@ -62,6 +62,7 @@ impl Accounts {
 }
 
 /// A copy of a datagram that may be a handshake message or a cookie reply.
+#[derive(Clone)]
 pub(crate) struct Message {
     bytes: [u8; INITIATION_LEN],
     len: usize,
@@ -69,19 +70,26 @@ pub(crate) struct Message {
     pub(crate) from: Endpoint,
 }
 
+/// Copies that have no memory of their own yet.
+type Copies = heapless::Vec<Message, BATCH>;
+
 impl Message {
-    /// Copies the datagram.
+    /// Copies the datagram to the end of `to`.
     ///
     /// # Errors
     ///
     /// [`Discard::MalformedMessage`] if it is longer than the longest handshake message.
-    fn copy(datagram: &Datagram<'_>) -> Result<Self, Discard> {
+    fn copy(datagram: &Datagram<'_>, to: &mut Copies) -> Result<(), Discard> {
         let (len, from) = (datagram.payload.len(), datapath::endpoint(datagram));
-        let mut message = Self { bytes: [0; INITIATION_LEN], len, from };
-        if datagram.payload.copy_to(&mut message.bytes) != len {
+        if len > INITIATION_LEN {
             return Err(Discard::MalformedMessage);
         }
-        Ok(message)
+        // There is room for a batch.
+        let _ = to.push(Self { bytes: [0; INITIATION_LEN], len, from });
+        if let Some(message) = to.last_mut() {
+            let _all_of_it = datagram.payload.copy_to(&mut message.bytes);
+        }
+        Ok(())
     }
 
     /// The datagram's bytes.
@@ -141,14 +149,17 @@ impl Device {
         level: &Dispatch<'_>,
     ) -> usize {
         let ground = At(level.at_most());
-        let mut messages: heapless::Vec<Message, BATCH> = heapless::Vec::new();
+        let mut messages = Copies::new();
+        let is_full = self.handshakes.is_full();
         for datagram in datagrams.take(BATCH) {
-            match datagram.and_then(|datagram| Message::copy(&datagram)) {
-                Ok(message) if self.handshakes.is_full() && !has_cookie(message.bytes()) => {
+            let copied = datagram.and_then(|datagram| Message::copy(&datagram, &mut messages));
+            let hopeless = is_full && !messages.last().is_some_and(|last| has_cookie(last.bytes()));
+            match copied {
+                Ok(()) if hopeless => {
+                    messages.truncate(messages.len().saturating_sub(1));
                     self.counters.discard(Discard::HandshakeQueueFull, 1);
                 }
-                // There is room for a batch.
-                Ok(message) => drop(messages.push(message)),
+                Ok(()) => {}
                 Err(reason) => self.counters.discard(reason, 1),
             }
         }
@@ -157,12 +168,12 @@ impl Device {
         let bytes = bytes.get(..messages.len()).unwrap_or_default();
         let verdicts = self.tunnel.screen(&ground, state, bytes);
         let mut kept = 0_usize;
-        for (message, verdict) in messages.into_iter().zip(verdicts) {
+        for (message, verdict) in messages.iter().zip(verdicts) {
             let standing = verdict.and_then(|()| {
                 self.tunnel.goes_first(&ground, message.bytes(), message.from.remote, now)
             });
             let added = standing.and_then(|goes_first| {
-                let message = try_box(message).map_err(|_| Discard::OutOfMemory)?;
+                let message = try_box(message.clone()).map_err(|_| Discard::OutOfMemory)?;
                 self.handshakes.push(&ground, message, goes_first)
             });
             match added {

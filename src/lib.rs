@@ -73,7 +73,7 @@ use crate::{
     datapath::{ReceiveWork, Receiving, SEGMENTS, SendWork, Sending},
     device::{Device, Waiters},
     ends::Inner,
-    handshakes::Accounts,
+    handshakes::{Accounts, Message},
     interceptions::Interceptions,
     peer::Paths,
     policy::{Policies, Reading},
@@ -82,13 +82,14 @@ use crate::{
     workers::Workers,
 };
 
-/// What the data path allocates for each chunk.
-const KEPT: [Layout; 5] = [
+/// What the data path allocates for each chunk, and each message.
+const KEPT: [Layout; 6] = [
     Layout::new::<SendWork>(),
     Layout::new::<ReceiveWork>(),
     Shared::<Chunk<Sending>>::LAYOUT,
     Shared::<Chunk<Receiving>>::LAYOUT,
     SEGMENTS,
+    Layout::new::<Message>(),
 ];
 
 #[global_allocator]

@@ -49,7 +49,7 @@ impl Mac1Key {
     /// Whether a message's mac1 is right.
     // spec: WG 5.3-a, WG 5.4-k
     pub(crate) fn is_valid(&self, macs: &Macs<'_>) -> bool {
-        self.mac(macs.before_mac1).ct_eq(macs.mac1).into()
+        are_same(&self.mac(macs.before_mac1), macs.mac1)
     }
 
     /// Says of each claim whether its mac1 is right; those without a place in `valid` are left out.
@@ -70,7 +70,7 @@ impl Mac1Key {
                     Some(macs) => macs[lane % LANES],
                     None => self.0.mac(claim.covered),
                 };
-                *valid = mac.ct_eq(claim.mac1).into();
+                *valid = are_same(&mac, claim.mac1);
             }
         }
     }
@@ -111,6 +111,12 @@ impl Mac1Key {
         }
         forged
     }
+}
+
+/// Compares two MACs in constant time: as one number, where byte by byte would take a third as long as a MAC.
+fn are_same(one: &[u8; MAC_LEN], other: &[u8; MAC_LEN]) -> bool {
+    let differs = u128::from_le_bytes(*one) ^ u128::from_le_bytes(*other);
+    (differs as u64 | (differs >> 64) as u64).ct_eq(&0).into()
 }
 
 #[cfg(test)]
