@@ -19,6 +19,10 @@ usage: scripts/bench.sh PART [OPTION...]
              --rounds N    interleaved samples of each, medians are printed (default 150)
              --functions N lines of each profile (default 12)
              --only WORD   only the ways whose names have WORD in them: 'in,', sockets, ...
+  flood    what handshake messages and forged data cost a core, beside boringtun; and a tunnel at half of what a core carries,
+           without and with a flood of each kind
+             --rounds N    interleaved samples of each, medians are printed (default 21)
+             --functions N lines of each profile (default none)
   aead     sealing and opening batches of packets, against ring, aws-lc, OpenSSL, chacha20poly1305, and ipsec-mb where
            libipsec-mb-dev is installed; also draws target/bench/aead.svg. OPTIONs are words: only lines that contain them all are measured
   scale    100,000 peers with four allowed IPs each: look-ups, configuring and memory, against ip_network_table
@@ -39,7 +43,7 @@ mkdir -p "$out"
 case " $part $* " in *" --help "* | *" -h "*) usage; exit 0 ;; esac
 case $part in
 all)
-    for part in datapath aead scale cost tunnel; do "$0" "$part"; done
+    for part in datapath flood aead scale cost tunnel; do "$0" "$part"; done
     exit
     ;;
 tunnel)
@@ -52,10 +56,10 @@ tunnel)
     python3 scripts/bench/tunnel.py --simulator "$target/release/penstock-sim" \
         --driver "$PWD/target/driver/penstock.sys" --peers "$target/peers/bin" --udp "$out/udp" --out "$out" "$@"
     ;;
-datapath)
+datapath | flood)
     scripts/setup.sh
     scripts/build.sh
-    cargo run --quiet --locked --release --manifest-path sim/benches/datapath/Cargo.toml \
+    cargo run --quiet --locked --release --manifest-path sim/benches/datapath/Cargo.toml --bin "$part" \
         --target-dir "${CARGO_TARGET_DIR:-target}/peers" -- "$@"
     ;;
 cost)

@@ -56,7 +56,17 @@ impl Pair {
                 .collect(),
             ..Options::default()
         };
-        Self(Polled::boot(world, &options, driver))
+        Self::of(Polled::boot(world, &options, driver))
+    }
+
+    /// Two that are there.
+    pub(super) fn of(ends: Polled) -> Self {
+        Self(ends)
+    }
+
+    /// The two.
+    pub(super) fn ends(&self) -> &Polled {
+        &self.0
     }
 
     /// Sends [`PACKETS`] packets of `size` bytes: time from the transmit ring to the last send, and all of them gone.
