@@ -64,9 +64,10 @@ fn burst(pair: &Pair, size: usize) -> Vec<u16> {
     numbers
 }
 
+/// It is the sender who deals: a list that a socket is shown is one chunk here, whether or not all of it says which address it came to.
 #[test]
 fn a_burst_goes_by_several_cpus_and_arrives_in_order() {
-    let mut dealt = [0; 2];
+    let mut dealt = 0;
     for seed in 1..=6 {
         with_pair_of(seed, &four(&[]), |pair| {
             machines::ping(&pair.alpha, &pair.beta);
@@ -74,16 +75,10 @@ fn a_burst_goes_by_several_cpus_and_arrives_in_order() {
             let numbers = burst(pair, 1000);
             assert!(numbers.iter().copied().eq(0..BURST), "seed {seed}: {numbers:?}");
             assert_eq!(wire.lock().unwrap().1, 0, "seed {seed}: counters out of order on the wire");
-            let ends = [&pair.alpha, &pair.beta];
-            for (dealt, end) in dealt.iter_mut().zip(ends) {
-                *dealt += Ledger::of(end).counter(Counter::ChunksDealt);
-            }
+            dealt += Ledger::of(&pair.alpha).counter(Counter::ChunksDealt);
         });
     }
-    assert!(
-        dealt.iter().all(|chunks| *chunks > 0),
-        "dealt by the sender and the receiver: {dealt:?}"
-    );
+    assert!(dealt > 0, "dealt by the sender");
 }
 
 #[test]
