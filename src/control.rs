@@ -163,6 +163,8 @@ impl Context {
         request.complete(done.map(drop), consumed);
     }
 
+    // Not inlined: what it leaves has to lie below its caller, which wipes it.
+    #[inline(never)]
     fn try_set(&self, request: &Request, passive: &Passive) -> Result<usize, NtError> {
         let untrusted = request.direct_input()?;
         if untrusted.len() > SET_MAX_LEN {
@@ -194,6 +196,8 @@ impl Context {
     }
 
     /// Writes the configuration if it fits, and returns its length.
+    // Not inlined, as above.
+    #[inline(never)]
     fn try_get(
         &self,
         request: &mut Request,

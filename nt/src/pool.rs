@@ -125,6 +125,9 @@ unsafe impl<const KINDS: usize> GlobalAlloc for PoolAllocator<KINDS> {
         // not use it any more.
         let kept = unsafe { self.0.keep(block, layout, processor::nearby) };
         if !kept {
+            // Moved values take what lay on the stack between their parts along, and leave it here.
+            // SAFETY: as above: the block is of this size, and nobody's.
+            unsafe { block.write_bytes(0, layout.size()) };
             // SAFETY: as above.
             unsafe { free(block, layout, Tag::GENERAL) };
         }

@@ -92,7 +92,7 @@ fn macs_with_cookie(message: &[u8]) -> Option<Macs<'_>> {
         Ok(Message::Response(message)) => message.macs,
         _ => return None,
     };
-    Some(macs).filter(|macs| *macs.mac2 != [0; 16])
+    Some(macs).filter(|macs| macs.mac2.iter().any(|byte| *byte != 0))
 }
 
 /// Whether a message may have been made with a cookie.

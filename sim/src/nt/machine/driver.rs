@@ -112,11 +112,11 @@ impl Machine {
     /// What [`Machine::allocate`] gave and [`Machine::release`] has not taken.
     pub(crate) fn owned_memory(&self) -> Vec<Region> {
         let owned = lock(&self.owned);
-        let region = |(address, block): (&usize, &Box<[u128]>)| Region {
+        let owned = owned.iter().map(|(address, block)| Region {
             what: "memory of the frameworks".to_owned(),
             bytes: memory::bytes(*address, size_of_val(&**block)),
-        };
-        owned.iter().map(region).collect()
+        });
+        owned.collect()
     }
 
     /// The stacks that DPCs run on, by CPU.
