@@ -61,6 +61,21 @@ impl Sum {
     }
 }
 
+/// A checksum as it is once two of the bytes it covers, that begin at an even place, have become others.
+/// [RFC 1624]
+///
+/// If it was wrong it stays so.
+#[must_use]
+pub(super) fn updated(checksum: [u8; 2], before: [u8; 2], after: [u8; 2]) -> [u8; 2] {
+    if before == after {
+        return checksum;
+    }
+    // HC' = ~(~HC + ~m + m'), in ones' complement.
+    let word = |bytes| u64::from(u16::from_ne_bytes(bytes));
+    let sum = word(checksum) ^ 0xFFFF;
+    (!fold(sum.wrapping_add(word(before) ^ 0xFFFF).wrapping_add(word(after)))).to_ne_bytes()
+}
+
 /// Adds the carries back, until there are none.
 fn fold(sum: u64) -> u16 {
     let sum = (sum & 0xFFFF_FFFF).wrapping_add(sum >> 32);
@@ -120,6 +135,17 @@ mod tests {
             pieces.iter().for_each(|piece| sum.add(&piece.as_slice().into()));
             let whole: Vec<u8> = pieces.concat();
             prop_assert_eq!(u16::from_be_bytes(sum.checksum()), naive(&whole));
+        }
+
+        #[test]
+        fn a_word_is_changed(
+            mut words in proptest::collection::vec(any::<[u8; 2]>(), 1..9), at in any::<usize>(), new: [u8; 2],
+        ) {
+            let sum = |words: &[[u8; 2]]| Sum::default().and(words.as_flattened()).checksum();
+            let (at, before) = (at % words.len(), sum(&words));
+            let old = std::mem::replace(&mut words[at], new);
+            let whole = Sum::default().and(words.as_flattened()).and(&updated(before, old, new));
+            prop_assert!(whole.checksum() == [0, 0] || words.iter().all(|word| *word == [0, 0]));
         }
 
         #[test]

@@ -7,7 +7,10 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use abi::discard::Discard;
 
-use super::ip::{IPV4_HEADER_LEN, IPV6_HEADER_LEN};
+use super::{
+    checksum::updated,
+    ip::{IPV4_HEADER_LEN, IPV6_HEADER_LEN},
+};
 
 /// Type-of-service or traffic class byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,32 +90,32 @@ impl InnerPacket {
     }
 }
 
-/// Marks the packet at the front of `packet` as having met congestion, if its datagram has and it
-/// can carry the mark.
+/// Marks the packet at the front of `packet` as its datagram was marked on the way, if it can carry the
+/// mark: as having met congestion, or as ECT(1) where it was ECT(0).
 ///
-/// An IPv4 header's checksum is brought up to date. [RFC 6040; RFC 1624]
+/// What cannot carry a mark of congestion is delivered without it, as by Linux. An IPv4 header's checksum
+/// is brought up to date. [RFC 6040 §4.2]
 // spec: WG 13-d
 pub fn decapsulate_ecn(packet: &mut [u8], outer_tos: u8) {
-    if TrafficClass(outer_tos).ecn() != 0b11 {
+    let outer = TrafficClass(outer_tos).ecn();
+    if outer & 0b01 == 0 {
         return;
     }
+    let marked = |inner: u8| match (inner, outer) {
+        (0b00, _) => 0b00,
+        (0b10, 0b01) => 0b01,
+        (_, 0b11) => 0b11,
+        _ => inner,
+    };
     match packet {
         [first, tos, _, _, _, _, _, _, _, _, c0, c1, ..] if *first >> 4 == 4 => {
-            let before = u16::from_be_bytes([*first, *tos]);
-            if TrafficClass(*tos).ecn() == 0 {
-                return;
-            }
-            *tos |= 0b11;
-            let after = u16::from_be_bytes([*first, *tos]);
-            // HC' = ~(~HC + ~m + m'), in ones' complement.
-            let checksum = !u16::from_be_bytes([*c0, *c1]);
-            let sum =
-                u32::from(checksum).wrapping_add(u32::from(!before)).wrapping_add(after.into());
-            let folded = (sum & 0xFFFF).wrapping_add(sum >> 16);
-            let folded = (folded & 0xFFFF).wrapping_add(folded >> 16);
-            [*c0, *c1] = (!(folded as u16)).to_be_bytes();
+            let before = [*first, *tos];
+            *tos = *tos & !0b11 | marked(*tos & 0b11);
+            [*c0, *c1] = updated([*c0, *c1], before, [*first, *tos]);
         }
-        [first, second, ..] if *first >> 4 == 6 && *second & 0x30 != 0 => *second |= 0x30,
+        [first, second, ..] if *first >> 4 == 6 => {
+            *second = *second & !0x30 | marked(*second >> 4 & 0b11) << 4;
+        }
         _ => {}
     }
 }
@@ -178,8 +181,12 @@ mod tests {
             (0b10, 0b11, 0b11),
             (0b11, 0b11, 0b11),
             (0b10, 0b00, 0b10),
-            (0b10, 0b01, 0b10),
+            (0b10, 0b01, 0b01),
+            (0b01, 0b01, 0b01),
+            (0b11, 0b01, 0b11),
+            (0b00, 0b01, 0b00),
             (0b01, 0b10, 0b01),
+            (0b00, 0b10, 0b00),
         ] {
             let mut packet = v4(40);
             packet[1] = 0xB8 | inner;
@@ -196,6 +203,7 @@ mod tests {
         }
         decapsulate_ecn(&mut [], 3);
         decapsulate_ecn(&mut [0x45, 1], 3);
+        decapsulate_ecn(&mut [0x60], 3);
     }
 
     proptest! {
@@ -214,12 +222,12 @@ mod tests {
 
         /// Whatever checksum was right stays right.
         #[test]
-        fn marking_keeps_the_checksum_right(mut packet in any::<[u8; 20]>()) {
+        fn marking_keeps_the_checksum_right(mut packet in any::<[u8; 20]>(), outer in 0..4_u8) {
             packet[0] = 0x45;
             packet[10..12].fill(0);
             let sum = checksum(&packet).to_be_bytes();
             packet[10..12].copy_from_slice(&sum);
-            decapsulate_ecn(&mut packet, 3);
+            decapsulate_ecn(&mut packet, outer);
             prop_assert_eq!(checksum(&packet), 0);
         }
     }

@@ -6,8 +6,13 @@ use core::net::IpAddr;
 
 use abi::discard::Discard;
 
-use super::limits::PADDING_MULTIPLE;
-use super::receive::{InnerPacket, TrafficClass};
+use super::{
+    ip::{IPV4_HEADER_LEN, IPV6_HEADER_LEN, UDP_HEADER_LEN},
+    limits::PADDING_MULTIPLE,
+    messages::TRANSPORT_HEADER_LEN,
+    receive::{InnerPacket, TrafficClass},
+};
+use crate::aead::TAG_LEN;
 
 /// Length of an inner packet of `len` bytes once it is padded, for a tunnel whose MTU is `mtu` (0:
 /// not known).
@@ -22,6 +27,16 @@ pub fn padded_len(len: usize, mtu: usize) -> usize {
     let segment = if len > mtu { segment } else { len };
     let padded = whole(segment).min(mtu);
     len.saturating_add(padded.saturating_sub(segment))
+}
+
+/// The longest inner packet whose datagram, padding included, is no longer than `link_mtu` bytes with its
+/// IP header; 0 if there is none.
+#[must_use]
+// spec: WG 13-a
+pub fn inner_mtu(link_mtu: usize, ipv6: bool) -> usize {
+    const AROUND: usize = UDP_HEADER_LEN + TRANSPORT_HEADER_LEN + TAG_LEN;
+    let ip = if ipv6 { IPV6_HEADER_LEN } else { IPV4_HEADER_LEN };
+    link_mtu.saturating_sub(ip).saturating_sub(AROUND)
 }
 
 /// An inner packet to send: where to, and with which congestion mark.
@@ -50,7 +65,9 @@ pub fn outgoing(head: &[u8], len: usize) -> Result<Outgoing, Discard> {
     Ok(Outgoing { destination: packet.destination, outer_tos })
 }
 
-/// Outer type-of-service byte for an inner one: DSCP is never copied, CE becomes ECT(0). [RFC 6040]
+/// Outer type-of-service byte for an inner one: DSCP is never copied, CE becomes ECT(0). [RFC 3168 §9.1.1]
+///
+/// RFC 6040 §4.1 copies CE; Linux does not. What arrives inside is the same, whatever the way does to it.
 // spec: WG 13-c
 pub(super) fn encapsulated(inner: TrafficClass) -> u8 {
     match inner.ecn() {
@@ -62,6 +79,35 @@ pub(super) fn encapsulated(inner: TrafficClass) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    // spec-test: WG 13-a
+    #[test]
+    fn a_datagram_is_as_long_as_the_link_takes() {
+        assert_eq!((inner_mtu(1500, false), inner_mtu(1500, true)), (1440, 1420));
+        for (link, ipv6) in [(1500, true), (1499, false), (1400, true), (1281, false)] {
+            let most = inner_mtu(link, ipv6);
+            let around = if ipv6 { 80 } else { 60 };
+            let longest = (0..=most).map(|len| padded_len(len, most) + around).max();
+            assert_eq!(longest, Some(link), "padding does not go past it");
+        }
+        assert_eq!((inner_mtu(59, false), inner_mtu(0, true)), (0, 0));
+    }
+
+    // spec-test: WG 13-c, WG 13-d
+    #[test]
+    fn what_arrives_is_what_rfc_6040_would_deliver() {
+        for (inner, on_the_way) in (0..4_u8).flat_map(|inner| (0..4_u8).map(move |way| (inner, way))) {
+            // Its normal mode copies; the way changes ECT to CE or between the two, and nothing else.
+            let arrives = |outer: u8| {
+                let outer = if outer == 0 || on_the_way == 0 { outer } else { outer.max(on_the_way) };
+                let mut packet = [0x45, inner, 0, 20, 0, 0, 0, 0, 0, 0, 0, 0];
+                super::super::receive::decapsulate_ecn(&mut packet, outer);
+                packet[1]
+            };
+            let sent = encapsulated(TrafficClass(inner));
+            assert_eq!(arrives(sent), arrives(inner), "{inner} and {on_the_way}");
+        }
+    }
 
     // spec-test: WG 3-d, WG 13-c
     #[test]
