@@ -131,9 +131,9 @@ fn lanes_change_hands_and_the_order_holds() {
     let pair = Pair::boot(&world, &four, &driver()).unwrap_or_else(|error| panic!("{error}"));
     let wire = Arc::new(Mutex::new(Wire::default()));
     let (tapped, alpha) = (wire.clone(), pair.alpha.outer());
-    pair.network.tap(move |from, _, datagram| {
-        if alpha.contains(&from.ip()) {
-            tapped.lock().unwrap().see(datagram);
+    pair.network.tap(move |seen| {
+        if alpha.contains(&seen.from.ip()) {
+            tapped.lock().unwrap().see(seen.payload);
         }
     });
     let mut rounds = 0;

@@ -134,7 +134,8 @@ impl Ended {
 pub(crate) fn watch_order(network: &Network) -> Arc<Mutex<usize>> {
     let (disorder, greatest) = (Arc::new(Mutex::new(0)), Mutex::new(HashMap::new()));
     let seen = disorder.clone();
-    network.tap(move |_, _, datagram| {
+    network.tap(move |sent| {
+        let datagram = sent.payload;
         let [4, 0, 0, 0, r0, r1, r2, r3, ..] = *datagram else { return };
         let counter = u64::from_le_bytes(*datagram[8..].first_chunk().unwrap());
         let before = greatest.lock().unwrap().insert([r0, r1, r2, r3], counter);

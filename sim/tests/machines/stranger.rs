@@ -83,9 +83,9 @@ pub(crate) type Heard = Arc<Mutex<Vec<Vec<u8>>>>;
 pub(crate) fn overhear(network: &Network, from: &Station, to: &Station) -> Heard {
     let heard = Heard::default();
     let (keep, ends) = (heard.clone(), (from.outer()[0], to.outer()[0]));
-    network.tap(move |from, to, datagram| {
-        if (from.ip(), to.ip()) == ends {
-            keep.lock().unwrap().push(datagram.to_vec());
+    network.tap(move |seen| {
+        if (seen.from.ip(), seen.to.ip()) == ends {
+            keep.lock().unwrap().push(seen.payload.to_vec());
         }
     });
     heard

@@ -9,6 +9,7 @@
 //! | [`sessions`] | rekey, expiry, silence and keepalives by the clock |
 //! | [`policy`], [`policy_change`] | what an administrator sets, and sets wrongly; and sets under load |
 //! | [`roaming`] | a NAT that rebinds |
+//! | [`outer_marks`] | ECN and DSCP on the wire, how long datagrams are, and those that a link is too small for |
 //! | [`outer_routing`] | routes that are missing, that lead into the tunnel, that change |
 //! | [`weather`] | loss, delay, reordering, duplicates |
 //! | [`port_change`], [`adapter_state`], [`peer_removal`], [`lost_sockets`] | changes under load |
@@ -66,6 +67,7 @@ mod loopback;
 mod lost_sockets;
 mod neighbour;
 mod nic_buffers;
+mod outer_marks;
 mod outer_offloads;
 mod outer_routing;
 mod peer_removal;

@@ -34,7 +34,8 @@ fn four(policies: &[(Policy, u32)]) -> Options {
 fn watch(pair: &Pair) -> Arc<Mutex<(HashMap<u32, u64>, usize)>> {
     let seen = Arc::new(Mutex::new((HashMap::new(), 0)));
     let wire = seen.clone();
-    pair.network.tap(move |_, _, datagram| {
+    pair.network.tap(move |seen| {
+        let datagram = seen.payload;
         let [4, 0, 0, 0, r0, r1, r2, r3, ..] = *datagram else { return };
         let receiver = u32::from_le_bytes([r0, r1, r2, r3]);
         let counter = u64::from_le_bytes(*datagram[8..].first_chunk().unwrap());

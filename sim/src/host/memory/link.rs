@@ -21,6 +21,8 @@ pub struct Link {
     pub reorder_per_mille: u16,
     /// IP packets larger than this vanish, as on a path whose ICMP is filtered.
     pub mtu: usize,
+    /// What the ECN bits of datagrams become that can carry a mark; none leaves them alone.
+    pub mark: Option<u8>,
 }
 
 impl Default for Link {
@@ -32,6 +34,7 @@ impl Default for Link {
             duplicate_per_mille: 0,
             reorder_per_mille: 0,
             mtu: 65_535,
+            mark: None,
         }
     }
 }
@@ -40,6 +43,15 @@ impl Default for Link {
 pub type Arrivals = [Option<Duration>; 2];
 
 impl Link {
+    /// The TOS or traffic class as it arrives. [RFC 3168]
+    #[must_use]
+    pub fn mark(&self, traffic_class: u8) -> u8 {
+        match self.mark {
+            Some(mark) if traffic_class & 3 != 0 => traffic_class & !3 | mark & 3,
+            _ => traffic_class,
+        }
+    }
+
     /// Decides what happens to an IP packet of `length` bytes.
     #[must_use]
     pub fn carry(&self, length: usize, random: u64) -> Arrivals {

@@ -3,7 +3,8 @@
 //! Every machine of a [`World`] plugs into one [`Network`] by a [`Host`]. Datagrams travel as
 //! copies on the world's clock: one actor, the wire, delivers what falls due, in batches per
 //! socket as a network card would. In Virtual mode a run is repeatable from its seed. A host may
-//! stand behind a NAT whose mapping can be changed in mid-flow.
+//! stand behind a NAT whose mapping can be changed in mid-flow. What is longer than the card's MTU leaves in
+//! fragments, which travel each by itself and are put together by the receiver.
 //!
 //! [`packet`] and [`endpoint`] are the inner side: IP packets for the adapter, and a small host
 //! that answers pings and counts what it gets.
@@ -20,10 +21,12 @@ use crate::nt::wsk::control_messages::PacketInfo;
 use crate::verifier::schedule::{Key, World, lock};
 
 pub mod endpoint;
+mod fragments;
 pub mod link;
 pub mod packet;
 pub mod pair;
 
+use fragments::{Part, Reassembly};
 use link::Link;
 
 /// The interface index of every host's network card.
@@ -50,6 +53,8 @@ pub struct Carried {
     pub lost: u64,
     /// Datagrams for which no socket was open.
     pub refused: u64,
+    /// Parts of datagrams that were longer than the sender's link takes.
+    pub fragments: u64,
 }
 
 /// A network; dropping it ends its wire.
@@ -66,8 +71,23 @@ struct Shared {
     order: AtomicU64,
 }
 
-/// Sees a datagram: who sent it, where it goes, its payload.
-type Tap = dyn Fn(SocketAddr, SocketAddr, &[u8]) + Send + Sync;
+/// A datagram as it was sent.
+#[derive(Clone, Copy, Debug)]
+pub struct Seen<'s> {
+    /// Who sent it, as the network sees it.
+    pub from: SocketAddr,
+    /// Where it goes.
+    pub to: SocketAddr,
+    /// Its TOS or traffic class.
+    pub traffic_class: u8,
+    /// Its payload.
+    pub payload: &'s [u8],
+    /// How many IP packets it is in.
+    pub packets: usize,
+}
+
+/// Sees a datagram.
+type Tap = dyn Fn(&Seen<'_>) + Send + Sync;
 
 #[derive(Default)]
 struct State {
@@ -75,6 +95,7 @@ struct State {
     links: HashMap<(IpAddr, IpAddr), Link>,
     weather: Link,
     under_way: Vec<UnderWay>,
+    fragments: Reassembly,
     nat_ports: u16,
 }
 
@@ -85,6 +106,7 @@ struct UnderWay {
     to: SocketAddr,
     traffic_class: u8,
     payload: Arc<[u8]>,
+    part: Part,
 }
 
 impl Network {
@@ -132,12 +154,12 @@ impl Network {
         lock(&self.shared.state).links.insert((from, to), link);
     }
 
-    /// Shows every datagram to `tap` in the order they were sent, before the weather: sender, destination, payload.
+    /// Shows every datagram to `tap` in the order they were sent, before the weather.
     ///
     /// # Panics
     ///
     /// If there is a tap already.
-    pub fn tap(&self, tap: impl Fn(SocketAddr, SocketAddr, &[u8]) + Send + Sync + 'static) {
+    pub fn tap(&self, tap: impl Fn(&Seen<'_>) + Send + Sync + 'static) {
         assert!(self.shared.tap.set(Box::new(tap)).is_ok(), "one tap at a time");
     }
 
@@ -165,34 +187,42 @@ impl Shared {
         Key::of(&self.state)
     }
 
-    /// Puts a datagram on its way.
-    fn post(&self, from: SocketAddr, to: SocketAddr, traffic_class: u8, payload: Vec<u8>) {
-        let random = self.world.random();
+    /// Puts a datagram on its way, in as many packets as a link of `mtu` bytes makes it.
+    fn post(&self, (from, to): (SocketAddr, SocketAddr), traffic_class: u8, payload: Vec<u8>, mtu: usize) {
         let now = self.world.now();
+        let parts = fragments::cut(payload.len(), from.is_ipv4(), mtu);
+        let random: Vec<u64> = parts.iter().map(|_| self.world.random()).collect();
+        let datagram = self.order.fetch_add(1, Ordering::Relaxed);
         let mut state = lock(&self.state);
         if let Some(tap) = self.tap.get() {
-            tap(from, to, &payload);
+            let packets = parts.len();
+            tap(&Seen { from, to, traffic_class, payload: &payload, packets });
         }
         let key = (from.ip(), to.ip());
         let link = state.links.get(&key).copied().unwrap_or(state.weather);
-        let headers = if from.is_ipv4() { 28 } else { 48 };
-        let arrivals = link.carry(payload.len() + headers, random);
+        let traffic_class = link.mark(traffic_class);
+        let mut lost = state.under_way.len() >= UNDER_WAY;
+        let count = parts.len();
+        for ((number, (bytes, length)), random) in parts.into_iter().enumerate().zip(random) {
+            if lost {
+                break;
+            }
+            let arrivals = link.carry(length, random);
+            lost |= arrivals[0].is_none();
+            let payload: Arc<[u8]> = payload[bytes].into();
+            for after in arrivals.into_iter().flatten() {
+                let order = self.order.fetch_add(1, Ordering::Relaxed);
+                let (due, payload) = (now + after, payload.clone());
+                let part = Part { datagram, number, count };
+                state.under_way.push(UnderWay { due, order, from, to, traffic_class, payload, part });
+            }
+        }
         let mut carried = lock(&self.carried);
         carried.sent += 1;
         carried.bytes += payload.len() as u64;
-        let full = state.under_way.len() >= UNDER_WAY;
-        if full || arrivals[0].is_none() {
-            carried.lost += 1;
-            return;
-        }
-        drop(carried);
-        let payload: Arc<[u8]> = payload.into();
-        for after in arrivals.into_iter().flatten() {
-            let order = self.order.fetch_add(1, Ordering::Relaxed);
-            let (due, payload) = (now + after, payload.clone());
-            state.under_way.push(UnderWay { due, order, from, to, traffic_class, payload });
-        }
-        drop(state);
+        carried.lost += u64::from(lost);
+        carried.fragments += if count > 1 { count as u64 } else { 0 };
+        drop((carried, state));
         self.world.wake(self.key());
     }
 
@@ -233,6 +263,10 @@ impl Shared {
     }
 
     fn deliver(&self, batch: Vec<UnderWay>) {
+        let batch: Vec<UnderWay> = {
+            let fragments = &mut lock(&self.state).fragments;
+            batch.into_iter().filter_map(|packet| fragments.whole(packet)).collect()
+        };
         let Some(to) = batch.first().map(|datagram| datagram.to) else { return };
         let host = lock(&self.state).hosts.get(&to.ip()).and_then(Weak::upgrade);
         let inside = host.as_ref().and_then(|host| host.translate(to));
@@ -428,6 +462,7 @@ impl Socket for MemorySocket {
             // It leads into a tunnel or nowhere: the wire is not there.
             return Err(SendError::Unreachable);
         }
+        let mtu = tables.interface(CARD).map_or(usize::MAX, |card| card.mtu as usize);
         let bound = Some(self.local.ip()).filter(|address| !address.is_unspecified());
         let source = asked
             .or(bound)
@@ -436,7 +471,7 @@ impl Socket for MemorySocket {
         let from = self.host.source(SocketAddr::new(source, self.local.port()));
         for pieces in batch.datagrams() {
             let payload: Vec<u8> = pieces.iter().flat_map(|piece| piece.iter().copied()).collect();
-            self.host.network.post(from, to, how.traffic_class.unwrap_or(0), payload);
+            self.host.network.post((from, to), how.traffic_class.unwrap_or(0), payload, mtu);
         }
         Ok(())
     }
