@@ -36,6 +36,7 @@ mod ip;
 pub mod keypair;
 pub mod limits;
 pub mod messages;
+pub mod mss;
 pub mod noise;
 pub mod peer;
 pub mod ratelimiter;
@@ -49,6 +50,7 @@ mod sessions;
 mod staged;
 mod tai64n;
 pub mod timers;
+pub mod too_big;
 pub mod tunnel;
 pub mod verify;
 

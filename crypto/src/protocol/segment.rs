@@ -17,7 +17,10 @@ use abi::discard::Discard;
 
 use super::{
     checksum::Sum,
-    ip::{IPV4_HEADER_LEN, IPV6_HEADER_LEN, TCP, TCP_HEADER_LEN, UDP, UDP_HEADER_LEN, is_fragment},
+    ip::{
+        IPV4_HEADER_LEN, IPV6_HEADER_LEN, TCP, TCP_HEADER_LEN, UDP, UDP_HEADER_LEN, flag,
+        is_fragment,
+    },
     receive::InnerPacket,
     send::{Outgoing, encapsulated},
 };
@@ -27,16 +30,6 @@ pub const MOST_HEADER_BYTES: usize = 60 + 60;
 /// The most segments of a packet: a longer list is nothing a stack would send, and too much work at
 /// once.
 pub const MOST_SEGMENTS: usize = 1024;
-
-/// Flags of a TCP header, in its byte 13.
-mod flag {
-    pub(super) const FIN: u8 = 0x01;
-    pub(super) const SYN: u8 = 0x02;
-    pub(super) const RST: u8 = 0x04;
-    pub(super) const PSH: u8 = 0x08;
-    pub(super) const URG: u8 = 0x20;
-    pub(super) const CWR: u8 = 0x80;
-}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Network {
@@ -88,7 +81,7 @@ impl SuperPacket {
     /// segments of `mss` bytes of payload.
     ///
     /// `head` holds at least all headers ([`MOST_HEADER_BYTES`] suffice); longer is fine. `mtu` is
-    /// what no segment may be longer than; 0 is not known.
+    /// what no segment may be longer than; 0 is not known. Those of TCP are then shorter than `mss`.
     ///
     /// # Errors
     ///
@@ -106,19 +99,35 @@ impl SuperPacket {
         let mut bytes = [0; MOST_HEADER_BYTES];
         bytes.get_mut(..headers_len).ok_or(Discard::Unsegmentable)?.copy_from_slice(found);
         let payload = len.saturating_sub(headers_len);
-        let segments = payload.checked_div(mss).ok_or(Discard::Unsegmentable)?;
-        if segments >= MOST_SEGMENTS {
+        if payload.checked_div(mss).ok_or(Discard::Unsegmentable)? >= MOST_SEGMENTS {
             return Err(Discard::Unsegmentable);
-        }
-        let most = if mtu == 0 { usize::from(u16::MAX) } else { mtu.min(u16::MAX.into()) };
-        if headers_len.saturating_add(mss.min(payload)) > most {
-            return Err(Discard::Oversize);
         }
         let InnerPacket { destination, traffic_class, .. } =
             InnerPacket::header(found).ok_or(Discard::Unsegmentable)?;
         let outgoing = Outgoing { destination, outer_tos: encapsulated(traffic_class) };
         let headers = Headers { bytes, len: headers_len, transport_at, network, transport };
-        Ok(Self { headers, payload, mss, outgoing })
+        let mut whole = Self { headers, payload, mss, outgoing };
+        let most = if mtu == 0 { usize::from(u16::MAX) } else { mtu.min(u16::MAX.into()) };
+        if whole.fit(most) { Ok(whole) } else { Err(Discard::Oversize) }
+    }
+
+    /// Has no segment be longer than `most` bytes; returns whether that could be.
+    ///
+    /// Of TCP there are then more and shorter ones, which is the same to whoever gets them. Datagrams of UDP
+    /// stay as long as they were meant.
+    #[must_use]
+    pub fn fit(&mut self, most: usize) -> bool {
+        let Self { headers, payload, mss, .. } = self;
+        if headers.len.saturating_add((*mss).min(*payload)) <= most {
+            return true;
+        }
+        let shorter = most.saturating_sub(headers.len);
+        let cut = headers.transport == Transport::Tcp
+            && payload.checked_div(shorter).is_some_and(|segments| segments < MOST_SEGMENTS);
+        if cut {
+            *mss = shorter;
+        }
+        cut
     }
 
     /// Where to, and with which congestion mark; the same for all segments.

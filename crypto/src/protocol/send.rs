@@ -39,6 +39,60 @@ pub fn inner_mtu(link_mtu: usize, ipv6: bool) -> usize {
     link_mtu.saturating_sub(ip).saturating_sub(AROUND)
 }
 
+/// How long packets to a peer may be, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PathMtu {
+    adapter: usize,
+    path: usize,
+}
+
+impl Default for PathMtu {
+    /// Nothing is known.
+    fn default() -> Self {
+        Self { adapter: usize::MAX, path: usize::MAX }
+    }
+}
+
+impl PathMtu {
+    /// For an adapter and a path ([`inner_mtu`]) of which so much is known; 0 is nothing.
+    #[must_use]
+    pub const fn new(adapter: usize, path: usize) -> Self {
+        const fn known(mtu: usize) -> usize {
+            if mtu == 0 { usize::MAX } else { mtu }
+        }
+        let (adapter, path) = (known(adapter), known(path));
+        Self { adapter, path: if path < adapter { path } else { adapter } }
+    }
+
+    /// The longest whose datagram need not be cut; never more than the adapter's.
+    #[must_use]
+    pub const fn path(self) -> usize {
+        self.path
+    }
+
+    /// What senders of a family are held to: the same, but no less than what IPv4 (576) or IPv6 (1280) promises
+    /// that everything takes. [RFC 791; RFC 8200 §5]
+    #[must_use]
+    pub fn of(self, ipv6: bool) -> usize {
+        let promised = if ipv6 { 1280 } else { 576 };
+        self.path.max(promised).min(self.adapter)
+    }
+
+    /// What others are to be told: the same, but where the adapter's is more than fits, a multiple of 16. The
+    /// peer may not know this end of the way, and pads to that.
+    #[must_use]
+    pub fn told(self, ipv6: bool) -> usize {
+        let most = self.of(ipv6);
+        if most < self.adapter { most & !(PADDING_MULTIPLE - 1) } else { most }
+    }
+
+    /// The adapter's.
+    #[must_use]
+    pub const fn adapter(self) -> usize {
+        self.adapter
+    }
+}
+
 /// An inner packet to send: where to, and with which congestion mark.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outgoing {
@@ -93,13 +147,38 @@ mod tests {
         assert_eq!((inner_mtu(59, false), inner_mtu(0, true)), (0, 0));
     }
 
+    #[test]
+    fn senders_are_held_to_what_their_family_promises_at_least() {
+        for (adapter, path, least, v4, v6) in [
+            (1420, 0, 1420, 1420, 1420),
+            (1420, 1440, 1420, 1420, 1420),
+            (1420, 1419, 1419, 1419, 1419),
+            (1420, 1340, 1340, 1340, 1340),
+            (1420, 1000, 1000, 1000, 1280),
+            (1420, 100, 100, 576, 1280),
+            (900, 100, 100, 576, 900),
+            (0, 100, 100, 576, 1280),
+            (0, 0, usize::MAX, usize::MAX, usize::MAX),
+        ] {
+            let mtu = PathMtu::new(adapter, path);
+            assert_eq!((mtu.path(), mtu.of(false), mtu.of(true)), (least, v4, v6), "{mtu:?}");
+        }
+        assert_eq!(PathMtu::default(), PathMtu::new(0, 0));
+        for (path, told) in [(1440, 1420), (1420, 1420), (1419, 1408), (1340, 1328), (1296, 1296)] {
+            assert_eq!(PathMtu::new(1420, path).told(false), told, "{path}");
+        }
+    }
+
     // spec-test: WG 13-c, WG 13-d
     #[test]
     fn what_arrives_is_what_rfc_6040_would_deliver() {
-        for (inner, on_the_way) in (0..4_u8).flat_map(|inner| (0..4_u8).map(move |way| (inner, way))) {
+        for (inner, on_the_way) in
+            (0..4_u8).flat_map(|inner| (0..4_u8).map(move |way| (inner, way)))
+        {
             // Its normal mode copies; the way changes ECT to CE or between the two, and nothing else.
             let arrives = |outer: u8| {
-                let outer = if outer == 0 || on_the_way == 0 { outer } else { outer.max(on_the_way) };
+                let outer =
+                    if outer == 0 || on_the_way == 0 { outer } else { outer.max(on_the_way) };
                 let mut packet = [0x45, inner, 0, 20, 0, 0, 0, 0, 0, 0, 0, 0];
                 super::super::receive::decapsulate_ecn(&mut packet, outer);
                 packet[1]

@@ -326,13 +326,34 @@ fn what_cannot_be_cut_is_refused() {
 
 #[test]
 fn segments_are_no_longer_than_the_mtu() {
-    let made = plain(false, true, 5000);
-    let (whole, len) = (made.to_bytes(), made.to_bytes().len());
-    for (mss, mtu, fits) in
-        [(1380, 1420, true), (1381, 1420, false), (1381, 0, true), (5000, 5039, false)]
-    {
-        let parsed = SuperPacket::parse(&whole, len, mss, mtu);
-        assert_eq!(parsed.map(|_| ()), if fits { Ok(()) } else { Err(Discard::Oversize) }, "{mss}");
+    // What is made of 5000 bytes: of TCP shorter segments, of UDP none.
+    for (tcp, around) in [(true, 40), (false, 28)] {
+        let made = plain(false, tcp, 5000);
+        let (whole, len) = (made.to_bytes(), made.to_bytes().len());
+        for (mss, mtu, shorter) in [
+            (1420 - around, 1420, None),
+            (1420 - around + 1, 1420, Some(1420 - around)),
+            (1381, 0, None),
+            (5000, 4999 + around, Some(4999)),
+            (60_000, 4999 + around, Some(4999)),
+            (1380, around + 5, Some(5)),
+            (1380, around + 4, None),
+            (1380, around, None),
+            (1380, 10, None),
+        ] {
+            let parsed = SuperPacket::parse(&whole, len, mss, mtu);
+            let fits = mtu == 0 || mss + around <= mtu;
+            match (tcp, shorter) {
+                _ if fits => assert_eq!(parsed.unwrap().mss, mss, "{mss} in {mtu}"),
+                (true, Some(shorter)) => {
+                    let parsed = parsed.unwrap();
+                    assert_eq!(parsed, SuperPacket::parse(&whole, len, shorter, 0).unwrap());
+                    let all = (0..parsed.segments()).map(|number| parsed.segment(number).unwrap());
+                    assert!(all.map(|segment| segment.byte_count()).all(|bytes| bytes <= mtu));
+                }
+                _ => assert_eq!(parsed, Err(Discard::Oversize), "{mss} in {mtu}"),
+            }
+        }
     }
     let short = plain(false, true, 300);
     let (whole, len) = (short.to_bytes(), short.to_bytes().len());
