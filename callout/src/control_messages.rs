@@ -18,7 +18,7 @@ use crate::endpoint::Local;
 const HEADER_LEN: usize = 16;
 /// Where headers may begin (`WSA_CMSGHDR_ALIGN`).
 const ALIGNMENT: usize = 8;
-/// Room for everything [`write`] writes: IPv6 packet information, empty options, ECN; and behind it for
+/// Room for everything [`write`] writes: IPv6 packet information, empty options, ECN or all of its byte; and behind it for
 /// what [`write_segment`] does.
 pub const DEPARTURE_LEN: usize = space(20) + space(0) + space(4) + space(4);
 
@@ -30,6 +30,10 @@ const IPPROTO_IPV6: i32 = 41;
 const PKTINFO: i32 = 19;
 /// `IP_ECN`, and `IPV6_ECN`: the two bits of congestion notification, as an `INT`.
 const ECN: i32 = 50;
+/// `IP_TOS`: the whole byte, as an `INT`.
+const IP_TOS: i32 = 3;
+/// `IPV6_TCLASS`: the same.
+const IPV6_TCLASS: i32 = 39;
 /// `IPPROTO_UDP`: options of UDP.
 const IPPROTO_UDP: i32 = 17;
 /// `UDP_SEND_MSG_SIZE`: bytes of each datagram that what is sent is to be cut into, as a `DWORD`.
@@ -155,6 +159,8 @@ pub struct Departure {
     pub interface: u32,
     /// ECN bits; 0 writes no message, since systems without the option refuse it.
     pub ecn: u8,
+    /// DSCP, as it lies in the byte with the ECN bits; 0 writes no message, either. One with both says both.
+    pub dscp: u8,
 }
 
 /// Writes the messages that make a datagram leave as `departure` says; returns their bytes.
@@ -165,20 +171,24 @@ pub struct Departure {
 pub fn write(departure: &Departure, list: &mut [u8; DEPARTURE_LEN]) -> usize {
     let mut writer = Writer { rest: list, written: 0 };
     let interface = departure.interface.to_ne_bytes();
-    let level = match departure.source {
+    let (level, whole_byte) = match departure.source {
         IpAddr::V4(source) => {
             writer.put(IPPROTO_IP, PKTINFO, &[&source.octets(), &interface]);
             writer.put(IPPROTO_IP, IP_OPTIONS, &[]);
-            IPPROTO_IP
+            (IPPROTO_IP, IP_TOS)
         }
         IpAddr::V6(source) => {
             writer.put(IPPROTO_IPV6, PKTINFO, &[&source.octets(), &interface]);
             writer.put(IPPROTO_IPV6, IPV6_RTHDR, &[]);
-            IPPROTO_IPV6
+            (IPPROTO_IPV6, IPV6_TCLASS)
         }
     };
-    if departure.ecn & 3 != 0 {
-        writer.put(level, ECN, &[&u32::from(departure.ecn & 3).to_ne_bytes()]);
+    let (ecn, dscp) = (departure.ecn & 3, departure.dscp & !3);
+    let value = u32::from(dscp | ecn).to_ne_bytes();
+    if dscp != 0 {
+        writer.put(level, whole_byte, &[&value]);
+    } else if ecn != 0 {
+        writer.put(level, ECN, &[&value]);
     }
     writer.written
 }

@@ -124,8 +124,8 @@ impl<R: Receiver> Injector<R> {
         if run.write_headers(|payload| self.header(source, route, payload)).is_none() {
             return Err(run);
         }
-        let departure =
-            Departure { source, interface: route.interface, ecn: if self.ecn { tos } else { 0 } };
+        let ecn = if self.ecn { tos } else { 0 };
+        let departure = Departure { source, interface: route.interface, ecn, dscp: 0 };
         let mut request = run.into_request();
         request.address(SockaddrInet(encode(route.remote)), |list| write(&departure, list));
         self.injection

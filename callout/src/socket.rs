@@ -198,6 +198,12 @@ impl<R: Receiver> Sockets<R> {
         let mut v4 = bind(Family::V4, port)?;
         let v4_port = v4.as_mut().ok().map(|half| half.port(level)).transpose()?;
         let mut v6 = bind(Family::V6, v4_port.unwrap_or(port))?;
+        // An IPv4 socket takes the option from everybody, and on most builds nothing follows: the IPv6 one
+        // tells for both.
+        let dscp = v6.as_mut().is_ok_and(|half| half.socket.traffic_class(level).is_ok());
+        for half in [&v4, &v6].into_iter().flatten() {
+            half.socket.events().dscp.store(dscp, Ordering::Relaxed);
+        }
         let v6_port = v6.as_mut().ok().map(|half| half.port(level)).transpose()?;
         let port = match (v4_port.or(v6_port), &v4) {
             (Some(port), _) => port,
@@ -286,8 +292,8 @@ impl<R: Receiver> Sockets<R> {
     /// Those that lie back to back are handed over as one, to be cut apart by the stack, if that can;
     /// if it then does not, the same run is sent once more without.
     ///
-    /// Of `tos` the ECN bits are sent, where the system can; the DSCP bits are the stack's. The
-    /// [`Receiver`] is told what became of the datagrams, maybe before this returns.
+    /// Of `tos` the ECN bits are sent, and the DSCP if it has one, where the system can; otherwise they are the
+    /// stack's. The [`Receiver`] is told what became of the datagrams, maybe before this returns.
     ///
     /// # IRQL
     ///
@@ -311,6 +317,7 @@ impl<R: Receiver> Sockets<R> {
             source: source.unwrap_or(family.unspecified()),
             interface: route.interface,
             ecn: if half.ecn { tos } else { 0 },
+            dscp: if half.socket.events().dscp.load(Ordering::Relaxed) { tos & !3 } else { 0 },
         };
         let segment = run.segment().filter(|_| half.socket.events().segments());
         let mut request = run.into_request();
@@ -374,6 +381,8 @@ struct Ear<R> {
     family: Family,
     /// Whether the stack cuts apart what it is sent; relaxed, since nothing depends on when that is seen.
     segments: AtomicBool,
+    /// Whether the stack takes a DSCP; the same.
+    dscp: AtomicBool,
     /// Whether datagrams may come several as one, and whether that was ever asked for.
     asked: AtomicBool,
     coalesced: AtomicBool,
@@ -381,8 +390,8 @@ struct Ear<R> {
 
 impl<R: Receiver> Ear<R> {
     const fn new(receiver: R, family: Family) -> Self {
-        let [segments, asked, coalesced] = [const { AtomicBool::new(false) }; 3];
-        Self { receiver, family, segments, asked, coalesced }
+        let [segments, dscp, asked, coalesced] = [const { AtomicBool::new(false) }; 4];
+        Self { receiver, family, segments, dscp, asked, coalesced }
     }
 
     /// Hands datagrams on in their order, those that are several cut apart.
@@ -491,12 +500,16 @@ impl<R: Receiver> Events for Ear<R> {
         let datagrams = request.message_count();
         match outcome {
             Ok(bytes) => self.left(&request, bytes, level),
-            Err(error) if may_be_about_segments(error) && request.part(error) => {
+            Err(error) if may_be_about_messages(error) && request.part(error) => {
                 let Err(back) = sender.send(request) else { return };
                 request = back;
                 self.receiver.discarded(Discard::Stopping, datagrams);
             }
             Err(error) => {
+                if may_be_about_messages(error) {
+                    // If it had a DSCP it may have been that; whoever sends it again sends it without.
+                    self.dscp.store(false, Ordering::Relaxed);
+                }
                 self.receiver.discarded(Discard::SendFailed, datagrams);
                 if let Some(remote) = decode(&request.remote().0) {
                     self.receiver.failed(remote, error);
@@ -512,9 +525,9 @@ impl<R: Receiver> Events for Ear<R> {
     }
 }
 
-/// Whether a send may have failed because it was to be cut apart. The same statuses have other reasons,
-/// too: whether it was that, the same run tells, sent without.
-fn may_be_about_segments(error: NtError) -> bool {
+/// Whether a send may have failed because of what its control messages asked for. The same statuses have other
+/// reasons, too: whether it was that it was to be cut apart, the same run tells, sent without.
+fn may_be_about_messages(error: NtError) -> bool {
     [
         NtError::INVALID_PARAMETER,
         NtError::NOT_SUPPORTED,

@@ -100,12 +100,12 @@ fn ecn_is_two_bits() {
 fn packet_information_is_never_alone() {
     let mut list = [0xAA; DEPARTURE_LEN];
     let source = "192.0.2.1".parse().unwrap();
-    let written = write(&Departure { source, interface: 7, ecn: 0 }, &mut list);
+    let written = write(&Departure { source, interface: 7, ecn: 0, dscp: 0 }, &mut list);
     let expected = [message(0, 19, &V4), message(0, 1, &[])].concat();
     assert_eq!(list[..written], expected);
 
     let source = "2001:db8::1".parse().unwrap();
-    let written = write(&Departure { source, interface: 9, ecn: 2 }, &mut list);
+    let written = write(&Departure { source, interface: 9, ecn: 2, dscp: 0 }, &mut list);
     let expected = [message(41, 19, &V6), message(41, 32, &[]), message(41, 50, &[2, 0, 0, 0])];
     assert_eq!(list[..written], expected.concat());
     // There is room left for one more, and for no other.
@@ -114,11 +114,26 @@ fn packet_information_is_never_alone() {
     assert_eq!(write_segment(1452, &mut list[..23]), 0, "what does not fit is left out whole");
 }
 
+// spec-test: WG 13-e
+#[test]
+fn a_dscp_is_said_with_the_ecn_bits() {
+    for (source, level, kind, before) in
+        [("192.0.2.1", 0, 3, 24 + 16), ("2001:db8::1", 41, 39, 40 + 16)]
+    {
+        let source = source.parse().unwrap();
+        for (ecn, dscp, said) in [(0, 0x88, 0x88), (2, 0x88, 0x8A), (0, 0x8B, 0x88)] {
+            let mut list = [0xAA; DEPARTURE_LEN];
+            let written = write(&Departure { source, interface: 7, ecn, dscp }, &mut list);
+            assert_eq!(list[before..written], message(level, kind, &[said, 0, 0, 0]));
+        }
+    }
+}
+
 proptest! {
     #[test]
     fn what_is_written_is_read(source: IpAddr, interface: u32, ecn in 0_u8..4) {
         let mut list = [0xAA; DEPARTURE_LEN];
-        let written = write(&Departure { source, interface, ecn }, &mut list);
+        let written = write(&Departure { source, interface, ecn, dscp: 0 }, &mut list);
         let local = Some(Local { address: source, interface });
         prop_assert_eq!(Arrival::read(&list[..written]), Arrival { local, ecn, segment: None });
     }

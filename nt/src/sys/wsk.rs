@@ -41,6 +41,8 @@ pub(crate) const SO_EXCLUSIVEADDRUSE: u32 = 0xFFFF_FFFB;
 pub(crate) const SO_WSK_EVENT_CALLBACK: u32 = 0x4002;
 /// `IPV6_V6ONLY`.
 pub(crate) const IPV6_V6ONLY: u32 = 27;
+/// `IPV6_TCLASS`.
+pub(crate) const IPV6_TCLASS: u32 = 39;
 /// `IP_PKTINFO` and `IPV6_PKTINFO`.
 pub(crate) const PKTINFO: u32 = 19;
 /// `IP_RECVECN` and `IPV6_RECVECN`.

@@ -13,9 +13,9 @@ use crate::{
     irql::Passive,
     status::NtError,
     sys::wsk::{
-        IPPROTO_IP, IPPROTO_IPV6, IPPROTO_UDP, IPV6_V6ONLY, PKTINFO, RECVECN, SO_EXCLUSIVEADDRUSE,
-        SOL_SOCKET, UDP_RECV_MAX_COALESCED_SIZE, UDP_SEND_MSG_SIZE, WSK_GET_OPTION, WSK_SET_OPTION,
-        WSK_SOCKET,
+        IPPROTO_IP, IPPROTO_IPV6, IPPROTO_UDP, IPV6_TCLASS, IPV6_V6ONLY, PKTINFO, RECVECN,
+        SO_EXCLUSIVEADDRUSE, SOL_SOCKET, UDP_RECV_MAX_COALESCED_SIZE, UDP_SEND_MSG_SIZE,
+        WSK_GET_OPTION, WSK_SET_OPTION, WSK_SOCKET,
     },
 };
 
@@ -73,6 +73,22 @@ impl<E: Events> Socket<E> {
     /// `PASSIVE_LEVEL`.
     pub fn congestion_notification(&mut self, level: &Passive) -> Result<(), NtError> {
         self.set_option(level, self.ip_level(), RECVECN, 1)
+    }
+
+    /// Has datagrams leave with a traffic class of 0, as they do anyhow: a stack that takes the option of an IPv6
+    /// socket (`IPV6_TCLASS`) also takes it, and `IP_TOS` of an IPv4 one, with a send.
+    ///
+    /// # Errors
+    ///
+    /// What WSK answers, for instance that it does not know the option, or that this is an IPv4 socket.
+    ///
+    /// # IRQL
+    ///
+    /// `PASSIVE_LEVEL`.
+    ///
+    /// Source: msquic, `src/platform/datapath_winkernel.c`, which asks in this way before it sends so.
+    pub fn traffic_class(&mut self, level: &Passive) -> Result<(), NtError> {
+        self.set_option(level, IPPROTO_IPV6, IPV6_TCLASS, 0)
     }
 
     /// Whether the stack cuts what is sent into datagrams, when a control message of the send says how

@@ -209,6 +209,12 @@ behaviours! {
     /// An option nobody knows is STATUS_INVALID_PARAMETER, or else STATUS_NOT_SUPPORTED.
     [mark: Unknown, source: "facts/wsk.md 4"]
     UNKNOWN_OPTION_IS_NOT_SUPPORTED;
+    /// The stack takes a whole TOS or traffic class, DSCP included, where an IPv6 socket takes the option of it.
+    [mark: Unknown, source: "msquic src/platform/datapath_winkernel.c, which asks so before it sends so: some builds do not"]
+    TRAFFIC_CLASS_IS_TAKEN;
+    /// Sends with a DSCP are refused all the same.
+    [mark: Unknown, source: "no page says what the option of a socket tells of a send's message"]
+    TRAFFIC_CLASS_IS_REFUSED;
     /// Datagrams leave in the order of the calls that sent them.
     [mark: Inferred, source: "facts/wsk.md 6"]
     SENDS_KEEP_ORDER;
@@ -221,6 +227,7 @@ pub fn good_offloads() -> impl Iterator<Item = (String, bool)> {
         &SEGMENTED_SENDS_ARE_REFUSED,
         &SEGMENTED_LISTS_ARE_REFUSED,
         &RECEIVE_COALESCING_IS_MISSING,
+        &TRAFFIC_CLASS_IS_REFUSED,
     ];
     unknown.into_iter().map(|behaviour| (behaviour.name.to_owned(), false))
 }

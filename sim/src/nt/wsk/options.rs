@@ -8,7 +8,10 @@ use super::answer;
 use super::completion::Done;
 use super::ports::Sharing;
 use super::socket::{EVENT_RECEIVE_FROM, Socket, State};
-use super::{UNKNOWN_OPTION_IS_NOT_SUPPORTED, coalesce, control_messages as cmsg, segments};
+use super::{
+    TRAFFIC_CLASS_IS_TAKEN, UNKNOWN_OPTION_IS_NOT_SUPPORTED, coalesce, control_messages as cmsg,
+    segments,
+};
 use crate::loader::probe;
 use crate::nt::thread::Thread;
 use crate::verifier::schedule::lock;
@@ -31,6 +34,7 @@ const V6ONLY: u32 = 27;
 const UNICAST_IF: u32 = 31;
 const RECV_TRAFFIC_CLASS: u32 = 40;
 const ECN: u32 = cmsg::ECN as u32;
+const TRAFFIC_CLASS: u32 = cmsg::IPV6_TCLASS as u32;
 const UDP_NOCHECKSUM: u32 = 1;
 const UDP_SEND_MSG_SIZE: u32 = cmsg::UDP_SEND_MSG_SIZE as u32;
 const UDP_RECV_MAX_COALESCED_SIZE: u32 = 3;
@@ -141,6 +145,9 @@ impl Control {
                 settings.wants_traffic_class = value != 0;
             }
             (level, DONT_FRAGMENT | UNICAST_IF) if level == family => {}
+            // Of datagrams without a message of their own, for which nobody asks here.
+            (IPPROTO_IPV6, TRAFFIC_CLASS)
+                if socket.ipv6 && thread.machine().either(&TRAFFIC_CLASS_IS_TAKEN) => {}
             (IPPROTO_IP | IPPROTO_IPV6, PKTINFO | ECN | DONT_FRAGMENT | UNICAST_IF) => {
                 return answer::INVALID_PARAMETER;
             }

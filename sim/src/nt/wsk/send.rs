@@ -15,7 +15,7 @@ use super::completion::{Done, finish, finish_now};
 use super::control_messages::{self, SendControl};
 use super::layout::{self, Buf, BufList, Pieces};
 use super::socket::{Socket, State};
-use super::{Wsk, answer, segments};
+use super::{TRAFFIC_CLASS_IS_REFUSED, TRAFFIC_CLASS_IS_TAKEN, Wsk, answer, segments};
 use crate::host::{self, Batch, SendError, Sending};
 use crate::loader::probe;
 use crate::nt::fwp::inbound::Destination;
@@ -237,6 +237,12 @@ fn transmit(
     let Some(control) = control_of(socket, request) else {
         return refused(answer::INVALID_PARAMETER);
     };
+    let taken = |machine: &Machine| {
+        machine.either(&TRAFFIC_CLASS_IS_TAKEN) && !machine.either(&TRAFFIC_CLASS_IS_REFUSED)
+    };
+    if control.traffic_class.is_some_and(|class| class >> 2 != 0) && !taken(thread.machine()) {
+        return refused(answer::INVALID_PARAMETER);
+    }
     let segment = control.segment;
     if let Some(segment) = segment
         && let Err(status) = segments::may_cut(thread.machine(), segment, request.buffers.each())
