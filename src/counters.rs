@@ -9,7 +9,7 @@
 //! ```text
 //! packets of the adapter = PacketsOut - SegmentsOut + SuperPacketsOut
 //! PacketsOut + KeepalivesOut + HandshakesOut = DatagramsOut + still staged + outbound discards
-//! DatagramsIn = PacketsIn + KeepalivesIn + HandshakesIn + inbound discards
+//! DatagramsIn + TooBigTold = PacketsIn + KeepalivesIn + HandshakesIn + inbound discards
 //! ```
 
 use core::sync::atomic::{AtomicU64, Ordering};

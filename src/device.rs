@@ -14,7 +14,11 @@ use core::{
 use abi::{discard::Discard, ioctl::Set, statistics::Counter};
 use callout::{Outside, Route};
 use crypto::{
-    protocol::{ConfigError, Endpoint, Now, Output, Tunnel, limits::MAX_QUEUED_HANDSHAKES},
+    protocol::{
+        ConfigError, Endpoint, Now, Output, Tunnel,
+        limits::MAX_QUEUED_HANDSHAKES,
+        send::{PathMtu, inner_mtu},
+    },
     sync::{RwSpinLock, Shared},
 };
 use netadapter::Adapter;
@@ -67,6 +71,8 @@ pub(crate) struct Device {
     errands: AtomicUsize,
     waits_since: WaitsSince,
     coalescing: Coalescing,
+    /// To packets that are too long.
+    pub(crate) answers: datapath::Answers,
     /// The interface's LUID while it is kept out of routes; 0 otherwise.
     luid: AtomicU64,
     control: Mutex<Control>,
@@ -122,6 +128,7 @@ impl Device {
             errands: AtomicUsize::new(0),
             waits_since: WaitsSince::default(),
             coalescing: Coalescing::default(),
+            answers: datapath::Answers::default(),
             luid: AtomicU64::new(0),
             control: Mutex::try_new(Control { port: 0, owner: None, missing: None, pause })?,
         };
@@ -201,6 +208,8 @@ impl Device {
         let remote = endpoint.remote;
         let dated = DatedRoute { remote, route: Ok(route), generation, failures };
         peer.attached().set_route(&ground, version, dated);
+        // A worker finds out how much its interface takes.
+        self.ask_for_service(peer, level);
         Ok(Some(route))
     }
 
@@ -212,6 +221,7 @@ impl Device {
             remote: endpoint.remote,
             source: Some(local.address),
             interface: local.interface,
+            mtu: 0,
             generation: self.core.routes.generation(),
         })
     }
@@ -225,7 +235,13 @@ impl Device {
         let ground = AtPassive(passive);
         let version = peer.endpoint_version();
         let known = peer.attached().route(&ground, version);
-        if known.is_some_and(|known| !self.is_stale(&known)) {
+        if let Some(known) = known.filter(|known| !self.is_stale(known)) {
+            if let Ok(route) = known.route
+                && route.mtu == 0
+            {
+                let route = Ok(self.core.routes.measured(passive, route));
+                peer.attached().set_route(&ground, version, DatedRoute { route, ..known });
+            }
             return Ok(false);
         }
         let endpoint = peer.endpoint(&ground).ok_or(Discard::NoEndpoint)?;
@@ -283,6 +299,11 @@ impl Device {
                 None => self.resolve(peer, version, endpoint, passive),
             },
         }
+    }
+
+    /// How long packets to the peer may be.
+    pub(crate) fn mtu_to(&self, peer: &Peer) -> PathMtu {
+        PathMtu::new(self.tunnel.mtu(), peer.attached().inner_mtu())
     }
 
     /// Whether it is to be looked for again.
@@ -457,6 +478,15 @@ impl Device {
                 let _never_set = pause.wait_for(passive, CLOSE_POLL);
             }
         }
+    }
+}
+
+impl DatedRoute {
+    /// The longest inner packet that this way takes without cutting the datagram, in bytes; 0 is not known.
+    pub(crate) fn inner_mtu(&self) -> u32 {
+        let known = self.route.ok().filter(|route| route.mtu != 0);
+        // At least a byte, or it would not be known.
+        known.map_or(0, |route| inner_mtu(route.mtu as usize, route.remote.is_ipv6()).max(1) as u32)
     }
 }
 

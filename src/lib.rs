@@ -101,7 +101,8 @@ fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
     nt::bugcheck::panic(info)
 }
 
-/// The longest inner packet that can be received, and so the largest MTU.
+/// The longest inner packet that can be received, with its tag; 32 of the largest that policy lets an adapter
+/// have lie in a run, too.
 const RX_BUFFER_BYTES: NonZeroU32 = NonZeroU32::new(2048).expect("not 0");
 /// The most memory in receive buffers.
 const RX_POOL_BYTES: usize = 64 << 20;
@@ -254,10 +255,13 @@ impl DriverEvents for Driver {
             let segmentation = self.core.policies.get(Policy::Segmentation) != 0;
             let receive_queues = self.core.policies.get(Policy::ReceiveQueues);
             let receive_queues = NonZeroU32::new(receive_queues).unwrap_or(NonZeroU32::MIN);
+            let mtu = NonZeroU32::new(self.core.policies.get(Policy::Mtu));
+            let mtu_bytes = mtu.unwrap_or(netadapter::Config::default().mtu_bytes);
             let adapter = Adapter::create(
                 passive,
                 handle,
                 &netadapter::Config {
+                    mtu_bytes,
                     segmentation,
                     receive_queues,
                     ..netadapter::Config::default()
@@ -270,7 +274,7 @@ impl DriverEvents for Driver {
                 },
             )?;
             let device = made.ok_or(NtError::UNSUCCESSFUL)?;
-            device.tunnel.set_mtu(netadapter::Config::default().mtu_bytes.get());
+            device.tunnel.set_mtu(mtu_bytes.get());
             added = Some((device.clone(), adapter));
             let callouts = Interceptions::attach(&self.core, passive);
             Ok(Context { device, _callouts: callouts })

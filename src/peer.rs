@@ -2,6 +2,7 @@
 //! peers that need a worker.
 
 use alloc::boxed::Box;
+use core::sync::atomic::{AtomicU32, Ordering};
 
 use crypto::{
     pipeline::Lane,
@@ -29,6 +30,8 @@ pub(crate) struct Paths {
     /// Chunks to be opened, in the order they came.
     pub(crate) open: Lane<Option<Box<ReceiveWork>>>,
     route: SpinLock<Cached>,
+    /// Of the route that was remembered last; 0 is not known.
+    inner_mtu: AtomicU32,
     service: SpinLock<Waiting>,
 }
 
@@ -60,7 +63,18 @@ impl Paths {
 
     /// Remembers what was found for the endpoint of version `endpoint`.
     pub(crate) fn set_route(&self, ground: &impl Ground, endpoint: u64, route: DatedRoute) {
-        self.route.with(ground, |cached| cached.0 = Some((endpoint, route)));
+        let inner_mtu = route.inner_mtu();
+        self.route.with(ground, |cached| {
+            cached.0 = Some((endpoint, route));
+            // Relaxed: a packet on the way when it changes is as it was.
+            self.inner_mtu.store(inner_mtu, Ordering::Relaxed);
+        });
+    }
+
+    /// The longest packet that the last known route takes without cutting its datagram, in bytes; 0 is not
+    /// known. Any IRQL.
+    pub(crate) fn inner_mtu(&self) -> usize {
+        self.inner_mtu.load(Ordering::Relaxed) as usize
     }
 }
 

@@ -121,6 +121,8 @@ reasons! {
     Inbound BadCoalescing,
     /// This CPU has spent its share of a clock tick on handshake messages: the datagram was not looked at.
     Inbound HandshakeShareSpent,
+    /// The packet is longer than the way to its peer takes, and may not be cut (IPv4 with DF, IPv6).
+    Outbound TooBig,
 }
 
 #[cfg(test)]

@@ -77,6 +77,12 @@ policies! {
     /// How many receive queues an adapter may have, for the stack to spread flows over; the next power of
     /// two below. Applies to an adapter from when it is made.
     ReceiveQueues: 1..=16, "queues", default 1;
+    /// The MTU of an adapter, the most that its IP interfaces may have. Applies to an adapter from when it is
+    /// made.
+    Mtu: 576..=1_968, "bytes", default 1_420;
+    /// Whether the maximum segment size in a TCP SYN, on its way out or in, is lowered to what the way to the
+    /// peer takes.
+    MssClamp: 0..=1, "0 no, 1 yes", default 1;
 }
 
 /// The one value that is a text: CPUs that do not seal and open packets for others

@@ -108,6 +108,16 @@ table! {
         CoalescedIndications,
         /// Times what came as one did not come apart, and the sockets were told to keep datagrams apart.
         CoalescingDistrusted,
+        /// Packets longer than the way to their peer takes, that were sent all the same: their datagrams are
+        /// cut on the way. One that is several segments is one.
+        OversizeCut,
+        /// Answers to packets that were too long and may not be cut, given to the network stack; each is in
+        /// `PacketsIn`, too.
+        TooBigTold,
+        /// Packets that were too long and got no answer: one may not be answered, or too many were.
+        TooBigUntold,
+        /// TCP connections whose maximum segment size was lowered on its way out or in.
+        MssLowered,
     }
 }
 

@@ -35,6 +35,8 @@ pub struct Route {
     pub source: Option<IpAddr>,
     /// Index of the interface they leave by.
     pub interface: u32,
+    /// The longest IP packet that interface sends without cutting it, in bytes; 0 is not known.
+    pub mtu: u32,
     /// What [`Routes::generation`] was.
     pub generation: u64,
 }
@@ -143,16 +145,28 @@ impl Routes {
             && let Found::Row(row) = self.choose(level, &table, &remote, Some(local.interface))
             && best_source(level, &row, Some(local.address), &remote) == Some(local.address)
         {
-            return Ok(route(remote, Some(local.address), &row, generation));
+            return Ok(self.measured(level, route(remote, Some(local.address), &row, generation)));
         }
         match self.choose(level, &table, &remote, scope) {
             Found::Row(row) => {
                 let source = best_source(level, &row, None, &remote);
-                Ok(route(remote, source, &row, generation))
+                Ok(self.measured(level, route(remote, source, &row, generation)))
             }
             Found::OnlyExcluded => Err(Discard::RoutingLoop),
             Found::Nothing => Err(Discard::NoRoute),
         }
+    }
+
+    /// The same route with what is known now of its interface's MTU.
+    ///
+    /// # IRQL
+    ///
+    /// `PASSIVE_LEVEL`.
+    #[must_use]
+    pub fn measured(&self, level: &Passive, route: Route) -> Route {
+        let family = Family::of(&route.remote.ip()).number();
+        let mtu = netio::interface_mtu(level, family, route.interface).unwrap_or(0);
+        Route { mtu, ..route }
     }
 
     /// The best row of the table, of one interface if one is given.
@@ -216,10 +230,10 @@ fn best_source(
     decode(&best.0).map(|best| best.ip()).filter(|best| !best.is_unspecified())
 }
 
-/// A route by `row`.
+/// A route by `row`, not measured yet.
 fn route(remote: SocketAddr, source: Option<IpAddr>, row: &Row, generation: u64) -> Route {
     let remote = scoped(remote.ip(), remote.port(), row.interface);
-    Route { remote, source, interface: row.interface, generation }
+    Route { remote, source, interface: row.interface, mtu: 0, generation }
 }
 
 /// An address with the scope it needs to leave by `interface`: a link-local one names it.

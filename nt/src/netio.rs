@@ -138,14 +138,45 @@ pub struct Interface {
 /// `PASSIVE_LEVEL`.
 ///
 /// Source: network/getipinterfaceentry.
-pub fn interface(_level: &Passive, family: u16, luid: u64) -> Result<Interface, NtError> {
+pub fn interface(level: &Passive, family: u16, luid: u64) -> Result<Interface, NtError> {
+    let row = interface_row(level, family, luid, 0)?;
+    Ok(Interface { metric: row.Metric, connected: row.Connected != 0 })
+}
+
+/// The longest packet of `family`, in bytes with its IP header, that the interface of this index sends without
+/// cutting it (`NlMtu`); 0 if NT does not say.
+///
+/// A change of it is a change of the interface, which [`generation`] counts.
+///
+/// # Errors
+///
+/// [`NtError::NOT_FOUND`] when it is gone; otherwise what NT answers.
+///
+/// # IRQL
+///
+/// `PASSIVE_LEVEL`.
+///
+/// Source: network/mib-ipinterface-row; network/notifyipinterfacechange ("changes to all IP interfaces"), on
+/// which WireGuard for Windows relies for the MTU (`tunnel/mtumonitor.go`).
+pub fn interface_mtu(level: &Passive, family: u16, index: u32) -> Result<u32, NtError> {
+    interface_row(level, family, 0, index).map(|row| row.NlMtu)
+}
+
+/// The row of an interface, by its LUID or, if that is 0, its index.
+fn interface_row(
+    _level: &Passive,
+    family: u16,
+    luid: u64,
+    index: u32,
+) -> Result<MIB_IPINTERFACE_ROW, NtError> {
     // SAFETY: integers and bytes only, for which zero is a value; it says "not given" to NT.
     let mut row: MIB_IPINTERFACE_ROW = unsafe { mem::zeroed() };
     row.Family = family;
     row.InterfaceLuid = luid;
+    row.InterfaceIndex = index;
     // SAFETY: at PASSIVE_LEVEL; the row is whole, its keys set and the rest zero, as asked for.
     check(unsafe { GetIpInterfaceEntry(&raw mut row) })?;
-    Ok(Interface { metric: row.Metric, connected: row.Connected != 0 })
+    Ok(row)
 }
 
 /// The source address NT would take towards `destination` by the interface `luid`.

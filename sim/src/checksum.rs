@@ -17,7 +17,8 @@ pub(crate) fn addresses(packet: &[u8]) -> &[u8] {
 }
 
 /// The sum of RFC 1071, not folded, of words as this machine reads them.
-pub(crate) fn sum(bytes: &[u8]) -> u64 {
+#[must_use]
+pub fn sum(bytes: &[u8]) -> u64 {
     let (words, rest) = bytes.as_chunks::<4>();
     let whole: u64 = words.iter().map(|word| u64::from(u32::from_ne_bytes(*word))).sum();
     let mut last = [0; 4];
@@ -26,7 +27,8 @@ pub(crate) fn sum(bytes: &[u8]) -> u64 {
 }
 
 /// A sum folded to 16 bits.
-pub(crate) fn fold(mut sum: u64) -> u16 {
+#[must_use]
+pub fn fold(mut sum: u64) -> u16 {
     while sum > 0xFFFF {
         sum = (sum & 0xFFFF) + (sum >> 16);
     }

@@ -12,7 +12,7 @@
 // Driver code runs in place, so on any other host there is nothing of this: `cargo test` tests the rest of the workspace.
 #![cfg(all(target_arch = "x86_64", target_os = "linux"))]
 
-mod checksum;
+pub mod checksum;
 pub mod host;
 pub mod loader;
 pub mod nt;

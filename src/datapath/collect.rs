@@ -4,12 +4,12 @@
 use alloc::boxed::Box;
 use core::net::IpAddr;
 
-use abi::{discard::Discard, statistics::Counter};
+use abi::{discard::Discard, policy::Policy, statistics::Counter};
 use crypto::{
     protocol::{
-        Now,
+        Now, mss,
         segment::{MOST_HEADER_BYTES, SuperPacket},
-        send::{Outgoing, outgoing},
+        send::{Outgoing, PathMtu, outgoing},
     },
     sync::Shared,
 };
@@ -19,8 +19,8 @@ use nt::irql::AtMostDispatch;
 use super::{MOST_CHUNKS_FROM_RING, packet::Packet, send::SendWork};
 use crate::{device::Device, ground::At, peer::Peer};
 
-/// Bytes of a packet's front that are looked at: an IPv6 header.
-pub(super) const HEAD_LEN: usize = 40;
+/// Bytes of a packet's front that are looked at: an IPv6 header, and TCP's flags.
+pub(super) const HEAD_LEN: usize = 54;
 
 /// What the adapter gave: packets, or the segments of one.
 #[derive(Default)]
@@ -65,6 +65,10 @@ pub(super) struct Collector<'d> {
     /// The destination that was last looked up: packets to it are for `peer`.
     destination: Option<IpAddr>,
     peer: Option<Shared<Peer>>,
+    /// How long packets to it may be.
+    mtu: PathMtu,
+    /// Whether the segment sizes that TCP announces are lowered to that.
+    lowers_mss: bool,
     /// The chunk being collected, of `peer`'s packets.
     work: Option<Box<SendWork>>,
     /// How many chunks were dealt, or would have been; `None` if all are to be sealed here.
@@ -80,7 +84,9 @@ impl<'d> Collector<'d> {
         deals: bool,
     ) -> Self {
         let (destination, peer, work) = (None, None, None);
-        Self { device, now, level, destination, peer, work, dealt: deals.then_some(0) }
+        let lowers_mss = device.core.policies.get(Policy::MssClamp) != 0;
+        let (mtu, dealt) = (PathMtu::default(), deals.then_some(0));
+        Self { device, now, level, destination, peer, mtu, lowers_mss, work, dealt }
     }
 
     /// Adds a packet of the ring's to the chunk of its peer, or its segments to as many as they need;
@@ -95,17 +101,21 @@ impl<'d> Collector<'d> {
         let len = packet.byte_count();
         let Outgoing { destination, outer_tos: tos } =
             outgoing(head.get(..seen).unwrap_or_default(), len)?;
-        // What is cut may be longer, and so NetAdapterCx lets everything pass that is.
-        let mtu = device.tunnel.mtu();
-        if mtu != 0 && len > mtu {
-            return Err(Discard::Oversize);
-        }
         self.turn_to_peer_of(destination)?;
+        if len > self.mtu.path() {
+            device.hold_to_mtu(&packet, self.mtu, self.now)?;
+        }
+        let (mtu, head) = (self.mtu, head.get(..seen).unwrap_or_default());
+        let may_be_syn = self.lowers_mss && mss::may_be_syn(head);
         if !self.has_chunk(tos) && !self.has_room() {
             return Ok(Collected::Left(packet));
         }
         let work = self.chunk(tos)?;
-        let packet = Packet::of(packet, &mut work.held, &device.counters)?;
+        let packet = if may_be_syn {
+            Packet::with_lower_mss(packet, mtu, &mut work.held, &device.counters)?
+        } else {
+            Packet::of(packet, &mut work.held, &device.counters)?
+        };
         let _ = work.packets.push(packet);
         Ok(Collected::Given(Given::packet(len)))
     }
@@ -116,9 +126,12 @@ impl<'d> Collector<'d> {
         let mut head = [0; MOST_HEADER_BYTES];
         let seen = packet.copy_to(0, &mut head);
         let (head, len) = (head.get(..seen).unwrap_or_default(), packet.byte_count());
-        let whole = SuperPacket::parse(head, len, packet.mss(), device.tunnel.mtu())?;
+        let mut whole = SuperPacket::parse(head, len, packet.mss(), device.tunnel.mtu())?;
         let Outgoing { destination, outer_tos: tos } = whole.outgoing();
         self.turn_to_peer_of(destination)?;
+        if !whole.fit(self.mtu.of(destination.is_ipv6())) {
+            device.hold_segments_to_mtu(&packet, &whole, self.mtu, self.now)?;
+        }
         if !self.has_room() {
             return Ok(Collected::Left(packet));
         }
@@ -148,7 +161,9 @@ impl<'d> Collector<'d> {
         }
         if self.destination != Some(destination) {
             let peer = tunnel.peer_for(&At(self.level), destination);
-            self.turn_to(peer.ok_or(Discard::NoPeer)?);
+            let peer = peer.ok_or(Discard::NoPeer)?;
+            self.mtu = self.device.mtu_to(&peer);
+            self.turn_to(peer);
             self.destination = Some(destination);
         }
         Ok(())

@@ -6,12 +6,14 @@
 //! done. Nothing calls into the network stack with a lock held.
 
 mod collect;
+mod length;
 mod packet;
 mod receive;
 mod send;
 mod sort;
 mod turn;
 
+pub(crate) use length::Answers;
 pub(crate) use packet::SEGMENTS;
 pub(crate) use receive::{ReceiveWork, Receiving, endpoint};
 pub(crate) use send::{SendWork, Sending};

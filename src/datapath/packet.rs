@@ -7,7 +7,7 @@ use abi::{discard::Discard, statistics::Counter};
 use crypto::{
     aead::Piece,
     pipeline::CHUNK_PACKETS,
-    protocol::{checksum::Sum, segment::Segment},
+    protocol::{checksum::Sum, mss, segment::Segment, send::PathMtu},
 };
 use heapless::Vec as Batch;
 use netadapter::{TxFlight, TxPacket};
@@ -89,6 +89,26 @@ impl Packet {
             packet
         };
         copied(len, |bytes| packet.copy_to(0, bytes), counters).map(Self::Copied)
+    }
+
+    /// The same, but of a SYN that announces longer segments than `mtu` lets pass a copy that does not.
+    #[inline(never)] // Its front is on the stack for as long as that takes.
+    pub(super) fn with_lower_mss(
+        packet: TxPacket<'_>,
+        mtu: PathMtu,
+        held: &mut Held,
+        counters: &Counters,
+    ) -> Result<Self, Discard> {
+        let mut head = [0; mss::FRONT_LEN];
+        let seen = packet.copy_to(0, &mut head);
+        if !mss::is_too_high(head.get(..seen).unwrap_or_default(), mtu) {
+            return Self::of(packet, held, counters);
+        }
+        let len = packet.byte_count();
+        let mut bytes = copied(len, |bytes| packet.copy_to(0, bytes), counters)?;
+        // The stack's bytes may have changed since: then there may be nothing to do.
+        counters.add(Counter::MssLowered, mss::lower(&mut bytes, mtu).into());
+        Ok(Self::Copied(bytes))
     }
 
     /// Takes a segment of a packet along, as [`Packet::of`] does.

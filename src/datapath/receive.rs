@@ -222,7 +222,8 @@ impl Device {
             let Some(buffer) = packet.buffer.take() else { continue };
             let bytes = packet.datagram_len as u64;
             match this.judge(packet, buffer, &keypair, &mut last_source, &mut last_sender, level) {
-                Ok(Some(deliverable)) => {
+                Ok(Some(mut deliverable)) => {
+                    this.lower_mss(peer, &mut deliverable);
                     packet.buffer = Some(deliverable);
                     received.data_packets = received.data_packets.saturating_add(1);
                     received.bytes = received.bytes.saturating_add(bytes);
@@ -412,8 +413,8 @@ fn open_some<'d>(
 
 /// Notes what is found of the checksums of packets that were opened.
 ///
-/// What becomes of a packet later spoils no finding: padding is no part of it, and a mark of ECN takes
-/// the header's checksum along.
+/// What becomes of a packet later spoils no finding: padding is no part of it, and a mark of ECN and a
+/// lower segment size take their checksum along.
 fn verify(packets: &mut [Opening], worth: Worth) {
     if worth == Worth::NOTHING {
         return;

@@ -17,7 +17,7 @@ use crypto::{
     protocol::{
         Now, Sent, Wants,
         messages::{TRANSPORT_HEADER_LEN, Transport},
-        send::{outgoing, padded_len},
+        send::{PathMtu, outgoing, padded_len},
     },
     sync::Shared,
 };
@@ -98,7 +98,11 @@ impl Device {
         let data = work.packets.iter().filter(|packet| packet.len() > 0).count();
         let ready = this.route_to(peer, level).and_then(|route| {
             work.route = route;
-            if route.is_some() { this.lay_out(&mut work).map(|()| true) } else { Ok(false) }
+            if route.is_some() {
+                this.lay_out(&mut work, this.mtu_to(peer)).map(|()| true)
+            } else {
+                Ok(false)
+            }
         });
         match ready {
             Ok(true) => {}
@@ -198,8 +202,8 @@ impl Device {
     }
 
     /// Finds a place in a run buffer for each packet's datagram.
-    fn lay_out(&self, work: &mut SendWork) -> Result<(), Discard> {
-        let mtu = self.tunnel.mtu();
+    fn lay_out(&self, work: &mut SendWork, mtu: PathMtu) -> Result<(), Discard> {
+        let mtu = mtu.path();
         let packets = &work.packets;
         let datagram_len = |packet: &Packet| {
             padded_len(packet.len(), mtu).saturating_add(TRANSPORT_HEADER_LEN + TAG_LEN)

@@ -68,7 +68,7 @@ impl Ledger {
     #[must_use]
     pub(crate) fn lost(&self) -> i64 {
         let became = [Counter::PacketsIn, Counter::KeepalivesIn, Counter::HandshakesIn];
-        self.sum(&[Counter::DatagramsIn])
+        self.sum(&[Counter::DatagramsIn, Counter::TooBigTold])
             - self.sum(&became)
             - self.discards(Direction::Inbound) as i64
     }

@@ -11,6 +11,7 @@
 //! | [`roaming`] | a NAT that rebinds |
 //! | [`outer_marks`] | ECN and DSCP on the wire, how long datagrams are, and those that a link is too small for |
 //! | [`outer_routing`] | routes that are missing, that lead into the tunnel, that change |
+//! | [`path_mtu`] | what is longer than the way takes, and what TCP announces |
 //! | [`weather`] | loss, delay, reordering, duplicates |
 //! | [`port_change`], [`adapter_state`], [`peer_removal`], [`lost_sockets`] | changes under load |
 //! | [`two_adapters`], [`dead_peers`] | several tunnels, many peers |
@@ -70,6 +71,7 @@ mod nic_buffers;
 mod outer_marks;
 mod outer_offloads;
 mod outer_routing;
+mod path_mtu;
 mod peer_removal;
 mod policy;
 mod policy_change;

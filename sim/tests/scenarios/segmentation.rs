@@ -78,8 +78,23 @@ impl Super {
         Self { packet, mss }
     }
 
+    /// The same, but a router may cut what becomes of it (IPv4).
+    pub(crate) fn without_df(mut self) -> Self {
+        self.packet[6] = 0;
+        self
+    }
+
+    pub(crate) fn packet(&self) -> &[u8] {
+        &self.packet
+    }
+
     pub(crate) fn segments(&self) -> Vec<Vec<u8>> {
-        cut(&self.packet, self.mss).unwrap()
+        self.segments_of(self.mss)
+    }
+
+    /// The same, of another length.
+    pub(crate) fn segments_of(&self, mss: usize) -> Vec<Vec<u8>> {
+        cut(&self.packet, mss).unwrap()
     }
 
     pub(crate) fn send(&self, from: &Station) {

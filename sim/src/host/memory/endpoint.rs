@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::packet::{Packet, Payload};
+use super::packet::{self, Packet, Payload};
 use crate::verifier::schedule::{Key, World, lock};
 
 /// The port of file transfers.
@@ -77,6 +77,8 @@ pub struct Counts {
     pub bytes_in: u64,
     /// Packets from the adapter that were not intact or not for us.
     pub strange: u64,
+    /// Errors of ICMP or ICMPv6 that were for us.
+    pub errors: u64,
 }
 
 impl Endpoint {
@@ -265,7 +267,9 @@ impl Endpoint {
             let counts = &mut lock(&self.state).counts;
             counts.packets_in += 1;
             counts.bytes_in += bytes.len() as u64;
-            counts.strange += u64::from(parsed.is_none());
+            let error = packet::is_error_for(bytes, &self.addresses);
+            counts.errors += u64::from(error);
+            counts.strange += u64::from(parsed.is_none() && !error);
         }
         let Some(Packet { source, payload, .. }) = parsed else { return };
         match payload {

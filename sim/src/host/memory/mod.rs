@@ -188,7 +188,13 @@ impl Shared {
     }
 
     /// Puts a datagram on its way, in as many packets as a link of `mtu` bytes makes it.
-    fn post(&self, (from, to): (SocketAddr, SocketAddr), traffic_class: u8, payload: Vec<u8>, mtu: usize) {
+    fn post(
+        &self,
+        (from, to): (SocketAddr, SocketAddr),
+        traffic_class: u8,
+        payload: Vec<u8>,
+        mtu: usize,
+    ) {
         let now = self.world.now();
         let parts = fragments::cut(payload.len(), from.is_ipv4(), mtu);
         let random: Vec<u64> = parts.iter().map(|_| self.world.random()).collect();
@@ -214,7 +220,15 @@ impl Shared {
                 let order = self.order.fetch_add(1, Ordering::Relaxed);
                 let (due, payload) = (now + after, payload.clone());
                 let part = Part { datagram, number, count };
-                state.under_way.push(UnderWay { due, order, from, to, traffic_class, payload, part });
+                state.under_way.push(UnderWay {
+                    due,
+                    order,
+                    from,
+                    to,
+                    traffic_class,
+                    payload,
+                    part,
+                });
             }
         }
         let mut carried = lock(&self.carried);

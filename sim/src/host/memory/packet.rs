@@ -129,6 +129,25 @@ impl Packet {
     }
 }
 
+/// Whether it is an error of ICMP or ICMPv6, intact, for one of these addresses.
+#[must_use]
+pub fn is_error_for(bytes: &[u8], addresses: &[IpAddr]) -> bool {
+    let parsed = match bytes.first().map(|first| first >> 4) {
+        Some(4) => parse_v4(bytes),
+        Some(6) => parse_v6(bytes),
+        _ => None,
+    };
+    let Some((source, destination, protocol, body)) = parsed else { return false };
+    let pseudo = pseudo_header(source, destination, protocol, body.len());
+    let (covered, kind) = (if protocol == ICMP { &[] } else { &*pseudo }, body.first());
+    let is_error = match (protocol, kind) {
+        (ICMP, Some(kind)) => matches!(kind, 3 | 4 | 5 | 11 | 12),
+        (ICMPV6, Some(kind)) => *kind < 128,
+        _ => false,
+    };
+    is_error && checksum(covered, body) == 0 && addresses.contains(&destination)
+}
+
 fn checksum_at(protocol: u8) -> usize {
     if protocol == UDP { 6 } else { 2 }
 }
