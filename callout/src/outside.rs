@@ -111,9 +111,11 @@ impl<R: Receiver> Outside<R> {
     /// `<= DISPATCH_LEVEL`. No lock may be held: the stack is called, down to the network adapter.
     pub fn send(&self, run: Run, route: &Route, tos: u8, level: &AtMostDispatch) {
         let run = match &self.intercepted {
-            // What bears a DSCP goes by the sockets, of which it is known whether they can send it.
-            Some(callouts) if callouts.ways().inject.is_some() && tos >> 2 == 0 => {
-                let Err(run) = callouts.inject(run, route, tos, level) else { return };
+            Some(callouts) if callouts.ways().inject.is_some() => {
+                // What bears a DSCP goes by the sockets, of which it is known whether they can send it.
+                let passed =
+                    if tos >> 2 == 0 { callouts.inject(run, route, tos, level) } else { Err(run) };
+                let Err(run) = passed else { return };
                 self.sockets.receiver().counted(Counter::InjectionPassed, run.len());
                 run
             }
