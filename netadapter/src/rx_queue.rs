@@ -167,6 +167,7 @@ impl Indication<'_> {
     /// # IRQL
     ///
     /// `<= DISPATCH_LEVEL`.
+    #[inline(always)] // A packet's way has one such call; others are rare.
     pub fn push(&mut self, buffer: RxBuffer) -> Result<(), RxBuffer> {
         self.places.push(buffer)
     }

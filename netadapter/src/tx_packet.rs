@@ -193,6 +193,12 @@ impl<'packet> Pieces<'packet> {
     pub(crate) unsafe fn of(state: &'packet TxState, body: Body) -> Self {
         Self { state, body, at: 0 }
     }
+
+    /// Copies their bytes from `from` on, as many as there are and `to` has room for; returns how many.
+    #[must_use]
+    pub fn copy_to(self, from: usize, to: &mut [u8]) -> usize {
+        copy(self, from, to)
+    }
 }
 
 impl Iterator for Pieces<'_> {

@@ -103,19 +103,22 @@ impl<'d> Collector<'d> {
             outgoing(head.get(..seen).unwrap_or_default(), len)?;
         self.turn_to_peer_of(destination)?;
         if len > self.mtu.path() {
-            device.hold_to_mtu(&packet, self.mtu, self.now)?;
+            device.hold_to_mtu(packet.pieces(), len, self.mtu, self.now)?;
         }
-        let (mtu, head) = (self.mtu, head.get(..seen).unwrap_or_default());
-        let may_be_syn = self.lowers_mss && mss::may_be_syn(head);
         if !self.has_chunk(tos) && !self.has_room() {
             return Ok(Collected::Left(packet));
         }
+        // What was not seen is zero.
+        if self.lowers_mss
+            && mss::may_be_syn(&head)
+            && let Some(lowered) =
+                Packet::with_lower_mss(packet.pieces(), len, self.mtu, &device.counters)?
+        {
+            let _ = self.chunk(tos)?.packets.push(lowered);
+            return Ok(Collected::Given(Given::packet(len)));
+        }
         let work = self.chunk(tos)?;
-        let packet = if may_be_syn {
-            Packet::with_lower_mss(packet, mtu, &mut work.held, &device.counters)?
-        } else {
-            Packet::of(packet, &mut work.held, &device.counters)?
-        };
+        let packet = Packet::of(packet, &mut work.held, &device.counters)?;
         let _ = work.packets.push(packet);
         Ok(Collected::Given(Given::packet(len)))
     }

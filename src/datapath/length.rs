@@ -17,7 +17,7 @@ use crypto::protocol::{
     send::PathMtu,
     too_big::{MOST_BYTES, answer, may_be_cut},
 };
-use netadapter::{RxBuffer, TxPacket};
+use netadapter::{Pieces, TxPacket};
 
 use crate::{device::Device, peer::Peer};
 
@@ -52,15 +52,24 @@ impl Answers {
 
 impl Device {
     /// Lowers the segment size that a received SYN announces to what the way to its peer takes.
-    #[inline]
-    pub(super) fn lower_mss(&self, peer: &Peer, packet: &mut RxBuffer) {
-        if mss::may_be_syn(packet.as_slice()) && self.core.policies.get(Policy::MssClamp) != 0 {
-            let lowered = mss::lower(packet.as_mut_slice(), self.mtu_to(peer));
+    pub(super) fn lower_mss(&self, peer: &Peer, packet: &mut [u8]) {
+        if mss::may_be_syn(packet) {
+            self.lower_mss_of_syn(peer, packet);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn lower_mss_of_syn(&self, peer: &Peer, packet: &mut [u8]) {
+        if self.core.policies.get(Policy::MssClamp) != 0 {
+            let lowered = mss::lower(packet, self.mtu_to(peer));
             self.counters.add(Counter::MssLowered, lowered.into());
         }
     }
 
     /// Decides about a packet that is longer than its path takes: it is sent all the same, or its sender told.
+    ///
+    /// Of it there are the pieces: lent, every packet would have to be in memory.
     ///
     /// # Errors
     ///
@@ -69,15 +78,15 @@ impl Device {
     #[inline(never)]
     pub(super) fn hold_to_mtu(
         &self,
-        packet: &TxPacket<'_>,
+        pieces: Pieces<'_>,
+        len: usize,
         mtu: PathMtu,
         now: Now,
     ) -> Result<(), Discard> {
         let mut head = [0; FRONT_LEN];
-        let seen = packet.copy_to(0, &mut head);
+        let seen = pieces.clone().copy_to(0, &mut head);
         let head = head.get(..seen).unwrap_or_default();
-        let len = packet.byte_count();
-        self.judge_length(head, len, mtu, now, |to| packet.copy_to(0, to))
+        self.judge_length(head, len, mtu, now, |to| pieces.copy_to(0, to))
     }
 
     /// The same for the segments of a packet, which are datagrams of UDP.

@@ -10,7 +10,7 @@ use crypto::{
     protocol::{checksum::Sum, mss, segment::Segment, send::PathMtu},
 };
 use heapless::Vec as Batch;
-use netadapter::{TxFlight, TxPacket};
+use netadapter::{Pieces, TxFlight, TxPacket};
 
 use crate::counters::Counters;
 
@@ -91,24 +91,26 @@ impl Packet {
         copied(len, |bytes| packet.copy_to(0, bytes), counters).map(Self::Copied)
     }
 
-    /// The same, but of a SYN that announces longer segments than `mtu` lets pass a copy that does not.
-    #[inline(never)] // Its front is on the stack for as long as that takes.
+    /// A copy of a SYN of `len` bytes that announces longer segments than `mtu` lets pass, in which it does not;
+    /// `None` of anything else.
+    // Lent, the packet itself would have to be in memory for all that is none.
+    #[cold]
+    #[inline(never)]
     pub(super) fn with_lower_mss(
-        packet: TxPacket<'_>,
+        pieces: Pieces<'_>,
+        len: usize,
         mtu: PathMtu,
-        held: &mut Held,
         counters: &Counters,
-    ) -> Result<Self, Discard> {
+    ) -> Result<Option<Self>, Discard> {
         let mut head = [0; mss::FRONT_LEN];
-        let seen = packet.copy_to(0, &mut head);
+        let seen = pieces.clone().copy_to(0, &mut head);
         if !mss::is_too_high(head.get(..seen).unwrap_or_default(), mtu) {
-            return Self::of(packet, held, counters);
+            return Ok(None);
         }
-        let len = packet.byte_count();
-        let mut bytes = copied(len, |bytes| packet.copy_to(0, bytes), counters)?;
+        let mut bytes = copied(len, |bytes| pieces.copy_to(0, bytes), counters)?;
         // The stack's bytes may have changed since: then there may be nothing to do.
         counters.add(Counter::MssLowered, mss::lower(&mut bytes, mtu).into());
-        Ok(Self::Copied(bytes))
+        Ok(Some(Self::Copied(bytes)))
     }
 
     /// Takes a segment of a packet along, as [`Packet::of`] does.

@@ -223,7 +223,9 @@ impl Device {
             let bytes = packet.datagram_len as u64;
             match this.judge(packet, buffer, &keypair, &mut last_source, &mut last_sender, level) {
                 Ok(Some(mut deliverable)) => {
-                    this.lower_mss(peer, &mut deliverable);
+                    let inner = deliverable.as_mut_slice();
+                    decapsulate_ecn(inner, packet.ecn);
+                    this.lower_mss(peer, inner);
                     packet.buffer = Some(deliverable);
                     received.data_packets = received.data_packets.saturating_add(1);
                     received.bytes = received.bytes.saturating_add(bytes);
@@ -246,8 +248,7 @@ impl Device {
         Self::attend(this, peer, wants, now, level);
     }
 
-    /// Decides what becomes of an opened packet: delivered, a keepalive, or discarded, and then
-    /// whether it was authentic data all the same.
+    /// Decides what becomes of an opened packet: delivered, a keepalive, or discarded, authentic data or not.
     // spec: WG 5.4.6-d, WG 5.4.6-e, WG 2-b, WG 2-c
     fn judge(
         &self,
@@ -276,7 +277,6 @@ impl Device {
             *last_source = Some(inner.source);
         }
         buffer.set_len(inner.len);
-        decapsulate_ecn(buffer.as_mut_slice(), packet.ecn);
         Ok(Some(buffer))
     }
 

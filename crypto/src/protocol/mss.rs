@@ -21,20 +21,24 @@ mod option {
     pub(super) const MSS: u8 = 2;
 }
 
-/// Whether [`lower`] may find something; `head` has 54 bytes or is a whole packet.
+/// Whether [`lower`] may find something; `head` has 54 bytes or is a whole packet, or that with zeroes behind.
 ///
 /// Quick: most packets are told by their protocol or flags.
 #[must_use]
 #[inline]
 pub fn may_be_syn(head: &[u8]) -> bool {
-    let syn = |at: usize| head.get(at).is_some_and(|flags| flags & flag::SYN != 0);
-    match *head {
-        [0x45, _, _, _, _, _, _, _, _, protocol, ..] => {
-            protocol == TCP && syn(IPV4_HEADER_LEN + FLAGS_AT)
+    // An announcement is behind two headers, of which these are the shortest.
+    let Some(first) = head.first_chunk::<{ IPV4_HEADER_LEN + TCP_HEADER_LEN }>() else {
+        return false;
+    };
+    let is_syn = |flags: u8| flags & flag::SYN != 0;
+    match first[0] {
+        0x45 => first[9] == TCP && is_syn(first[IPV4_HEADER_LEN + FLAGS_AT]),
+        0x46..=0x4F => first[9] == TCP,
+        0x60..=0x6F if first[6] == TCP => {
+            head.get(IPV6_HEADER_LEN + FLAGS_AT).is_some_and(|flags| is_syn(*flags))
         }
-        [0x46..=0x4F, _, _, _, _, _, _, _, _, protocol, ..] => protocol == TCP,
-        [0x60..=0x6F, _, _, _, _, _, TCP, ..] => syn(IPV6_HEADER_LEN + FLAGS_AT),
-        [0x60..=0x6F, _, _, _, _, _, next, ..] => super::ip::is_extension(next),
+        0x60..=0x6F => super::ip::is_extension(first[6]),
         _ => false,
     }
 }

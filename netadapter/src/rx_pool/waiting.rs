@@ -81,6 +81,7 @@ impl Places<'_> {
     /// # Errors
     ///
     /// The buffer, if there is no place left or it is of another pool.
+    #[inline(always)] // As `Indication::push`.
     pub(crate) fn push(&mut self, buffer: RxBuffer) -> Result<(), RxBuffer> {
         if self.left == 0 || !buffer.is_of(&self.waiting.pool) {
             return Err(buffer);
