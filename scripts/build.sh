@@ -93,6 +93,8 @@ export CARGO_TARGET_X86_64_PC_WINDOWS_MSVC_LINKER=$llvm/bin/lld-link
 export CARGO_TARGET_DIR=$workspace/target/driver-build
 # For -Zbuild-std; rustc-wrapper.sh keeps it from everything but the standard library.
 export RUSTC_BOOTSTRAP=1
+# Incremental builds are others: dearer by the packet.
+export CARGO_INCREMENTAL=0
 
 # Where things lie on this machine is nobody's business and would make builds differ.
 source=$("$RUSTC" --print sysroot)/lib/rustlib/src/rust

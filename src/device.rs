@@ -33,6 +33,7 @@ use nt::{
 use crate::{
     Core,
     counters::Counters,
+    datapath,
     ends::Outer,
     ground::{At, AtPassive},
     handshakes::HandshakeQueue,

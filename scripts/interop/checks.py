@@ -122,11 +122,37 @@ def small_cable(pair):
             pair.fresh(family)
             for sender, receiver in ((pair.pen, pair.peer), (pair.peer, pair.pen)):
                 pair.cable.seen.clear()
-                sender.ping(receiver.inside(4), "-c 3 -i 0.05 -W 3 -s 1392")
+                sender.ping(receiver.inside(4), "-c 3 -i 0.05 -W 3 -s 1392 -M dont")
                 want(all(pair.cable.seen[end, "fragment"] >= 6 for end in (0, 1)), f"nothing was cut: {pair.cable.seen}")
     finally:
         for end in (pair.pen, pair.peer):
             end.sh("ip link set cable mtu 1500")
+
+
+@check
+def narrow_cable(pair):
+    """on a cable with an MTU of 1400 who must not be cut is told what fits, and files go without a fragment"""
+    pen, peer = pair.pen, pair.peer
+    for end in (pen, peer):
+        end.sh("ip link set cable mtu 1400")
+    try:
+        pen.ping(peer.inside(4))
+        time.sleep(0.3)
+        pen.ping(peer.inside(4), "-c 3 -i 0.05 -W 3 -s 1392 -M dont")
+        for family, size in ((4, 1392), (6, 1372)):
+            pen.fails(f"ping -n -q -c 2 -i 0.2 -W 1 -M do -s {size} {peer.inside(family)}")
+            want("mtu 1340" in pen.sh(f"ip route get {peer.inside(family)}"), f"the stack was not told, IPv{family}")
+            pen.ping(peer.inside(family), f"-c 3 -i 0.05 -W 3 -M do -s {size - 80}")
+        # The peer may know nothing of the cable: it is the SYN that says so, both ways.
+        pair.cable.seen.clear()
+        for sender, receiver in ((pen, peer), (peer, pen)):
+            for family in (4, 6):
+                send_file(pair, sender, receiver, receiver.inside(family), 256 << 10)
+        want(not pair.cable.seen[0, "fragment"] and not pair.cable.seen[1, "fragment"], f"cut: {pair.cable.seen}")
+    finally:
+        for end in (pen, peer):
+            end.sh("ip link set cable mtu 1500")
+        pen.sh("ip route flush cache; ip -6 route flush cache")
 
 
 @check

@@ -50,6 +50,13 @@ pub(crate) fn drain(event: &OwnedFd) {
     unsafe { libc::read(event.as_raw_fd(), count.as_mut_ptr().cast(), count.len()) };
 }
 
+/// Closes what a descriptor stands for, now and whoever else still has it: from here on it is an empty event.
+pub(crate) fn close_now(fd: &OwnedFd) -> io::Result<()> {
+    let empty = event()?;
+    // SAFETY: both are open. The number stays its owner's, who closes it once more.
+    check(unsafe { libc::dup3(empty.as_raw_fd(), fd.as_raw_fd(), libc::O_CLOEXEC) }).map(drop)
+}
+
 /// Sets an option that is an `int`.
 pub(crate) fn set_option(fd: &impl AsRawFd, level: i32, name: i32, value: i32) -> io::Result<()> {
     let (data, len) = ((&raw const value).cast(), size_of::<i32>() as libc::socklen_t);

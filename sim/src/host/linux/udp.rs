@@ -288,13 +288,16 @@ impl Socket for UdpSocket {
     fn close(&self) {
         self.closed.store(true, Ordering::Release);
         descriptor::signal(&self.wake);
-        if *lock(&self.reader) == Some(std::thread::current().id()) {
-            return;
+        if *lock(&self.reader) != Some(std::thread::current().id()) {
+            let deadline = self.world.now() + Duration::from_secs(5);
+            let ended = || self.ended.load(Ordering::Acquire).then_some(());
+            // A reader that is stuck in the driver's callback is found by WSK, which waits for it.
+            let _ =
+                self.world.wait(Key::of(&self.ended), Some(deadline), "UDP reader to end", ended);
         }
-        let deadline = self.world.now() + Duration::from_secs(5);
-        let ended = || self.ended.load(Ordering::Acquire).then_some(());
-        // A reader that is stuck in the driver's callback is found by WSK, which waits for it.
-        let _ = self.world.wait(Key::of(&self.ended), Some(deadline), "UDP reader to end", ended);
+        // Whoever closes a port may open it again at once, while its reader is still on its way out.
+        // If there is no descriptor left for it, it is closed with its last owner.
+        let _ = descriptor::close_now(&self.fd);
     }
 }
 
@@ -614,6 +617,20 @@ mod tests {
         );
         receiver.close();
         sender.close();
+    }
+
+    #[test]
+    fn a_port_that_was_closed_may_be_opened_at_once() {
+        let world = World::new(crate::verifier::schedule::Mode::Parallel);
+        let _main = world.enter("main");
+        let any = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0);
+        let first = UdpSocket::open(&world, any, Arc::new(Kept::default())).unwrap();
+        let local = local_address(&first);
+        // The first is still somebody's.
+        first.close();
+        let second = UdpSocket::open(&world, local, Arc::new(Kept::default())).unwrap();
+        assert_eq!(local_address(&second), local);
+        second.close();
     }
 
     fn local_address(socket: &UdpSocket) -> SocketAddr {

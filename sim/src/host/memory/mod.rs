@@ -165,7 +165,7 @@ impl Network {
 
     /// Sends a datagram for somebody who lies about where he is.
     pub fn forge(&self, from: SocketAddr, to: SocketAddr, payload: &[u8]) {
-        self.shared.post(from, to, 0, payload.to_vec());
+        self.shared.post((from, to), 0, payload.to_vec(), usize::MAX);
     }
 
     /// What it carried so far.
