@@ -82,7 +82,7 @@ impl Scene {
         let left = Arc::new(Mutex::new(0));
         let (count, own) = (left.clone(), alpha.outer());
         network
-            .tap(move |from, _, _| *count.lock().unwrap() += usize::from(own.contains(&from.ip())));
+            .tap(move |seen| *count.lock().unwrap() += usize::from(own.contains(&seen.from.ip())));
         let key = alpha.public_key().unwrap();
         let scene = Self {
             world: world.clone(),

@@ -71,9 +71,9 @@ fn under_flood(
     with_stranger(seed, &options, |pair, stranger| {
         let last = Arc::new(Mutex::new(Vec::new()));
         let (keep, alpha) = (last.clone(), pair.alpha.outer()[0]);
-        pair.network.tap(move |from, _, datagram| {
-            if from.ip() == alpha && datagram.len() == INITIATION {
-                *keep.lock().unwrap() = datagram.to_vec();
+        pair.network.tap(move |seen| {
+            if seen.from.ip() == alpha && seen.payload.len() == INITIATION {
+                *keep.lock().unwrap() = seen.payload.to_vec();
             }
         });
         machines::ping(&pair.alpha, &pair.beta);
@@ -323,9 +323,9 @@ fn forged_data_makes_no_small_chunks_and_stops_nobody() {
         with_stranger(seed, &options, |pair, stranger| {
             let data = Arc::new(Mutex::new(Vec::new()));
             let (keep, ends) = (data.clone(), [&pair.alpha, &pair.beta].map(|end| end.outer()[0]));
-            pair.network.tap(move |from, to, datagram| {
-                if [from.ip(), to.ip()] == ends && datagram[0] == 4 {
-                    *keep.lock().unwrap() = datagram.to_vec();
+            pair.network.tap(move |seen| {
+                if [seen.from.ip(), seen.to.ip()] == ends && seen.payload[0] == 4 {
+                    *keep.lock().unwrap() = seen.payload.to_vec();
                 }
             });
             machines::ping(&pair.alpha, &pair.beta);
