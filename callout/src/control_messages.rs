@@ -193,6 +193,20 @@ pub fn write(departure: &Departure, list: &mut [u8; DEPARTURE_LEN]) -> usize {
     writer.written
 }
 
+/// Of the messages that [`write`] wrote, the bytes before the one with a DSCP; all of them if there is none.
+#[must_use]
+pub fn without_dscp(list: &[u8]) -> usize {
+    let before = list.len().saturating_sub(space(size_of::<u32>()));
+    let kinds = list.get(before..).and_then(|message| message.get(HEADER_LEN - 8..HEADER_LEN));
+    let is_dscp =
+        [(IPPROTO_IP, IP_TOS), (IPPROTO_IPV6, IPV6_TCLASS)].iter().any(|(level, kind)| {
+            kinds.is_some_and(|kinds| {
+                kinds.iter().copied().eq(level.to_ne_bytes().into_iter().chain(kind.to_ne_bytes()))
+            })
+        });
+    if is_dscp { before } else { list.len() }
+}
+
 /// Writes the message that has what is sent cut into datagrams of `bytes` bytes; returns its own.
 #[must_use]
 pub fn write_segment(bytes: u32, list: &mut [u8]) -> usize {

@@ -26,7 +26,7 @@ use nt::{
 };
 
 use crate::{
-    control_messages::{DEPARTURE_LEN, Departure, write, write_segment},
+    control_messages::{DEPARTURE_LEN, Departure, without_dscp, write, write_segment},
     datagrams::{Datagrams, Sequence},
     endpoint::{Family, decode, encode},
     parts::{Fate, Parts},
@@ -457,6 +457,15 @@ impl<R: Receiver> Ear<R> {
         self.segments.load(Ordering::Relaxed)
     }
 
+    /// Takes the DSCP from a run, and from all that follow: it may have failed for that. False if it had none.
+    fn is_without_dscp(&self, request: &mut SendRequest) -> bool {
+        let had_one = request.shorten(without_dscp);
+        if had_one {
+            self.dscp.store(false, Ordering::Relaxed);
+        }
+        had_one
+    }
+
     /// Counts a run that was sent: it left as it was handed over at last.
     fn left(&self, request: &SendRequest, bytes: usize, level: &AtMostDispatch) {
         let (datagrams, sends) = request.joined();
@@ -500,16 +509,15 @@ impl<R: Receiver> Events for Ear<R> {
         let datagrams = request.message_count();
         match outcome {
             Ok(bytes) => self.left(&request, bytes, level),
-            Err(error) if may_be_about_messages(error) && request.part(error) => {
+            Err(error)
+                if may_be_about_messages(error)
+                    && (request.part(error) || self.is_without_dscp(&mut request)) =>
+            {
                 let Err(back) = sender.send(request) else { return };
                 request = back;
                 self.receiver.discarded(Discard::Stopping, datagrams);
             }
             Err(error) => {
-                if may_be_about_messages(error) {
-                    // If it had a DSCP it may have been that; whoever sends it again sends it without.
-                    self.dscp.store(false, Ordering::Relaxed);
-                }
                 self.receiver.discarded(Discard::SendFailed, datagrams);
                 if let Some(remote) = decode(&request.remote().0) {
                     self.receiver.failed(remote, error);

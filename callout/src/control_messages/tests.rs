@@ -125,6 +125,8 @@ fn a_dscp_is_said_with_the_ecn_bits() {
             let mut list = [0xAA; DEPARTURE_LEN];
             let written = write(&Departure { source, interface: 7, ecn, dscp }, &mut list);
             assert_eq!(list[before..written], message(level, kind, &[said, 0, 0, 0]));
+            assert_eq!(without_dscp(&list[..written]), before);
+            assert_eq!(without_dscp(&list[..before]), before, "there is none to leave out");
         }
     }
 }

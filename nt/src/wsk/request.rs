@@ -197,6 +197,21 @@ impl SendRequest {
         block.joining = Joining::Never;
     }
 
+    /// Leaves out control messages from the back: `keep` gets all of them and says how many of their bytes stay. False if
+    /// none was left out.
+    ///
+    /// # IRQL
+    ///
+    /// `<= DISPATCH_LEVEL`.
+    #[must_use]
+    pub fn shorten(&mut self, keep: impl FnOnce(&[u8]) -> usize) -> bool {
+        let block = self.block_mut();
+        let before = block.control_len;
+        let messages = block.control.0.get(..before).unwrap_or_default();
+        block.control_len = keep(messages).min(before);
+        block.control_len < before
+    }
+
     /// Has datagrams of `segment` bytes, and a shorter one behind them, handed over as one where they lie
     /// back to back. `write` puts the control message that says so behind those that are there, and
     /// returns its bytes. To be called after [`SendRequest::address`].

@@ -10,12 +10,14 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use abi::discard::Discard;
 use abi::policy::Policy;
 use sim::host::memory::link::Link;
 use sim::host::memory::packet::{Packet, Payload};
 use sim::host::memory::pair::{Pair, Station};
 use sim::host::memory::{CARD, Network};
 
+use crate::machines::accounting::Ledger;
 use crate::machines::{self, PATIENCE, with_pair_of};
 
 /// Every way out and in there is.
@@ -219,6 +221,11 @@ fn handshakes_bear_their_dscp_where_that_can_be() {
                 assert!(of(false).count() >= 2, "{wire:?}");
                 assert!(of(false).all(|marks| marks.1 == expected), "{taken}, {refused}: {wire:?}");
                 assert!(of(true).all(|marks| marks.1 == 0), "{wire:?}");
+                // What was refused is sent again at once, without.
+                for station in [&pair.alpha, &pair.beta] {
+                    let ledger = Ledger::of(station);
+                    assert_eq!(ledger.discarded(Discard::SendFailed), 0, "{ledger}");
+                }
             });
         }
     }
