@@ -1,6 +1,7 @@
 """penstock.sys beside other WireGuard implementations. Run by scripts/interop.sh, which says what the options are."""
 import argparse
 import random
+import subprocess
 import sys
 import time
 import traceback
@@ -62,7 +63,11 @@ def main():
                  + ", ".join(check.__name__ for check in checks.CHECKS))
     peers = options.peer or [KERNEL, *PEERS]
     if KERNEL in peers:
-        options.kernel = guest.kernel(options.kernels)
+        try:
+            options.kernel = guest.kernel(options.kernels)
+        except (subprocess.CalledProcessError, IndexError) as error:
+            said = getattr(error, "stderr", None) or f"no {guest.PACKAGE} is listed"
+            sys.exit(f"interop.sh: Debian's kernel cannot be had: {said.strip()}\nTry `apt-get update`, or leave it out with --peer.")
     passed = failed = 0
     with ThreadPoolExecutor(AT_ONCE) as pool:
         for lines, good, bad in pool.map(lambda peer: with_peer(options, peer, wanted), peers):
