@@ -12,7 +12,8 @@ Joins penstock.sys to each of four peers by a cable that can lose, delay, double
 NAT does, and makes every check of scripts/interop/checks.py. Needs root and /dev/net/tun, and says SKIPPED without them; run
 scripts/build.sh first. Installs boringtun-cli and gotatun-cli below target/ the first time, and unpacks a Debian kernel there.
 
-  --peer NAME    only with this peer: linux (the kernel's own, in an emulated machine), wireguard-go, boringtun, gotatun
+  --peer NAME    only with this peer: linux (the kernel's own, in an emulated machine), wireguard-go, boringtun-cli,
+                 gotatun
   --check WORD   only checks with WORD in their names
   --seed N       of the cable's weather, as a run before printed it
 TEXT

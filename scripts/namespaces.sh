@@ -3,7 +3,7 @@
 #   namespaces_up PREFIX        makes PREFIX-a (10.77.0.1, fd77::1) and PREFIX-b (10.77.0.2, fd77::2), joined by a cable;
 #                               removes them, and what runs in them, when the script ends
 #   start SIDE COMMAND...       runs COMMAND in namespace SIDE (a or b) in the background; its output goes to $work/SIDE.log
-#   configure SIDE NAME [ENDPOINT_FAMILY]   keys, port, peer, addresses (10.78.0.N, fd78::N) and link of interface NAME
+#   configure SIDE NAME         keys, port, peer, addresses (10.78.0.N, fd78::N) and link of interface NAME
 #   inside SIDE COMMAND...      runs COMMAND in namespace SIDE
 #
 # Processes are ended by their own pid. Nothing outside the two namespaces is touched.
@@ -87,11 +87,11 @@ wait_for() {
 }
 
 configure() {
-    local side=$1 name=$2 family=${3:-4} number other other_number endpoint
+    local side=$1 name=$2 number other other_number
     if [ "$side" = a ]; then number=1 other=b other_number=2; else number=2 other=a other_number=1; fi
-    [ "$family" = 4 ] && endpoint=10.77.0.$other_number:5182$other_number || endpoint=[fd77::$other_number]:5182$other_number
     inside "$side" wg set "$name" private-key "$work/$side.key" listen-port 5182$number \
-        peer "$(cat "$work/$other.pub")" allowed-ips 10.78.0.$other_number/32,fd78::$other_number/128 endpoint "$endpoint"
+        peer "$(cat "$work/$other.pub")" allowed-ips 10.78.0.$other_number/32,fd78::$other_number/128 \
+        endpoint "10.77.0.$other_number:5182$other_number"
     ip -n "$prefix-$side" addr add 10.78.0.$number/24 dev "$name"
     ip -n "$prefix-$side" addr add fd78::$number/64 dev "$name" nodad
     ip -n "$prefix-$side" link set "$name" mtu 1420 up

@@ -12,6 +12,8 @@ import os
 import statistics
 import sys
 
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+from implementations import COMMANDS, command
 from sides import BARE, Link, percentile
 
 # What is measured: name, bytes of a packet, unit, whether more is better.
@@ -53,13 +55,10 @@ def implementations(options):
         BARE: (None, {}),
         OURS: (ours, {}),
         GRANTED: ([*ours, "--windows", "GSO_IS_GRANTED=1"], {}),
-        "wireguard-go": (["wireguard-go", "-f", "{if}"], {"WG_PROCESS_FOREGROUND": "1", "LOG_LEVEL": "error"}),
-        "boringtun-cli": ([os.path.join(options.peers, "boringtun-cli"), "-f", "--disable-drop-privileges", "{if}"],
-                          {"WG_SUDO": "1"}),
     }
-    gotatun = os.path.join(options.peers, "gotatun")
-    if os.path.exists(gotatun):
-        found["gotatun"] = ([gotatun, "-f", "--disable-drop-privileges", "{if}"], {"WG_SUDO": "1"})
+    for name in COMMANDS:
+        if there := command(name, options.peers):
+            found[name] = there
     return {name: what for name, what in found.items() if not options.only or name in options.only}
 
 

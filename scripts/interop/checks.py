@@ -3,13 +3,14 @@ Failed, or returns. Each begins with a pair that was just configured, and leaves
 
 In the spirit of the Linux kernel's own test in network namespaces, which checks one implementation with itself.
 """
+import base64
 import hashlib
 import os
 import time
 
 from cable import Weather
 from ends import (ANSWERS_FROM_ONE, ASKS_FOR_NO_COOKIE, KEEPS_ITS_KEY, KEEPS_ITS_PORT, KERNEL, STAYS_UP, Failed,
-                  pings_answered, stop)
+                  new_key, pings_answered, public, stop)
 
 # 3 of 100 lost, 3 doubled, some overtaking others.
 BAD = Weather(loss=0.03, double=0.03, overtake=0.1, delay=0.008, jitter=0.004)
@@ -51,7 +52,7 @@ def every_way(pair, handshake):
     """`handshake(initiator, responder)` in each role, with IPv4 and IPv6 outside, with and without preshared key."""
     for family in (4, 6):
         for psk in (False, True):
-            for initiator, responder in ((pair.pen, pair.peer), (pair.peer, pair.pen)):
+            for initiator, responder in pair.ways:
                 pair.fresh(family, psk)
                 try:
                     handshake(initiator, responder)
@@ -89,7 +90,7 @@ def files(pair):
     """files in both directions, IPv4 and IPv6 inside"""
     size = 1 << 20 if pair.kind == KERNEL else 8 << 20
     for family in (4, 6):
-        for sender, receiver in ((pair.pen, pair.peer), (pair.peer, pair.pen)):
+        for sender, receiver in pair.ways:
             send_file(pair, sender, receiver, receiver.inside(family), size)
 
 
@@ -97,7 +98,7 @@ def files(pair):
 def files_in_bad_weather(pair):
     """files in both directions over a cable that loses, delays, doubles and reorders"""
     pair.cable.weather = BAD
-    for sender, receiver in ((pair.pen, pair.peer), (pair.peer, pair.pen)):
+    for sender, receiver in pair.ways:
         sender.sh(f"ping -n -q -c 20 -i 0.3 -w 20 {receiver.inside(4)} -c 1")
         send_file(pair, sender, receiver, receiver.inside(4), 256 << 10)
 
@@ -120,7 +121,7 @@ def small_cable(pair):
     try:
         for family in (4, 6):
             pair.fresh(family)
-            for sender, receiver in ((pair.pen, pair.peer), (pair.peer, pair.pen)):
+            for sender, receiver in pair.ways:
                 pair.cable.seen.clear()
                 sender.ping(receiver.inside(4), "-c 3 -i 0.05 -W 3 -s 1392 -M dont")
                 want(all(pair.cable.seen[end, "fragment"] >= 6 for end in (0, 1)), f"nothing was cut: {pair.cable.seen}")
@@ -145,7 +146,7 @@ def narrow_cable(pair):
             pen.ping(peer.inside(family), f"-c 3 -i 0.05 -W 3 -M do -s {size - 80}")
         # The peer may know nothing of the cable: it is the SYN that says so, both ways.
         pair.cable.seen.clear()
-        for sender, receiver in ((pen, peer), (peer, pen)):
+        for sender, receiver in pair.ways:
             for family in (4, 6):
                 send_file(pair, sender, receiver, receiver.inside(family), 256 << 10)
         want(not pair.cable.seen[0, "fragment"] and not pair.cable.seen[1, "fragment"], f"cut: {pair.cable.seen}")
@@ -181,7 +182,7 @@ def move(end, old, new):
 def roaming(pair):
     """each end moves to another address, and to the other family, and is followed"""
     pair.pen.ping(pair.peer.inside(4))
-    for mover, follower in ((pair.pen, pair.peer), (pair.peer, pair.pen)):
+    for mover, follower in pair.ways:
         new, port = f"10.77.0.{mover.number + 20}", mover.port
         move(mover, mover.outside(4), new)
         if mover is pair.peer and pair.kind != KERNEL and pair.kind not in KEEPS_ITS_PORT:
@@ -224,7 +225,7 @@ def nat_rebinding(pair):
 def port_change(pair):
     """each end changes its listen port while up"""
     pair.pen.ping(pair.peer.inside(4))
-    for mover, follower in ((pair.pen, pair.peer), (pair.peer, pair.pen)):
+    for mover, follower in pair.ways:
         if mover is pair.peer and pair.kind in KEEPS_ITS_PORT:
             continue
         mover.wg(f"set {mover.name} listen-port {mover.port + 100}")
@@ -236,11 +237,11 @@ def port_change(pair):
 def key_change(pair):
     """each end changes its private key while up"""
     pair.pen.ping(pair.peer.inside(4))
-    for mover, follower in ((pair.pen, pair.peer), (pair.peer, pair.pen)):
+    for mover, follower in pair.ways:
         if mover is pair.peer and pair.kind in KEEPS_ITS_KEY:
             continue
         follower.wg(f"set {follower.name} peer {mover.public} remove")
-        mover.private = os.popen("wg genkey").read().strip()
+        mover.private = new_key()
         mover.wg(f"set {mover.name} private-key @private")
         follower.wg(f"set {follower.name} peer {mover.public} endpoint {mover.endpoint(4)} "
                     f"allowed-ips {mover.inside(4)}/32,{mover.inside(6)}/128")
@@ -252,7 +253,7 @@ def key_change(pair):
 @check
 def preshared_key_change(pair):
     """a preshared key at one end only lets nothing through; at both it does"""
-    pair.pen.psk = os.popen("wg genpsk").read().strip()
+    pair.pen.psk = new_key("psk")
     pair.set_peer(pair.pen, "preshared-key @psk")
     pair.pen.fails(f"ping -n -q -c 1 -W 0.5 {pair.peer.inside(4)}")
     pair.peer.psk = pair.pen.psk
@@ -264,7 +265,7 @@ def preshared_key_change(pair):
 @check
 def allowed_ips_move(pair):
     """allowed IPs move to another peer, which takes their packets, and back"""
-    other = os.popen("wg genkey | wg pubkey").read().strip()
+    other = public(new_key())
     pair.pen.ping(pair.peer.inside(4))
     pair.pen.wg(f"set {pair.pen.name} peer {other} allowed-ips {pair.peer.inside(4)}/32")
     want(pair.peer.inside(4) not in pair.pen.sh(f"wg show {pair.pen.name} allowed-ips").split(pair.peer.public)[1].split("\n")[0],
@@ -294,7 +295,7 @@ def down_and_up(pair):
 @check
 def sticky_source(pair):
     """who was asked at its second address answers from it"""
-    for asked, asker in ((pair.pen, pair.peer), (pair.peer, pair.pen)):
+    for asked, asker in pair.ways:
         if asked is pair.peer and pair.kind in ANSWERS_FROM_ONE:
             continue
         second = f"10.77.0.{asked.number + 30}"
@@ -314,10 +315,9 @@ def tunnel_in_tunnel(pair):
     keys = {}
     for end in (pair.pen, pair.peer):
         pair.start(end, f"{end.name}i")
-        keys[end] = os.popen("wg genkey").read().strip()
-    for end, other in ((pair.pen, pair.peer), (pair.peer, pair.pen)):
-        public = os.popen(f"echo {keys[other]} | wg pubkey").read().strip()
-        end.wg(f"set {end.name}i private-key @private listen-port {end.port + 200} peer {public} "
+        keys[end] = new_key()
+    for end, other in pair.ways:
+        end.wg(f"set {end.name}i private-key @private listen-port {end.port + 200} peer {public(keys[other])} "
                f"endpoint {other.inside(4)}:{other.port + 200} allowed-ips 10.79.0.{other.number}/32", private=keys[end])
         end.sh(f"ip addr add 10.79.0.{end.number}/24 dev {end.name}i && ip link set {end.name}i mtu 1360 up")
     pair.pen.ping("10.79.0.2", "-c 3 -i 0.05 -W 8 -s 1332 -M do")
@@ -385,7 +385,6 @@ def garbage(pair):
 
 def initiations(public, number):
     """Initiations that anybody can make who knows a public key: right mac1, the rest random."""
-    import base64
     key = hashlib.blake2s(b"mac1----" + base64.b64decode(public)).digest()
     for _ in range(number):
         message = b"\1\0\0\0" + os.urandom(112)

@@ -6,23 +6,20 @@ import shlex
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 from cable import Cable, Card, Tap
-from guest import Guest
+from guest import Guest, run
+from implementations import command
 
-# Userspace implementations: how each is started, and its environment.
-PEERS = {
-    "wireguard-go": (["wireguard-go", "-f", "{if}"], {"WG_PROCESS_FOREGROUND": "1", "LOG_LEVEL": "error"}),
-    "boringtun": (["boringtun-cli", "-f", "--disable-drop-privileges", "{if}"], {"WG_SUDO": "1"}),
-    "gotatun": (["gotatun", "-f", "--disable-drop-privileges", "{if}"], {"WG_SUDO": "1"}),
-}
 # What not every one can do, as seen of boringtun 0.7.1 and gotatun 0.10.2: change its port (ends itself at times) or private key
 # (refused), live on while its interface is down (ends), change a peer that it has (answers nothing any more), answer from
 # the address that it was asked at, ask for cookies.
-KEEPS_ITS_PORT, KEEPS_ITS_KEY, STAYS_UP, KEEPS_ITS_PEERS = {"gotatun"}, {"gotatun"}, {"gotatun"}, {"boringtun"}
-ANSWERS_FROM_ONE, ASKS_FOR_NO_COOKIE = {"boringtun", "gotatun"}, {"gotatun"}
+KEEPS_ITS_PORT, KEEPS_ITS_KEY, STAYS_UP, KEEPS_ITS_PEERS = {"gotatun"}, {"gotatun"}, {"gotatun"}, {"boringtun-cli"}
+ANSWERS_FROM_ONE, ASKS_FOR_NO_COOKIE = {"boringtun-cli", "gotatun"}, {"gotatun"}
 # The Linux kernel's, in an emulated machine.
 KERNEL = "linux"
 
@@ -35,8 +32,14 @@ class Failed(Exception):
     """A check does not hold; says which and what was seen."""
 
 
-def run(*command, **options):
-    return subprocess.run(command, check=True, capture_output=True, text=True, **options).stdout
+def new_key(kind="key"):
+    """A private key, or with "psk" a preshared one."""
+    return run("wg", f"gen{kind}").strip()
+
+
+def public(private):
+    """The public half of a private key."""
+    return run("wg", "pubkey", input=private).strip()
 
 
 class End:
@@ -44,12 +47,12 @@ class End:
 
     def __init__(self, number, name):
         self.number, self.name, self.port = number, name, 51820 + number
-        self.private = run("wg", "genkey").strip()
+        self.private = new_key()
         self.processes = []
 
     @property
     def public(self):
-        return run("wg", "pubkey", input=self.private).strip()
+        return public(self.private)
 
     def outside(self, family):
         return f"10.77.0.{self.number}" if family == 4 else f"fd77::{self.number}"
@@ -233,18 +236,24 @@ class Pair:
         if self.kind == KERNEL:
             end.sh(f"ip link add {name} type wireguard")
             return None
-        command, environment = PEERS[self.kind]
-        program = shutil.which(command[0]) or f"{self.options.peers}/{command[0]}"
-        return end.start_tunnel([program, *command[1:]], environment, name)
+        there = command(self.kind, self.options.peers)
+        if not there:
+            raise Failed(f"{self.kind} is not installed")
+        return end.start_tunnel(*there, name)
+
+    @property
+    def ways(self):
+        """Either end, with the other."""
+        return (self.pen, self.peer), (self.peer, self.pen)
 
     def fresh(self, family=4, psk=False):
         """Both ends forget each other and are configured anew, by the addresses outside of `family`."""
-        self.pen.psk = self.peer.psk = run("wg", "genpsk").strip()
+        self.pen.psk = self.peer.psk = new_key("psk")
         self.cable.seen.clear()
         for end in (self.pen, self.peer):
             for known in end.sh(f"wg show {end.name} peers").split():
                 end.wg(f"set {end.name} peer {known} remove")
-        for end, other in ((self.pen, self.peer), (self.peer, self.pen)):
+        for end, other in self.ways:
             if end.sh(f"wg show {end.name} listen-port").strip() != str(end.port):
                 end.wg(f"set {end.name} listen-port {end.port}")
             end.wg(f"set {end.name} private-key @private peer {other.public} "

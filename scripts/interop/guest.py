@@ -8,7 +8,6 @@ import os
 import shutil
 import socket
 import subprocess
-import time
 
 PACKAGE = "linux-image-cloud-amd64"
 MODULES = ("virtio_pci", "virtio_net", "wireguard")

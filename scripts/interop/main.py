@@ -10,7 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 import checks
 import guest
 from cable import Weather
-from ends import KERNEL, PEERS, Failed, Pair
+from ends import KERNEL, Failed, Pair
+from implementations import COMMANDS
 
 # Pairs at the same time. They mostly wait, for each other and for timers.
 AT_ONCE = 2
@@ -53,7 +54,7 @@ def main():
     parser = argparse.ArgumentParser()
     for name in ("simulator", "driver", "peers", "kernels"):
         parser.add_argument(f"--{name}", required=True)
-    parser.add_argument("--peer", action="append", choices=[*PEERS, KERNEL])
+    parser.add_argument("--peer", action="append", choices=[*COMMANDS, KERNEL])
     parser.add_argument("--check", action="append", default=[])
     parser.add_argument("--seed", type=int, default=random.getrandbits(32))
     options = parser.parse_args()
@@ -61,7 +62,7 @@ def main():
     if not wanted:
         sys.exit(f"interop.sh: no check has {' or '.join(options.check)} in its name; there are "
                  + ", ".join(check.__name__ for check in checks.CHECKS))
-    peers = options.peer or [KERNEL, *PEERS]
+    peers = options.peer or [KERNEL, *COMMANDS]
     if KERNEL in peers:
         try:
             options.kernel = guest.kernel(options.kernels)
