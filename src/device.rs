@@ -240,7 +240,7 @@ impl Device {
             if let Ok(route) = known.route
                 && route.mtu == 0
             {
-                let route = Ok(self.core.routes.measured(passive, route));
+                let route = Ok(route.measured(passive));
                 peer.attached().set_route(&ground, version, DatedRoute { route, ..known });
             }
             return Ok(false);

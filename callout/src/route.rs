@@ -41,6 +41,20 @@ pub struct Route {
     pub generation: u64,
 }
 
+impl Route {
+    /// The same route with what is known now of its interface's MTU.
+    ///
+    /// # IRQL
+    ///
+    /// `PASSIVE_LEVEL`.
+    #[must_use]
+    pub fn measured(self, level: &Passive) -> Self {
+        let family = Family::of(&self.remote.ip()).number();
+        let mtu = netio::interface_mtu(level, family, self.interface).unwrap_or(0);
+        Self { mtu, ..self }
+    }
+}
+
 /// The driver's view of the routes that are not its own.
 pub struct Routes {
     /// LUIDs of our own adapters; zero is a free place.
@@ -145,28 +159,16 @@ impl Routes {
             && let Found::Row(row) = self.choose(level, &table, &remote, Some(local.interface))
             && best_source(level, &row, Some(local.address), &remote) == Some(local.address)
         {
-            return Ok(self.measured(level, route(remote, Some(local.address), &row, generation)));
+            return Ok(route(remote, Some(local.address), &row, generation).measured(level));
         }
         match self.choose(level, &table, &remote, scope) {
             Found::Row(row) => {
                 let source = best_source(level, &row, None, &remote);
-                Ok(self.measured(level, route(remote, source, &row, generation)))
+                Ok(route(remote, source, &row, generation).measured(level))
             }
             Found::OnlyExcluded => Err(Discard::RoutingLoop),
             Found::Nothing => Err(Discard::NoRoute),
         }
-    }
-
-    /// The same route with what is known now of its interface's MTU.
-    ///
-    /// # IRQL
-    ///
-    /// `PASSIVE_LEVEL`.
-    #[must_use]
-    pub fn measured(&self, level: &Passive, route: Route) -> Route {
-        let family = Family::of(&route.remote.ip()).number();
-        let mtu = netio::interface_mtu(level, family, route.interface).unwrap_or(0);
-        Route { mtu, ..route }
     }
 
     /// The best row of the table, of one interface if one is given.

@@ -458,7 +458,7 @@ impl<R: Receiver> Ear<R> {
     }
 
     /// Takes the DSCP from a run, and from all that follow: it may have failed for that. False if it had none.
-    fn is_without_dscp(&self, request: &mut SendRequest) -> bool {
+    fn gives_up_dscp(&self, request: &mut SendRequest) -> bool {
         let had_one = request.shorten(without_dscp);
         if had_one {
             self.dscp.store(false, Ordering::Relaxed);
@@ -511,7 +511,7 @@ impl<R: Receiver> Events for Ear<R> {
             Ok(bytes) => self.left(&request, bytes, level),
             Err(error)
                 if may_be_about_messages(error)
-                    && (request.part(error) || self.is_without_dscp(&mut request)) =>
+                    && (request.part(error) || self.gives_up_dscp(&mut request)) =>
             {
                 let Err(back) = sender.send(request) else { return };
                 request = back;

@@ -14,7 +14,7 @@ use abi::ioctl::{
     AllowedIp, Set, Writer, interface_flag, peer_flag,
     writer::{InterfaceFields, PeerFields},
 };
-use crypto::protocol::allowed_ips::{AllowedIps, Prefix, Step};
+use crypto::protocol::allowed_ips::{AllowedIps, Prefix};
 use crypto::protocol::hash_table::HashKey;
 use crypto::protocol::{HandshakeLoad, IndexTable, Now, Tunnel};
 use crypto::sync::{Shared, Unpinned};
@@ -205,18 +205,6 @@ fn memory(rounds: usize) -> f64 {
     median(times)
 }
 
-/// What a tunnel does when it was configured.
-fn tidy(table: &mut AllowedIps) {
-    let Some(mut tidying) = table.begin_tidying() else { return };
-    loop {
-        match table.tidy_some(&mut tidying) {
-            Step::More => {}
-            Step::Change(change) => drop(table.change_fan(change)),
-            Step::Done => return,
-        }
-    }
-}
-
 /// No owner, as a number without the highest bit.
 const NOBODY: u32 = 0x7FFF_FFFF;
 
@@ -230,7 +218,7 @@ fn lookups(shape: Shape, owners: usize, rounds: usize, report: &mut Report) {
     for (at, prefix) in prefixes.iter().enumerate() {
         assert!(ours.insert(*prefix, (at / PREFIXES) as u32));
     }
-    tidy(&mut ours);
+    ours.tidy();
     let our_filling = begun.elapsed();
     let between = LIVE_BYTES.load(Ordering::Relaxed);
     let begun = Instant::now();

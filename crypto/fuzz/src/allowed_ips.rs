@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use crypto::protocol::allowed_ips::{AllowedIps, Cursor, Owner, Prefix, Step};
+use crypto::protocol::allowed_ips::{AllowedIps, Cursor, Owner, Prefix};
 
 use super::Input;
 
@@ -32,18 +32,6 @@ fn scan(list: &[(Prefix, Owner)], address: IpAddr) -> Option<Owner> {
     let covers = |prefix: &Prefix| Prefix::new(address, prefix.cidr()) == Some(*prefix);
     let found = list.iter().filter(|(prefix, _)| covers(prefix));
     found.max_by_key(|(prefix, _)| prefix.cidr()).map(|(_, owner)| *owner)
-}
-
-/// Tidies, if enough has changed.
-fn tidy(table: &mut AllowedIps) {
-    let Some(mut tidying) = table.begin_tidying() else { return };
-    loop {
-        match table.tidy_some(&mut tidying) {
-            Step::More => {}
-            Step::Change(change) => drop(table.change_fan(change)),
-            Step::Done => return,
-        }
-    }
 }
 
 /// Adds, moves and removes prefixes as `input` says, with look-ups in between.
@@ -77,7 +65,9 @@ pub fn run(input: &[u8]) {
                 while table.remove_some(owner, 2) {}
                 list.retain(|(_, other)| *other != owner);
             }
-            5 => tidy(&mut table),
+            5 => {
+                let _ = table.tidy();
+            }
             6 => {
                 // Neighbours, so dense that fans are worth it.
                 let (from, cidr) = (u32::from(input.byte()) << 20, 20 + input.byte() % 13);

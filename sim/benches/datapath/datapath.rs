@@ -17,20 +17,23 @@
 //!
 //! Writes `target/bench/datapath.json`: an array of `{what, size, unit, ours, peer, theirs, ratio}`.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use abi::policy::Policy;
 use sim::verifier::schedule::{Mode, World};
 
+#[allow(dead_code)] // Some of it is for the flood.
 mod pair;
 mod peer;
 mod profile;
+mod results;
 mod sample;
 mod scaling;
 
 use pair::{PACKETS, Pair, Taken};
 use peer::Boringtun;
+use results::{root, write};
 
 const SIZES: [usize; 3] = [64, 256, 1420];
 /// boringtun's session is renewed after this: it is refused at 180 s.
@@ -329,17 +332,4 @@ fn cpu_name() -> String {
     let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let line = info.lines().find(|line| line.starts_with("model name"));
     line.and_then(|line| line.split(": ").nth(1)).unwrap_or("?").to_owned()
-}
-
-fn root() -> PathBuf {
-    let here = std::env::current_dir().expect("a working directory");
-    let root = here.ancestors().find(|folder| folder.join("docs/performance.md").is_file());
-    root.map(Path::to_owned).expect("somewhere in the repository")
-}
-
-/// Writes a file of `target/bench`.
-fn write(name: &str, text: &str) {
-    let folder = root().join("target/bench");
-    std::fs::create_dir_all(&folder).expect("target/bench can be made");
-    std::fs::write(folder.join(name), format!("{text}\n")).expect("target/bench can be written");
 }

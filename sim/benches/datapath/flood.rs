@@ -17,7 +17,7 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use abi::policy::Policy;
@@ -34,11 +34,13 @@ mod handshakes;
 mod pair;
 #[allow(dead_code)]
 mod profile;
+mod results;
 #[allow(dead_code)]
 mod sample;
 
 use handshakes::Side;
 use pair::Pair;
+use results::{root, write};
 use sample::{Armed, Clock};
 
 /// Simulated CPUs: workers have some of their own.
@@ -384,17 +386,4 @@ fn arguments() -> (PathBuf, usize, usize) {
 fn usage() -> ! {
     eprintln!("usage: scripts/bench.sh flood [--rounds N] [--functions N] [--driver PATH]");
     std::process::exit(2)
-}
-
-fn root() -> PathBuf {
-    let here = std::env::current_dir().expect("a working directory");
-    let root = here.ancestors().find(|folder| folder.join("docs/performance.md").is_file());
-    root.map(Path::to_owned).expect("somewhere in the repository")
-}
-
-/// Writes a file of `target/bench`.
-fn write(name: &str, text: &str) {
-    let folder = root().join("target/bench");
-    std::fs::create_dir_all(&folder).expect("target/bench can be made");
-    std::fs::write(folder.join(name), format!("{text}\n")).expect("target/bench can be written");
 }

@@ -101,6 +101,18 @@ impl AllowedIps {
         Some(Tidying { next: NONE, families: &[Family::V4, Family::V6] })
     }
 
+    /// Tidies to the end, if enough has changed, and says whether it had: for a table that nobody else reads.
+    pub fn tidy(&mut self) -> bool {
+        let Some(mut tidying) = self.begin_tidying() else { return false };
+        loop {
+            match self.tidy_some(&mut tidying) {
+                Step::More => {}
+                Step::Change(change) => drop(self.change_fan(change)),
+                Step::Done => return true,
+            }
+        }
+    }
+
     /// Looks for the next node whose fan should be another. Between this and
     /// [`AllowedIps::change_fan`] nothing else may change.
     pub fn tidy_some(&self, tidying: &mut Tidying) -> Step {
