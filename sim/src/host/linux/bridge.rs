@@ -17,6 +17,7 @@ use super::tun::Tun;
 use super::vnet::{self, VnetHeader};
 use crate::nt::machine::Machine;
 use crate::nt::netcx::adapter::Adapter;
+use crate::nt::netcx::poll_thread::with_dpcs;
 use crate::nt::netcx::segmentation::Cut;
 use crate::nt::netcx::tx_translator::Refused;
 use crate::verifier::schedule::JoinHandle;
@@ -136,18 +137,18 @@ impl Pump {
             }
             let mut failed: Option<io::Error> = None;
             let mut read = 0;
-            let taken = self.adapter.send_with(&self.machine, |buffer| {
-                match self.next(&mut reading, buffer) {
-                    Ok(length) => {
-                        read += usize::from(length.is_some());
-                        length
-                    }
-                    Err(error) => {
-                        failed = Some(error);
-                        None
-                    }
+            let mut next = |buffer: &mut [u8]| match self.next(&mut reading, buffer) {
+                Ok(length) => {
+                    read += usize::from(length.is_some());
+                    length
                 }
-            });
+                Err(error) => {
+                    failed = Some(error);
+                    None
+                }
+            };
+            let taken =
+                with_dpcs(&self.machine, || self.adapter.send_with(&self.machine, &mut next));
             if failed.is_some() {
                 self.flags.gone.store(true, Ordering::Release);
                 return;

@@ -3,10 +3,14 @@
 //! [`State`] says when each may run; one host thread plays both, pinned to the queue's CPU and at
 //! `DISPATCH_LEVEL` in the driver while it is the DPC. That they never overlap is then by
 //! construction, as NetAdapterCx has it by its lock.
+//!
+//! In fast mode a host's thread runs the DPCs that it asked for itself ([`with_dpcs`]), as a CPU does whose IRQL
+//! falls below `DISPATCH_LEVEL`: no other thread is woken for them.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Duration;
 
 use super::execution_context::{Phase, PollEnd, PollLoop, Round, Runner, State, Step, Wake};
@@ -25,6 +29,37 @@ pub(crate) trait Poll: Send + Sync {
     fn disarm(&self);
 }
 
+thread_local! {
+    /// The contexts whose DPC this thread is going to run; `None` where it runs none.
+    static ASKED_FOR: RefCell<Option<Vec<Arc<ExecutionContext>>>> = const { RefCell::new(None) };
+}
+
+/// Runs `body` in a thread of the host, and then, in the same thread, the poll DPCs that were asked for meanwhile. In fast
+/// mode; otherwise just `body`.
+pub(crate) fn with_dpcs<R>(machine: &Machine, body: impl FnOnce() -> R) -> R {
+    let is_within = ASKED_FOR.with_borrow(Option::is_some);
+    if is_within || machine.world().is_virtual() || machine.options().verified {
+        return body();
+    }
+    ASKED_FOR.set(Some(Vec::new()));
+    let _ended = Ended;
+    let result = body();
+    let next = || ASKED_FOR.with_borrow_mut(|asked| asked.as_mut().and_then(Vec::pop));
+    while let Some(context) = next() {
+        context.run_dpc(machine);
+    }
+    result
+}
+
+/// Ends what [`with_dpcs`] began, also if the machine's end unwinds it.
+struct Ended;
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        ASKED_FOR.set(None);
+    }
+}
+
 /// An execution context with its thread.
 pub(crate) struct ExecutionContext {
     state: Mutex<State>,
@@ -33,6 +68,8 @@ pub(crate) struct ExecutionContext {
     by_hand: AtomicBool,
     dpc_rounds: u32,
     cpu: u32,
+    /// What is polled, once that has begun.
+    poll: OnceLock<Weak<dyn Poll>>,
 }
 
 impl ExecutionContext {
@@ -45,6 +82,7 @@ impl ExecutionContext {
             by_hand: AtomicBool::new(false),
             dpc_rounds,
             cpu,
+            poll: OnceLock::new(),
         })
     }
 
@@ -55,6 +93,8 @@ impl ExecutionContext {
         name: &str,
         poll: Arc<dyn Poll>,
     ) -> JoinHandle {
+        // It is started once.
+        let _ = self.poll.set(Arc::downgrade(&poll));
         let (context, inner) = (self.clone(), machine.clone());
         machine
             .world()
@@ -68,9 +108,30 @@ impl ExecutionContext {
     }
 
     /// There may be work to poll for. Callable at any IRQL.
-    pub(crate) fn notify(&self, machine: &Machine) {
+    pub(crate) fn notify(self: &Arc<Self>, machine: &Machine) {
         let wake = lock(&self.state).notify();
+        if wake == Wake::Dpc && !self.is_left_to_hand() && self.is_asked_for_here() {
+            return;
+        }
         self.carry_out(machine, wake);
+    }
+
+    /// Leaves the DPC to this thread, if it runs any.
+    fn is_asked_for_here(self: &Arc<Self>) -> bool {
+        ASKED_FOR
+            .with_borrow_mut(|asked| asked.as_mut().map(|asked| asked.push(self.clone())).is_some())
+    }
+
+    /// Runs the DPC here, unless somebody has.
+    fn run_dpc(&self, machine: &Machine) {
+        if let Some(poll) = self.poll.get().and_then(Weak::upgrade) {
+            machine.on_cpu(self.cpu, || self.serve(machine, &*poll, Runner::Dpc));
+            // The thread goes on, as either: this one has its own work.
+            let phase = lock(&self.state).phase();
+            if matches!(phase, Phase::WaitingWorkerDpc | Phase::WaitingWorkerThread) {
+                self.carry_out(machine, Wake::Thread);
+            }
+        }
     }
 
     /// Whether a poll should give way to a task.
@@ -220,5 +281,81 @@ pub(crate) fn wait_or_die(
             machine.die("DRIVER_POWER_STATE_FAILURE (0x9F)", format!("waited 120 s for {what}"));
             false
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread::ThreadId;
+
+    use super::*;
+    use crate::nt::machine::Options;
+    use crate::verifier::schedule::{Mode, World};
+
+    /// Notes who polls it and at which level; has one packet in each of the next `left` rounds.
+    struct Notes {
+        left: Mutex<usize>,
+        polls: Mutex<Vec<(ThreadId, Level)>>,
+    }
+
+    impl Poll for Notes {
+        fn round(&self, _: &Machine, level: Level) -> usize {
+            lock(&self.polls).push((std::thread::current().id(), level));
+            let mut left = lock(&self.left);
+            let moved = usize::from(*left > 0);
+            *left -= moved;
+            moved
+        }
+
+        fn arm(&self, _: &Machine, _: Level) {}
+
+        fn disarm(&self) {}
+    }
+
+    /// Asks for `packets` from a host's thread; who polled, of the host's thread, and at which level.
+    fn polled(verified: bool, packets: usize, dpc_rounds: u32) -> Vec<(bool, Level)> {
+        let world = World::new(Mode::Parallel);
+        let _main = world.enter("main");
+        let machine = Machine::boot(&world, Options { verified, ..Options::default() });
+        let context = ExecutionContext::new(dpc_rounds, 0);
+        let notes = Arc::new(Notes { left: Mutex::new(packets), polls: Mutex::default() });
+        let thread = context.start(&machine, "queue", notes.clone());
+        with_dpcs(&machine, || {
+            with_dpcs(&machine, || context.notify(&machine));
+            if !verified {
+                assert!(lock(&notes.polls).is_empty(), "a DPC ran above the level it was asked at");
+            }
+        });
+        let is_idle = || lock(&context.state).phase() == Phase::Stopped;
+        while !is_idle() || *lock(&notes.left) != 0 {
+            world.sleep(Duration::from_millis(1));
+        }
+        context.end(&machine);
+        assert!(thread.join(None));
+        assert!(ASKED_FOR.with_borrow(Option::is_none));
+        let here = std::thread::current().id();
+        let polls = lock(&notes.polls);
+        polls.iter().map(|(thread, level)| (*thread == here, *level)).collect()
+    }
+
+    #[test]
+    fn the_hosts_thread_runs_the_dpcs_that_it_asked_for_in_fast_mode_only() {
+        let fast = polled(false, 5, u32::MAX);
+        assert!(
+            fast.len() > 5 && fast.iter().all(|poll| *poll == (true, Level::Dispatch)),
+            "{fast:?}"
+        );
+        let verified = polled(true, 5, u32::MAX);
+        assert!(verified.len() > 5, "{verified:?}");
+        assert!(verified.iter().all(|poll| *poll == (false, Level::Dispatch)), "{verified:?}");
+    }
+
+    #[test]
+    fn what_a_dpc_leaves_is_the_worker_threads() {
+        let polls = polled(false, 9, 3);
+        let (dpc, thread) = polls.split_at(3);
+        assert!(dpc.iter().all(|poll| *poll == (true, Level::Dispatch)), "{polls:?}");
+        assert!(thread.len() >= 6, "{polls:?}");
+        assert!(thread.iter().all(|poll| *poll == (false, Level::Passive)), "{polls:?}");
     }
 }

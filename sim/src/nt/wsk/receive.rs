@@ -26,6 +26,7 @@ use crate::nt::fwp::layers::Facts;
 use crate::nt::fwp::{self, Endpoint};
 use crate::nt::machine::Machine;
 use crate::nt::ndis::lent;
+use crate::nt::netcx::poll_thread::with_dpcs;
 use crate::nt::thread::{Call, Level, Thread};
 use crate::verifier::schedule::lock;
 
@@ -183,11 +184,13 @@ impl Landing for SocketLanding {
             let endpoint = self.socket.endpoint.load(Ordering::Acquire);
             let to = Destination { endpoint, local: self.local() };
             // What was taken as one had passed when the first callout came.
-            if filled.iter().all(|place| place.segment == 0) {
-                let free = inbound::receive(&machine, &fwp::fwp(&machine), to, filled);
-                self.arena.give(free.into_iter());
-            }
-            self.indicate_all(&machine, filled);
+            with_dpcs(&machine, || {
+                if filled.iter().all(|place| place.segment == 0) {
+                    let free = inbound::receive(&machine, &fwp::fwp(&machine), to, filled);
+                    self.arena.give(free.into_iter());
+                }
+                self.indicate_all(&machine, filled);
+            });
         }
         self.unused(filled);
     }
