@@ -81,6 +81,9 @@ macro_rules! plain {
 }
 plain!(u8 u16 u32 u64 usize i8 i16 i32 i64);
 
+// SAFETY: nothing lies between the elements, each of which is any bytes.
+unsafe impl<T: Plain, const N: usize> Plain for [T; N] where [T; N]: Default {}
+
 /// Reads a value at `address`, aligned or not.
 ///
 /// # Errors

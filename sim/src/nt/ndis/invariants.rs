@@ -93,17 +93,17 @@ fn chain(first: usize) -> Result<Vec<Mdl>, Broken> {
 pub(crate) fn buffer(at: usize) -> Result<Buffer, Broken> {
     let buffer = Buffer::read(at).map_err(gone("L1"))?;
     let chain = chain(buffer.chain)?;
-    let who = format!("buffer {at:#x} (offset {}, length {})", buffer.offset, buffer.length);
+    let who = || format!("buffer {at:#x} (offset {}, length {})", buffer.offset, buffer.length);
     if chain.is_empty() {
         let empty = buffer.current_mdl == 0
             && buffer.current_offset == 0
             && buffer.offset == 0
             && buffer.length == 0;
-        return if empty { Ok(buffer) } else { broken("N2", format!("{who} has no MDL")) };
+        return if empty { Ok(buffer) } else { broken("N2", format!("{} has no MDL", who())) };
     }
     let total: u64 = chain.iter().map(|mdl| u64::from(mdl.count)).sum();
     if u64::from(buffer.offset) + u64::from(buffer.length) > total {
-        return broken("N5", format!("{who} is longer than its chain of {total} bytes"));
+        return broken("N5", format!("{} is longer than its chain of {total} bytes", who()));
     }
     // With no data left, where the current MDL is means nothing.
     if buffer.length == 0 {
@@ -112,20 +112,24 @@ pub(crate) fn buffer(at: usize) -> Result<Buffer, Broken> {
     let Some(at) = chain.iter().position(|mdl| mdl.at == buffer.current_mdl) else {
         return broken(
             "N2",
-            format!("{who}: CurrentMdl {:#x} is not in the chain", buffer.current_mdl),
+            format!("{}: CurrentMdl {:#x} is not in the chain", who(), buffer.current_mdl),
         );
     };
     let before: u64 = chain[..at].iter().map(|mdl| u64::from(mdl.count)).sum();
     if before + u64::from(buffer.current_offset) != u64::from(buffer.offset) {
         return broken(
             "N3",
-            format!("{who}: {before} bytes before CurrentMdl and {} in it", buffer.current_offset),
+            format!(
+                "{}: {before} bytes before CurrentMdl and {} in it",
+                who(),
+                buffer.current_offset
+            ),
         );
     }
     if buffer.current_offset >= chain[at].count {
         return broken(
             "N4",
-            format!("{who}: CurrentMdlOffset {} of {}", buffer.current_offset, chain[at].count),
+            format!("{}: CurrentMdlOffset {} of {}", who(), buffer.current_offset, chain[at].count),
         );
     }
     for (address, length) in layout::data(&buffer).map_err(gone("N6"))? {

@@ -75,13 +75,15 @@ pub(crate) struct Buffer {
 
 impl Buffer {
     pub(crate) fn read(at: usize) -> Result<Self, Fault> {
+        // In one piece: every packet has several of these.
+        let words: [usize; 6] = probe::read(at)?;
         Ok(Self {
-            next: probe::read(at + buffer::NEXT)?,
-            current_mdl: probe::read(at + buffer::CURRENT_MDL)?,
-            current_offset: probe::read(at + buffer::CURRENT_MDL_OFFSET)?,
-            length: probe::read(at + buffer::DATA_LENGTH)?,
-            chain: probe::read(at + buffer::MDL_CHAIN)?,
-            offset: probe::read(at + buffer::DATA_OFFSET)?,
+            next: words[buffer::NEXT / 8],
+            current_mdl: words[buffer::CURRENT_MDL / 8],
+            current_offset: words[buffer::CURRENT_MDL_OFFSET / 8] as u32,
+            length: words[buffer::DATA_LENGTH / 8] as u32,
+            chain: words[buffer::MDL_CHAIN / 8],
+            offset: words[buffer::DATA_OFFSET / 8] as u32,
         })
     }
 
@@ -124,15 +126,16 @@ pub(crate) struct Mdl {
 
 impl Mdl {
     pub(crate) fn read(at: usize) -> Result<Self, Fault> {
+        let [next, size_and_flags, _, mapped, start, counts] = probe::read::<[usize; 6]>(at)?;
         Ok(Self {
             at,
-            next: probe::read(at)?,
-            size: probe::read(at + 8)?,
-            flags: probe::read(at + 10)?,
-            mapped: probe::read(at + 24)?,
-            start: probe::read(at + 32)?,
-            count: probe::read(at + 40)?,
-            byte_offset: probe::read(at + 44)?,
+            next,
+            size: size_and_flags as u16,
+            flags: (size_and_flags >> 16) as u16,
+            mapped,
+            start,
+            count: counts as u32,
+            byte_offset: (counts >> 32) as u32,
         })
     }
 
