@@ -4,8 +4,9 @@
 //! somewhere, uses thread-local storage, or imports what nobody provides (all missing names are listed at once). The first
 //! image goes to its preferred base, so addresses equal a disassembler's; later ones go where there is room.
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+
+use rustc_hash::FxHashMap;
 
 use object::LittleEndian as LE;
 use object::pe;
@@ -74,7 +75,7 @@ pub struct Image {
     entry: usize,
     preferred: u64,
     sections: Vec<Section>,
-    exports: HashMap<String, usize>,
+    exports: FxHashMap<String, usize>,
     imports: Vec<(String, String)>,
 }
 
@@ -157,7 +158,7 @@ impl Image {
             entry: base + header.address_of_entry_point() as usize,
             preferred,
             sections: Vec::new(),
-            exports: HashMap::new(),
+            exports: FxHashMap::default(),
             imports: Vec::new(),
         };
         image.copy_sections(&file, data)?;

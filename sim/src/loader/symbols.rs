@@ -4,10 +4,11 @@
 //! one, an address is `penstock+0x1234`. Stacks are unwound by the image's own `.pdata`; where a stack enters the driver from
 //! an import, the import's saved registers lead to the next driver segment.
 
-use std::collections::HashMap;
 use std::fs::File;
 use std::ops::Range;
 use std::sync::Mutex;
+
+use rustc_hash::FxHashMap;
 
 use framehop::x86_64::{CacheX86_64, Reg, UnwindRegsX86_64, UnwinderX86_64};
 use framehop::{FrameAddress, MayAllocateDuringUnwind, Module, ModuleSectionInfo, Unwinder};
@@ -25,7 +26,7 @@ const DEPTH: usize = 64;
 /// Names already looked up: opening a PDB takes milliseconds, and leak reports name the same callers again and again.
 #[derive(Default)]
 pub(crate) struct Symbols {
-    names: Mutex<HashMap<(usize, bool), Vec<String>>>,
+    names: Mutex<FxHashMap<(usize, bool), Vec<String>>>,
 }
 
 /// A step of a walk.

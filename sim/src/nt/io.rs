@@ -4,8 +4,9 @@
 //! the IRP to a provider (WSK), which calls [`take_irp`] and, sooner or later, [`complete_irp`]. Freeing or reusing it in
 //! between, or completing it twice, is a stop.
 
-use std::collections::HashMap;
 use std::sync::Mutex;
+
+use rustc_hash::FxHashMap;
 
 use crate::loader::probe::{self, Fault};
 use crate::nt::machine::Machine;
@@ -49,7 +50,7 @@ enum State {
 
 /// The IRPs of a machine.
 #[derive(Default)]
-struct Irps(Mutex<HashMap<usize, State>>);
+struct Irps(Mutex<FxHashMap<usize, State>>);
 
 fn initialise(irp: usize, stack_size: u8) -> Result<(), Fault> {
     let size = IRP + STACK_LOCATION * usize::from(stack_size);

@@ -6,11 +6,13 @@
 //! goes on.
 
 use std::any::{Any, TypeId};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::Duration;
+
+use rustc_hash::FxHashMap;
 
 use crate::loader::gate::{ImportFrame, Registers};
 use crate::loader::pe::Image;
@@ -77,7 +79,7 @@ impl Default for Options {
     }
 }
 
-type Extensions = HashMap<TypeId, Arc<dyn Any + Send + Sync>>;
+type Extensions = FxHashMap<TypeId, Arc<dyn Any + Send + Sync>>;
 type UnloadCheck = Box<dyn Fn(&Machine, &mut Vec<Leak>) + Send + Sync>;
 
 /// See the module.
@@ -105,7 +107,7 @@ pub struct Machine {
     unload_checks: Mutex<Vec<UnloadCheck>>,
     stacks: Mutex<BTreeMap<&'static str, usize>>,
     choices: Mutex<BTreeMap<&'static str, bool>>,
-    owned: Mutex<HashMap<usize, Box<[u128]>>>,
+    owned: Mutex<FxHashMap<usize, Box<[u128]>>>,
     pub(crate) driver_threads: Mutex<Vec<(usize, JoinHandle)>>,
     background: Mutex<Vec<JoinHandle>>,
     pub(crate) prints: Mutex<Vec<String>>,

@@ -6,8 +6,9 @@
 //! instead of a dll. Behaviours that are no function (an order, a choice Windows makes) are rows of [`behaviours!`].
 //! [`guesses`] counts the rows nobody can vouch for; the command line prints that number.
 
-use std::collections::HashMap;
 use std::sync::{Mutex, OnceLock};
+
+use rustc_hash::FxHashMap;
 
 use crate::loader::gate::Stubs;
 use crate::nt::machine::Thread;
@@ -263,8 +264,8 @@ enum Slot {
 struct Registry {
     stubs: Stubs,
     slots: Vec<Slot>,
-    imports: HashMap<(&'static str, &'static str), usize>,
-    missing: Mutex<HashMap<&'static str, usize>>,
+    imports: FxHashMap<(&'static str, &'static str), usize>,
+    missing: Mutex<FxHashMap<&'static str, usize>>,
 }
 
 /// Names of framework functions that nobody provides: they may be as many as two framework tables have slots.
@@ -283,7 +284,7 @@ fn registry() -> &'static Registry {
             slots.len() + MISSING_ROOM <= crate::loader::gate::CAPACITY,
             "more imports than the gate has stubs"
         );
-        let mut imports = HashMap::new();
+        let mut imports = FxHashMap::default();
         for (number, (row, slot)) in
             TABLES.iter().flat_map(|(imports, _)| *imports).zip(&slots).enumerate()
         {

@@ -10,10 +10,11 @@
 //!
 //! Source: `facts/wsk.md` 9; WDD network/getbestroute2, network/notifyroutechange2.
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+
+use rustc_hash::FxHashMap;
 
 use crate::host::Outer;
 use crate::host::routes::{Change, Interface, Route, Tables};
@@ -215,10 +216,10 @@ type Note = (Arc<Subscription>, Option<Vec<u8>>, u32);
 #[derive(Default)]
 pub(crate) struct Netio {
     tables: Mutex<Vec<usize>>,
-    subscriptions: Mutex<HashMap<usize, Arc<Subscription>>>,
+    subscriptions: Mutex<FxHashMap<usize, Arc<Subscription>>>,
     notes: Mutex<Vec<Note>>,
     /// LUIDs of the driver's own adapters, by interface index.
-    adopted: Mutex<HashMap<u32, u64>>,
+    adopted: Mutex<FxHashMap<u32, u64>>,
 }
 
 fn netio(machine: &Machine) -> Arc<Netio> {

@@ -4,9 +4,11 @@
 //! (of simulator memory that begins with a dispatcher header), a pointer count and handles. Source for counts:
 //! WDD kernel/life-cycle-of-an-object.md.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
+
+use rustc_hash::FxHashMap;
 
 use crate::loader::probe;
 use crate::nt::machine::Machine;
@@ -45,13 +47,13 @@ struct Object {
 
 #[derive(Default)]
 struct State {
-    objects: HashMap<usize, Object>,
+    objects: FxHashMap<usize, Object>,
     handles: BTreeMap<u64, usize>,
     next_handle: u64,
     /// Processes the driver has seen, and the references it has to each. They are kept until the machine goes.
-    processes: HashMap<usize, (Arc<Process>, i64)>,
+    processes: FxHashMap<usize, (Arc<Process>, i64)>,
     /// Host threads that have run code of this machine, by thread object.
-    hosts: HashMap<usize, libc::pthread_t>,
+    hosts: FxHashMap<usize, libc::pthread_t>,
 }
 
 /// The objects and handles of a machine.

@@ -5,11 +5,13 @@
 //! acknowledgements and one retransmission timer, enough to get bytes through loss and reordering
 //! and to compare them.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+
+use rustc_hash::FxHashMap;
 
 use super::packet::{self, Packet, Payload};
 use crate::verifier::schedule::{Key, World, lock};
@@ -45,11 +47,11 @@ pub struct Endpoint {
 #[derive(Default)]
 struct State {
     /// Replies by identifier and sequence number.
-    replies: HashMap<(u16, u16), Duration>,
+    replies: FxHashMap<(u16, u16), Duration>,
     /// Files being received, by sender.
-    files: HashMap<IpAddr, File>,
+    files: FxHashMap<IpAddr, File>,
     /// What receivers acknowledged, by receiver: the next chunk they want.
-    acknowledged: HashMap<IpAddr, u32>,
+    acknowledged: FxHashMap<IpAddr, u32>,
     datagrams: VecDeque<(IpAddr, Vec<u8>)>,
     /// Packets as they came, if they are kept and not looked at.
     kept: Option<VecDeque<Vec<u8>>>,

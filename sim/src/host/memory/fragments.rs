@@ -3,9 +3,10 @@
 //! As of IPv4 without DF and of IPv6, where only the sender cuts: parts of a multiple of eight bytes but the last, the
 //! UDP header in the first. They meet loss and reordering each by itself, and one that is lost takes all with it.
 
-use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
 
 use super::UnderWay;
 
@@ -41,7 +42,7 @@ pub(super) fn cut(payload: usize, ipv4: bool, mtu: usize) -> Vec<(Range<usize>, 
 
 /// Parts that wait for others.
 #[derive(Default)]
-pub(super) struct Reassembly(HashMap<u64, Vec<Option<Arc<[u8]>>>>);
+pub(super) struct Reassembly(FxHashMap<u64, Vec<Option<Arc<[u8]>>>>);
 
 impl Reassembly {
     /// The datagram, if this packet is the last of its parts to come.

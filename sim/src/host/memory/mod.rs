@@ -9,11 +9,12 @@
 //! [`packet`] and [`endpoint`] are the inner side: IP packets for the adapter, and a small host
 //! that answers pings and counts what it gets.
 
-use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, Weak};
 use std::time::Duration;
+
+use rustc_hash::FxHashMap;
 
 use super::routes::{Interface, Prefix, Route, Tables};
 use super::{Batch, Landing, OpenError, Outer, SendError, Sending, Socket, Watcher};
@@ -91,8 +92,8 @@ type Tap = dyn Fn(&Seen<'_>) + Send + Sync;
 
 #[derive(Default)]
 struct State {
-    hosts: HashMap<IpAddr, Weak<Host>>,
-    links: HashMap<(IpAddr, IpAddr), Link>,
+    hosts: FxHashMap<IpAddr, Weak<Host>>,
+    links: FxHashMap<(IpAddr, IpAddr), Link>,
     weather: Link,
     under_way: Vec<UnderWay>,
     fragments: Reassembly,
@@ -322,7 +323,7 @@ pub struct Host {
 #[derive(Default)]
 struct Nat {
     outside: Option<IpAddr>,
-    mapping: HashMap<SocketAddr, u16>,
+    mapping: FxHashMap<SocketAddr, u16>,
 }
 
 impl Host {

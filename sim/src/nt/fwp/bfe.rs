@@ -6,10 +6,12 @@
 //!
 //! Source: DDI fwpmk/nf-fwpmk-fwpmbfestatesubscribechanges0, LEARN win32/fwp/object-management.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+
+use rustc_hash::FxHashMap;
 
 use super::{Fwp, answer, engine, fwp};
 use crate::loader::probe;
@@ -53,7 +55,7 @@ impl Subscriber {
 #[derive(Default)]
 pub(crate) struct Bfe {
     state: Mutex<ServiceState>,
-    subscribers: Mutex<HashMap<usize, Arc<Subscriber>>>,
+    subscribers: Mutex<FxHashMap<usize, Arc<Subscriber>>>,
     notes: Mutex<VecDeque<(Arc<Subscriber>, ServiceState)>>,
     /// Whether a subscriber is being told.
     telling: AtomicBool,

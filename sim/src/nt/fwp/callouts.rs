@@ -6,10 +6,12 @@
 //!
 //! Source: DDI fwpsk/nf-fwpsk-fwpscalloutregister2, …-fwpscalloutunregisterbyid0.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+
+use rustc_hash::FxHashMap;
 
 use super::layers::Guid;
 use super::objects::Filter;
@@ -63,7 +65,7 @@ impl Registration {
 /// The registrations of one machine.
 #[derive(Default)]
 pub(crate) struct Callouts {
-    all: Mutex<HashMap<Guid, Arc<Registration>>>,
+    all: Mutex<FxHashMap<Guid, Arc<Registration>>>,
     /// What the next attempts to unregister are answered, before anything else is looked at.
     refusals: Mutex<VecDeque<i32>>,
 }

@@ -7,9 +7,11 @@
 //!
 //! Source: DDI fwpmk/nf-fwpmk-*; LEARN win32/fwp/transaction-management.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::time::Duration;
+
+use rustc_hash::FxHashMap;
 
 use super::layers::Guid;
 use super::objects::{Filter, Owner, Refused, Seen, Store};
@@ -42,7 +44,7 @@ struct Session {
 #[derive(Default)]
 pub(crate) struct Engine {
     store: Store,
-    sessions: HashMap<usize, Session>,
+    sessions: FxHashMap<usize, Session>,
     /// Who is in a transaction, and the state before it.
     writer: Option<(usize, Store)>,
     filters_made: u64,

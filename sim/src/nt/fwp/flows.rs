@@ -7,11 +7,12 @@
 //!
 //! Source: `facts/wfp.md` 2, 9; WDD network/ale-stateful-filtering.
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
+
+use rustc_hash::FxHashMap;
 
 use super::fwp;
 use crate::nt::machine::Machine;
@@ -42,7 +43,7 @@ pub(crate) enum Traffic {
 /// The flows of one machine.
 #[derive(Default)]
 pub(crate) struct Flows {
-    all: Mutex<HashMap<Tuple, Flow>>,
+    all: Mutex<FxHashMap<Tuple, Flow>>,
     epoch: AtomicU64,
     firewall: AtomicU8,
 }

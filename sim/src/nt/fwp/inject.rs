@@ -9,11 +9,12 @@
 //!
 //! Source: DDI fwpsk/nf-fwpsk-fwpsinjecttransportsendasync1, nc-fwpsk-fwps_inject_complete0; WDD network/packet-injection-functions.
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+
+use rustc_hash::FxHashMap;
 
 use super::classify::{self, Decision, Indication, Metadata};
 use super::clones::{self, Parent};
@@ -90,9 +91,9 @@ struct Done {
 /// The injections of one machine.
 #[derive(Default)]
 pub(crate) struct Injections {
-    handles: Mutex<HashMap<usize, Handle>>,
+    handles: Mutex<FxHashMap<usize, Handle>>,
     /// Lists inside the stack: by which handle, and with which context.
-    inside: Mutex<HashMap<usize, (usize, u64)>>,
+    inside: Mutex<FxHashMap<usize, (usize, u64)>>,
     late: Mutex<Vec<Late>>,
     /// Datagrams on their way back to this machine, and the handles that injected them.
     looped: Mutex<Vec<(Vec<u8>, usize)>>,
@@ -529,4 +530,4 @@ pub(crate) fn close_for_test(machine: &Machine, handle: usize) {
 }
 
 /// An endpoint by its handle.
-pub(crate) type Endpoints = Mutex<HashMap<u64, Arc<dyn Endpoint>>>;
+pub(crate) type Endpoints = Mutex<FxHashMap<u64, Arc<dyn Endpoint>>>;

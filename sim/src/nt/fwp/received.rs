@@ -7,9 +7,10 @@
 //!
 //! Source: WDD network/packet-indication-format, network/data-offset-positions; DDI fwpsk/nf-fwpsk-fwpsreferencenetbufferlist0.
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+
+use rustc_hash::FxHashMap;
 
 use super::clones::{self, Parent};
 use super::{Fwp, fwp};
@@ -59,7 +60,7 @@ pub(crate) struct Received {
 
 /// The lists of one machine that are out.
 pub(crate) struct Nic {
-    all: Mutex<HashMap<usize, Arc<Received>>>,
+    all: Mutex<FxHashMap<usize, Arc<Received>>>,
     held: AtomicUsize,
     limit: AtomicUsize,
 }

@@ -4,8 +4,9 @@
 //!
 //! Source: DDI nblapi/nf-nblapi-ndisallocatenetbufferpool, …-ndisallocatenetbuffer, …-ndisfreenetbuffer.
 
-use std::collections::HashMap;
 use std::sync::Mutex;
+
+use rustc_hash::FxHashMap;
 
 use super::invariants::{self, Broken};
 use super::layout::{Buffer, buffer};
@@ -27,9 +28,9 @@ struct Pool {
 /// The buffers of one machine that are in no list's allocation.
 #[derive(Default)]
 pub(crate) struct Buffers {
-    pools: Mutex<HashMap<usize, Pool>>,
+    pools: Mutex<FxHashMap<usize, Pool>>,
     /// Live buffers by address, with their pool.
-    all: Mutex<HashMap<usize, usize>>,
+    all: Mutex<FxHashMap<usize, usize>>,
 }
 
 fn wrong<T>(rule: &'static str, detail: String) -> Result<T, Broken> {

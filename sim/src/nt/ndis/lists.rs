@@ -5,9 +5,10 @@
 //! buffers, MDLs and data. A freed list's memory is special pool, so it stays unmapped for a while and a later use of it
 //! faults; this is `NET_BUFFER_LIST_POOL_FLAG_VERIFY`, always.
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+
+use rustc_hash::FxHashMap;
 
 use super::invariants::{self, Broken};
 use super::layout::{self, Buffer, buffer, list};
@@ -77,11 +78,11 @@ struct UnderWay {
 /// NET_BUFFER_LISTs of one machine.
 #[derive(Default)]
 pub(crate) struct Ndis {
-    pools: Mutex<HashMap<usize, Pool>>,
-    lists: Mutex<HashMap<usize, Record>>,
+    pools: Mutex<FxHashMap<usize, Pool>>,
+    lists: Mutex<FxHashMap<usize, Record>>,
     /// MDLs and buffers under way, by the list they are in.
-    parts: Mutex<HashMap<usize, usize>>,
-    pub(super) moves: Mutex<HashMap<usize, Vec<super::data_start::Move>>>,
+    parts: Mutex<FxHashMap<usize, usize>>,
+    pub(super) moves: Mutex<FxHashMap<usize, Vec<super::data_start::Move>>>,
     pub(super) objects: Mutex<Vec<usize>>,
     pub(super) buffers: super::buffers::Buffers,
     watched: AtomicBool,

@@ -10,9 +10,10 @@
 //! handle that is linked twice, and a buffer that is written while the host has it, stop here under the
 //! verifier; Windows loses or corrupts silently.
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
+
+use rustc_hash::FxHashMap;
 
 use super::poll_thread::{ExecutionContext, Poll};
 use super::queue::PacketQueue;
@@ -212,7 +213,7 @@ struct Slots {
     returning: Vec<Piece>,
     dropping: Vec<Piece>,
     /// Buffers that are outside, by handle: what the host was shown of them, and where.
-    known: HashMap<u64, (u64, Vec<u8>)>,
+    known: FxHashMap<u64, (u64, Vec<u8>)>,
 }
 
 /// Moves packets between one queue and the host.
@@ -262,7 +263,7 @@ impl RxTranslator {
             batch: Vec::new(),
             returning: Vec::new(),
             dropping: Vec::new(),
-            known: HashMap::new(),
+            known: FxHashMap::default(),
         };
         Arc::new(Self {
             queue,

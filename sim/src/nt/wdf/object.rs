@@ -16,8 +16,9 @@
 //! Microsoft's source).
 
 use std::any::Any;
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
+
+use rustc_hash::FxHashMap;
 
 use super::attributes::ContextType;
 
@@ -215,7 +216,7 @@ pub struct Objects {
 
 #[derive(Default)]
 struct Table {
-    entries: HashMap<u64, Entry>,
+    entries: FxHashMap<u64, Entry>,
     made: u64,
 }
 

@@ -10,10 +10,11 @@
 //!
 //! Source: `facts/wsk.md`, which quotes the driver documentation row by row.
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
+
+use rustc_hash::FxHashMap;
 
 use crate::host::Outer;
 use crate::loader::probe;
@@ -246,8 +247,8 @@ struct Registration {
 /// What one machine's sockets share.
 #[derive(Default)]
 pub(crate) struct Wsk {
-    registrations: Mutex<HashMap<usize, Registration>>,
-    sockets: Mutex<HashMap<usize, Arc<socket::Socket>>>,
+    registrations: Mutex<FxHashMap<usize, Registration>>,
+    sockets: Mutex<FxHashMap<usize, Arc<socket::Socket>>>,
     ports: Mutex<ports::Ports>,
     queue: completion::Queue,
     arena: Arc<receive::Arena>,
