@@ -58,7 +58,7 @@ impl Given {
 }
 
 /// Collects packets of one peer and type-of-service into chunks, and sends those that are full.
-pub(super) struct Collector<'d> {
+struct Collector<'d> {
     device: &'d Shared<Device>,
     now: Now,
     level: &'d AtMostDispatch,
@@ -71,22 +71,16 @@ pub(super) struct Collector<'d> {
     lowers_mss: bool,
     /// The chunk being collected, of `peer`'s packets.
     work: Option<Box<SendWork>>,
-    /// How many chunks were dealt, or would have been; `None` if all are to be sealed here.
-    dealt: Option<usize>,
+    /// How many chunks were dealt, or would have been.
+    dealt: usize,
 }
 
 impl<'d> Collector<'d> {
-    /// One whose chunks are sealed here, or by several CPUs if `deals`.
-    pub(super) fn new(
-        device: &'d Shared<Device>,
-        now: Now,
-        level: &'d AtMostDispatch,
-        deals: bool,
-    ) -> Self {
+    fn new(device: &'d Shared<Device>, now: Now, level: &'d AtMostDispatch) -> Self {
         let (destination, peer, work) = (None, None, None);
         let lowers_mss = device.core.policies.get(Policy::MssClamp) != 0;
-        let (mtu, dealt) = (PathMtu::default(), deals.then_some(0));
-        Self { device, now, level, destination, peer, mtu, lowers_mss, work, dealt }
+        let mtu = PathMtu::default();
+        Self { device, now, level, destination, peer, mtu, lowers_mss, work, dealt: 0 }
     }
 
     /// Adds a packet of the ring's to the chunk of its peer, or its segments to as many as they need;
@@ -190,7 +184,7 @@ impl<'d> Collector<'d> {
     }
 
     /// Collects for `peer` from here on.
-    pub(super) fn turn_to(&mut self, peer: Shared<Peer>) {
+    fn turn_to(&mut self, peer: Shared<Peer>) {
         self.destination = None;
         if self.peer.as_ref().is_none_or(|current| !Shared::ptr_eq(current, &peer)) {
             self.send(true);
@@ -206,17 +200,11 @@ impl<'d> Collector<'d> {
         self.work.as_deref_mut().ok_or(Discard::NoMemory)
     }
 
-    /// Adds a packet that is not in the ring.
-    pub(super) fn add(&mut self, packet: Packet, tos: u8) -> Result<(), Discard> {
-        let _ = self.chunk(tos)?.packets.push(packet);
-        Ok(())
-    }
-
     /// Sends the chunk there is, if there is one; one that others follow may be dealt.
     fn send(&mut self, others_follow: bool) {
         let (Some(peer), Some(work)) = (&self.peer, self.work.take()) else { return };
         let (device, now) = (self.device, self.now);
-        let dealt = self.dealt.as_mut().filter(|_| others_follow);
+        let dealt = Some(&mut self.dealt).filter(|_| others_follow);
         // Once for all the locks of a chunk.
         self.level.pinned(|level| {
             Device::send_chunk(device, peer, work, dealt, now, level.at_most());
@@ -224,7 +212,7 @@ impl<'d> Collector<'d> {
     }
 
     /// Sends what is left: here, since there is nothing else for this CPU to do.
-    pub(super) fn finish(mut self) {
+    fn finish(mut self) {
         self.send(false);
     }
 }
@@ -233,7 +221,7 @@ impl Device {
     /// Takes a batch of packets from the adapter's ring.
     pub(crate) fn send_batch(this: &Shared<Self>, batch: &mut TxBatch<'_>, level: &AtMostDispatch) {
         let now = this.now();
-        let mut collector = Collector::new(this, now, level, true);
+        let mut collector = Collector::new(this, now, level);
         let mut all = Given::default();
         while let Some(packet) = batch.next() {
             let bytes = packet.byte_count();

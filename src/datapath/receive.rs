@@ -245,7 +245,7 @@ impl Device {
         let wants = from
             .map_or(Wants::NONE, |from| peer.received(&At(level), &keypair, from, now, received));
         this.indicate(work);
-        Self::attend(this, peer, wants, now, level);
+        this.attend(peer, wants, level);
     }
 
     /// Decides what becomes of an opened packet: delivered, a keepalive, or discarded, authentic data or not.
@@ -317,19 +317,11 @@ impl Device {
         self.counters.add(Counter::BytesIn, bytes);
     }
 
-    /// Does, or has somebody do, what the protocol wants for a peer.
-    pub(crate) fn attend(
-        this: &Shared<Self>,
-        peer: &Shared<Peer>,
-        wants: Wants,
-        now: Now,
-        level: &AtMostDispatch,
-    ) {
-        if wants.contains(Wants::FLUSH) {
-            Self::flush(this, peer, false, now, level);
-        }
-        if wants.contains(Wants::SERVICE) {
-            this.ask_for_service(peer, level);
+    /// Has a worker do what the protocol wants for a peer. What waited is sent there, too: here it would be sealed on top of the
+    /// stack of whoever delivers.
+    pub(crate) fn attend(&self, peer: &Shared<Peer>, wants: Wants, level: &AtMostDispatch) {
+        if wants.contains(Wants::FLUSH) || wants.contains(Wants::SERVICE) {
+            self.ask_for_service(peer, level);
         }
     }
 }

@@ -26,7 +26,7 @@ use nt::{irql::AtMostDispatch, pool::try_box};
 
 use super::{
     MOST_CHUNKS, WORTH_DEALING_BYTES,
-    collect::{Collector, HEAD_LEN},
+    collect::HEAD_LEN,
     packet::{Held, PACKET_PIECES, Packet},
     turn::{Stage, Turn},
 };
@@ -66,22 +66,16 @@ impl SendWork {
     pub(super) fn boxed(tos: u8) -> Result<Box<Self>, Discard> {
         try_box(Self { tos, ..Self::default() }).map_err(|_| Discard::NoMemory)
     }
-
-    /// Whether its packets have not waited yet.
-    fn is_from_adapter(&self) -> bool {
-        let first = self.packets.first();
-        matches!(first, Some(Packet::Flying { .. } | Packet::Segment { .. } | Packet::Copied(_)))
-    }
 }
 
 impl Device {
-    /// Numbers, seals and sends a chunk, or has its packets wait for a session or a route.
+    /// Sends a chunk of the adapter's packets, behind what waited.
     ///
     /// With `dealt`, the number of chunks of this batch that were, another CPU may seal it.
     pub(super) fn send_chunk(
         this: &Shared<Self>,
         peer: &Shared<Peer>,
-        mut work: Box<SendWork>,
+        work: Box<SendWork>,
         dealt: Option<&mut usize>,
         now: Now,
         level: &AtMostDispatch,
@@ -89,10 +83,22 @@ impl Device {
         if work.packets.is_empty() {
             return; // there was no memory for its first
         }
-        if peer.has_staged() && work.is_from_adapter() && peer.has_session(&At(level), now) {
-            // What waited leaves first, save what another CPU is about to send.
+        if peer.has_staged() && peer.has_session(&At(level), now) {
+            // Save what another CPU is about to send.
             Self::flush(this, peer, false, now, level);
         }
+        Self::send_at_once(this, peer, work, dealt, now, level);
+    }
+
+    /// Numbers, seals and sends a chunk, or has its packets wait for a session or a route. As [`Device::send_chunk`].
+    fn send_at_once(
+        this: &Shared<Self>,
+        peer: &Shared<Peer>,
+        mut work: Box<SendWork>,
+        dealt: Option<&mut usize>,
+        now: Now,
+        level: &AtMostDispatch,
+    ) {
         let count = work.packets.len();
         // A keepalive that is not numbered was none: it is no discard either.
         let data = work.packets.iter().filter(|packet| packet.len() > 0).count();
@@ -139,7 +145,7 @@ impl Device {
             }
             Err(Refused::Unnumbered(no_session)) => {
                 waiting.iter_mut().for_each(|work| this.stage(peer, work, level));
-                Self::attend(this, peer, no_session.wants, now, level);
+                this.attend(peer, no_session.wants, level);
             }
             Err(Refused::Full) => this.counters.discard(Discard::QueueFull, data),
             Err(Refused::OutOfMemory) => this.counters.discard(Discard::NoMemory, data),
@@ -265,7 +271,7 @@ impl Device {
         this.counters.add(Counter::Chunks, 1);
         this.hand_over(run, &route, work.tos, level);
         let wants = work.wants | peer.sent(&keypair, now, sent);
-        Self::attend(this, peer, wants, now, level);
+        this.attend(peer, wants, level);
     }
 
     /// Gives a run to the sockets, if there are any.
@@ -305,23 +311,40 @@ impl Device {
         level: &AtMostDispatch,
     ) {
         let ground = At(level);
-        let mut collector = Collector::new(this, now, level, false);
-        collector.turn_to(peer.clone());
+        let send = |work: Option<Box<SendWork>>| {
+            let Some(work) = work else { return };
+            // Once for all the locks of a chunk.
+            level.pinned(|level| {
+                Self::send_at_once(this, peer, work, None, now, level.at_most());
+            });
+        };
+        let mut work: Option<Box<SendWork>> = None;
         // Not more than are there now: without a session they come back to where they were.
         let waiting = peer.staged_packets(&ground);
         for _ in 0..waiting {
             let Some(packet) = peer.take_staged(&ground) else { break };
             let head = packet.get(..HEAD_LEN.min(packet.len())).unwrap_or_default();
             let tos = outgoing(head, packet.len()).map_or(0, |outgoing| outgoing.outer_tos);
-            if let Err(reason) = collector.add(Packet::Waited(packet), tos) {
-                this.counters.discard(reason, 1);
+            let takes = |work: &Box<SendWork>| work.tos == tos && !work.packets.is_full();
+            if !work.as_ref().is_some_and(takes) {
+                send(work.take());
+                match SendWork::boxed(tos) {
+                    Ok(empty) => work = Some(empty),
+                    Err(reason) => this.counters.discard(reason, 1),
+                }
+            }
+            if let Some(work) = &mut work {
+                let _ = work.packets.push(Packet::Waited(packet));
             }
         }
         if waiting == 0 && keepalive {
             // Without memory for it there is none this time.
-            let _ = collector.add(Packet::Keepalive, 0);
+            work = SendWork::boxed(0).ok();
+            if let Some(work) = &mut work {
+                let _ = work.packets.push(Packet::Keepalive);
+            }
         }
-        collector.finish();
+        send(work);
     }
 }
 
