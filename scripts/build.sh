@@ -73,7 +73,7 @@ fi
 if [ "$command" = clippy ] && [ ! -x "$rust/cargo-clippy" ]; then
     fail "no Clippy beside $rust/rustc: run scripts/setup.sh (Debian package rust-web-clippy)"
 fi
-for tool in bin/clang bin/llvm-lib bin/llvm-dlltool bin/lld-link bin/llvm-readobj 'lib/libclang[-.][1s]*'; do
+for tool in bin/clang bin/llvm-lib bin/llvm-dlltool bin/llvm-rc bin/lld-link bin/llvm-readobj 'lib/libclang[-.][1s]*'; do
     compgen -G "$llvm/$tool" >/dev/null || fail "$llvm/$tool is missing: run scripts/setup.sh" \
         "(Debian packages clang-19, libclang1-19, llvm-19, lld-19), or set PENSTOCK_LLVM"
 done
