@@ -172,7 +172,7 @@ fn check(state: &ExtendedState, opens: bool, count: usize, len: usize, forged: b
     std::eprintln!("{what}: {depth} bytes of stack");
     if state.tier() == Tier::Portable {
         // The crate's own frames are not ours to wipe, and are of several sizes, as the compiler puts them together for
-        // this host. The driver's are read by `sim/tests/aead_code.rs`, against the bound itself.
+        // this host. The driver's are read by `sim/tests/image/aead.rs`, against the bound itself.
         assert!(depth <= BOUND + 1024, "{what}: {depth} bytes of stack");
         return;
     }

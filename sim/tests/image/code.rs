@@ -1,43 +1,46 @@
-//! What the built `penstock.sys` says about its AEAD: that it cannot panic, and how much stack it takes.
-//!
-//! The code of each function is read from the image, its frame from the unwind data that Windows uses, and its name from the
-//! PDB. Calls are followed from where a batch begins.
-
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+//! The code of `penstock.sys`, function by function: read from the image, their frames from the unwind data that Windows uses,
+//! their names from the PDB.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use iced_x86::{Decoder, DecoderOptions, FlowControl, OpKind};
+use iced_x86::{Decoder, DecoderOptions, EncodingKind, FlowControl, OpKind};
 use object::read::pe::PeFile64;
 use object::{Object, ObjectSection};
 
-/// What a batch uses at most below whoever calls it, its return address included.
-const BOUND: usize = 4096;
-/// The machine code that wipes has the length of what it wipes in its name.
-const CLEARERS: [&str; 3] = ["wipe::after128", "wipe::after256", "wipe::after512"];
-
 /// A function of the image.
 #[derive(Default)]
-struct Function {
-    name: String,
+pub(crate) struct Function {
+    pub(crate) name: String,
     /// Bytes of stack, with the registers it pushes.
-    frame: usize,
+    pub(crate) frame: usize,
     /// Functions it calls or jumps to.
-    calls: BTreeSet<u32>,
+    pub(crate) calls: BTreeSet<u32>,
     /// Calls whose target the code does not say.
-    is_open: bool,
+    pub(crate) is_open: bool,
+    /// Addresses of instructions that need vector state beyond SSE: those that are encoded as VEX, EVEX or XOP.
+    pub(crate) vector: Vec<u32>,
+    /// Instructions that only a kernel may use, as text.
+    pub(crate) privileged: Vec<String>,
 }
 
 /// All functions by their address in the image.
-struct Code(BTreeMap<u32, Function>);
+pub(crate) struct Code(pub(crate) BTreeMap<u32, Function>);
+
+/// Where the built driver is.
+pub(crate) fn built() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/driver/penstock.sys")
+}
+
+/// The built driver's bytes.
+pub(crate) fn bytes() -> Vec<u8> {
+    std::fs::read(built()).expect("scripts/build.sh makes target/driver/penstock.sys")
+}
 
 impl Code {
-    fn read() -> Self {
-        let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/driver/penstock.sys");
-        let bytes =
-            std::fs::read(&built).expect("scripts/build.sh makes target/driver/penstock.sys");
+    pub(crate) fn read() -> Self {
+        let (built, bytes) = (built(), bytes());
         let file = PeFile64::parse(&*bytes).unwrap();
         let base = file.relative_address_base();
         let at = |rva: u32, len: usize| -> Option<&[u8]> {
@@ -72,7 +75,7 @@ impl Code {
     }
 
     /// Functions whose name has `part` in it.
-    fn named(&self, part: &str) -> Vec<u32> {
+    pub(crate) fn named(&self, part: &str) -> Vec<u32> {
         let found: Vec<u32> =
             self.0.iter().filter(|(_, f)| f.name.contains(part)).map(|(at, _)| *at).collect();
         assert!(!found.is_empty(), "no function is named {part}");
@@ -80,7 +83,11 @@ impl Code {
     }
 
     /// What is reached from `roots`, with the way there. Code behind `stop` is not looked at.
-    fn reach(&self, roots: &[u32], stop: impl Fn(&str) -> bool) -> BTreeMap<u32, Option<u32>> {
+    pub(crate) fn reach(
+        &self,
+        roots: &[u32],
+        stop: impl Fn(&str) -> bool,
+    ) -> BTreeMap<u32, Option<u32>> {
         let mut reached = BTreeMap::new();
         let mut next: Vec<(u32, Option<u32>)> = roots.iter().map(|root| (*root, None)).collect();
         while let Some((at, from)) = next.pop() {
@@ -99,13 +106,13 @@ impl Code {
     }
 
     /// The most stack from `at` down, its return address included; code behind `stop` takes none.
-    fn depth(&self, at: u32, stop: &dyn Fn(&str) -> bool) -> usize {
+    pub(crate) fn depth(&self, at: u32, stop: &dyn Fn(&str) -> bool) -> usize {
         let Some(function) = self.0.get(&at).filter(|f| !stop(&f.name)) else { return 0 };
         let below = function.calls.iter().map(|to| self.depth(*to, stop)).max().unwrap_or(0);
         8 + function.frame + below
     }
 
-    fn name(&self, at: u32) -> &str {
+    pub(crate) fn name(&self, at: u32) -> &str {
         &self.0[&at].name
     }
 }
@@ -115,6 +122,12 @@ impl Function {
     fn scan(&mut self, code: &[u8], own: std::ops::Range<u32>) {
         let start = u64::from(own.start);
         for instruction in Decoder::with_ip(64, code, start, DecoderOptions::NONE) {
+            if instruction.encoding() != EncodingKind::Legacy {
+                self.vector.push(instruction.ip() as u32);
+            }
+            if instruction.is_privileged() {
+                self.privileged.push(instruction.to_string());
+            }
             match instruction.flow_control() {
                 FlowControl::Call
                 | FlowControl::UnconditionalBranch
@@ -163,81 +176,4 @@ fn frame<'d>(data: impl Fn(usize) -> &'d [u8]) -> usize {
         at += slots;
     }
     bytes
-}
-
-/// Where batches begin, whatever the compiler inlined into its callers.
-fn roots(code: &Code) -> Vec<u32> {
-    ["crypto::aead::batch::seal_all<", "crypto::aead::batch::open_all<", "crypto::aead::seal"]
-        .iter()
-        .flat_map(|name| code.named(name))
-        .collect()
-}
-
-/// The crate's cipher, which is there for a policy that wants no vector code. It panics when a key stream is longer than
-/// 256 GiB, which no text of ours is.
-fn is_crate(name: &str) -> bool {
-    name.starts_with("chacha20poly1305::")
-}
-
-#[test]
-fn no_batch_reaches_a_panic() {
-    let code = Code::read();
-    let reached = code.reach(&roots(&code), is_crate);
-    let way = |mut at: u32| {
-        let mut way = vec![code.name(at)];
-        while let Some(from) = reached[&at] {
-            at = from;
-            way.push(code.name(at));
-        }
-        way
-    };
-    for at in reached.keys() {
-        let name = code.name(*at);
-        assert!(!name.contains("panic") && !name.contains("_failed"), "{:?}", way(*at));
-        assert!(!code.0[at].is_open, "calls through a pointer: {:?}", way(*at));
-    }
-    for part in
-        ["chacha512::wide_pass", "poly52::full_chunks", "vector256::pass", "engines::ifma_open_one"]
-    {
-        assert!(reached.keys().any(|at| code.name(*at).contains(part)), "{part} was not looked at");
-    }
-}
-
-#[test]
-fn a_batch_takes_at_most_four_kibibytes_of_stack_and_wipes_all_of_it() {
-    let code = Code::read();
-    for root in roots(&code) {
-        let depth = code.depth(root, &|_| false);
-        println!("{depth:5} {}", code.name(root));
-        assert!(depth <= BOUND, "{}: {depth} bytes", code.name(root));
-    }
-    let groups: Vec<usize> = (code.named("batch::seal_all<").iter())
-        .chain(&code.named("batch::open_all<"))
-        .map(|at| code.depth(*at, &is_crate))
-        .collect();
-    let alone = |name: &str| name.contains("_group<");
-    let few: Vec<usize> = (code.named("batch::seal_all<").iter())
-        .chain(&code.named("batch::open_all<"))
-        .map(|at| code.depth(*at, &alone))
-        .collect();
-    for name in CLEARERS {
-        for at in code.named(name) {
-            let frame = 8 + code.0[&at].frame;
-            let mut wiped: Vec<usize> = (code.0[&at].calls.iter())
-                .filter(|to| code.name(**to).contains("wipe::stack"))
-                .map(|to| frame + 8 + code.0[to].frame)
-                .collect();
-            wiped.sort_unstable();
-            println!("{name}: {wiped:?}, groups {groups:?}, alone {few:?}");
-            assert_eq!(wiped.len(), 2, "{name}");
-            assert!(
-                few.iter().all(|depth| *depth <= wiped[0]),
-                "alone goes deeper than {name} wipes"
-            );
-            assert!(
-                groups.iter().all(|depth| *depth <= wiped[1]),
-                "a group goes deeper than {name} wipes"
-            );
-        }
-    }
 }
