@@ -55,7 +55,7 @@ use abi::{
 use callout::{Provider, Routes, RunCaps, RunPool};
 use crypto::{
     aead::{self, ExtendedState, Tier},
-    pipeline::Chunk,
+    pipeline::Claim,
     protocol::{HandshakeLoad, IndexTable, Instant, Now, hash_table::HashKey},
     sync::Shared,
 };
@@ -86,8 +86,8 @@ use crate::{
 const KEPT: [Layout; 6] = [
     Layout::new::<SendWork>(),
     Layout::new::<ReceiveWork>(),
-    Shared::<Chunk<Sending>>::LAYOUT,
-    Shared::<Chunk<Receiving>>::LAYOUT,
+    Claim::<Sending>::LAYOUT,
+    Claim::<Receiving>::LAYOUT,
     SEGMENTS,
     Layout::new::<Message>(),
 ];

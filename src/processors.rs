@@ -17,7 +17,7 @@ use core::{
 };
 
 use crypto::{
-    pipeline::{Baton, Chunk, Queue, Server},
+    pipeline::{Baton, Claim, Queue, Server},
     sync::Shared,
 };
 use nt::{
@@ -67,9 +67,9 @@ pub(crate) enum Task {
     /// Go on as the owner of a lane.
     GoOn(Stage, Baton),
     /// Seal a chunk, unless somebody has.
-    Seal(Shared<Chunk<Sending>>),
+    Seal(Claim<Sending>),
     /// Open a chunk, unless somebody has.
-    Open(Shared<Chunk<Receiving>>),
+    Open(Claim<Receiving>),
 }
 
 /// The scaling set. Dropped at `PASSIVE_LEVEL`, after the last adapter: waits for its threads.

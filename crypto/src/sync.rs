@@ -300,7 +300,7 @@ fn relax() {
 ///
 /// # Invariants
 ///
-/// `counted` points to a live [`Counted`] made by [`Shared::try_new`], and this value owns one of
+/// `counted` points to a live [`Counted`] made by `Shared::allocate`, and this value owns one of
 /// its `references`.
 pub struct Shared<T> {
     counted: NonNull<Counted<T>>,
@@ -330,15 +330,30 @@ impl<T> Shared<T> {
     ///
     /// [`OutOfMemory`]; `value` is then dropped.
     pub fn try_new(value: T) -> Result<Self, OutOfMemory> {
+        // INVARIANT: just made, with one reference, which is this one.
+        Ok(Self { counted: Self::allocate(value, 1)?, owns: PhantomData })
+    }
+
+    /// The same with two references, of which none costs anything.
+    ///
+    /// # Errors
+    ///
+    /// [`OutOfMemory`]; `value` is then dropped.
+    pub fn try_pair(value: T) -> Result<(Self, Self), OutOfMemory> {
+        let counted = Self::allocate(value, 2)?;
+        // INVARIANT: just made, with two references, which are these.
+        Ok((Self { counted, owns: PhantomData }, Self { counted, owns: PhantomData }))
+    }
+
+    fn allocate(value: T, references: usize) -> Result<NonNull<Counted<T>>, OutOfMemory> {
         let layout = Self::LAYOUT;
         // SAFETY: `Counted` holds an `AtomicUsize`, so the layout is not of size zero.
         let block = unsafe { alloc(layout) };
         let counted = NonNull::new(block.cast::<Counted<T>>()).ok_or(OutOfMemory)?;
         // SAFETY: freshly allocated with the layout of `Counted<T>`: aligned, large enough, nobody
         // else's.
-        unsafe { counted.write(Counted { references: AtomicUsize::new(1), value }) };
-        // INVARIANT: just made, with one reference, which is this one.
-        Ok(Self { counted, owns: PhantomData })
+        unsafe { counted.write(Counted { references: AtomicUsize::new(references), value }) };
+        Ok(counted)
     }
 
     /// Whether both are references to the same value.
@@ -412,40 +427,45 @@ impl<T> Clone for Shared<T> {
 
 impl<T> Drop for Shared<T> {
     fn drop(&mut self) {
-        // Release: what this reference's user did to the value happens before whoever drops it.
-        if self.counted().references.fetch_sub(1, Ordering::Release) != 1 {
-            return;
+        let references = &self.counted().references;
+        // The only reference is counted off by nobody else, and made two by nobody: a look is enough, which spares the last
+        // user of most values an exchange. Acquire pairs with the Release of every other reference's drop.
+        if references.load(Ordering::Acquire) != 1 {
+            // Release: what this reference's user did to the value happens before whoever drops it.
+            if references.fetch_sub(1, Ordering::Release) != 1 {
+                return;
+            }
+            // As the load.
+            fence(Ordering::Acquire);
         }
-        // Acquire pairs with the Release of every other reference's drop.
-        fence(Ordering::Acquire);
         let counted = self.counted.as_ptr();
-        // SAFETY: the count went to zero, so by the type invariant no other `Shared` to this block
+        // SAFETY: this was the last reference, so by the type invariant no other `Shared` to this block
         // exists or can be made.
         unsafe { ptr::drop_in_place(counted) };
-        // SAFETY: allocated in `try_new` with this layout, and freed once, by the last reference.
+        // SAFETY: allocated in `allocate` with this layout, and freed once, by the last reference.
         unsafe { dealloc(counted.cast(), Layout::new::<Counted<T>>()) };
     }
 }
 
 /// `UnsafeCell` with loom's closure interface, so that both builds read the same.
-mod cell {
+pub(crate) mod cell {
     #[cfg(loom)]
-    pub(super) use loom::cell::UnsafeCell;
+    pub(crate) use loom::cell::UnsafeCell;
 
     #[cfg(not(loom))]
-    pub(super) struct UnsafeCell<T>(core::cell::UnsafeCell<T>);
+    pub(crate) struct UnsafeCell<T>(core::cell::UnsafeCell<T>);
 
     #[cfg(not(loom))]
     impl<T> UnsafeCell<T> {
-        pub(super) const fn new(value: T) -> Self {
+        pub(crate) const fn new(value: T) -> Self {
             Self(core::cell::UnsafeCell::new(value))
         }
 
-        pub(super) fn with<R>(&self, body: impl FnOnce(*const T) -> R) -> R {
+        pub(crate) fn with<R>(&self, body: impl FnOnce(*const T) -> R) -> R {
             body(self.0.get())
         }
 
-        pub(super) fn with_mut<R>(&self, body: impl FnOnce(*mut T) -> R) -> R {
+        pub(crate) fn with_mut<R>(&self, body: impl FnOnce(*mut T) -> R) -> R {
             body(self.0.get())
         }
     }

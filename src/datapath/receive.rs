@@ -12,7 +12,7 @@ use abi::{discard::Discard, policy::Policy, statistics::Counter};
 use callout::{Datagram, Datagrams};
 use crypto::{
     aead::{self, ExtendedState, Job, Piece, Source, TAG_LEN, Verdict},
-    pipeline::{Baton, CHUNK_PACKETS, Chunk, Owner, Refused},
+    pipeline::{Baton, CHUNK_PACKETS, Chunk, Claim, Owner, Refused},
     protocol::{
         Endpoint, Local, Now, Received, Wants,
         messages::TRANSPORT_HEADER_LEN,
@@ -130,9 +130,9 @@ impl Device {
         let (count, bytes) = (work.packets_left(), work.bytes());
         let ground = At(level);
         match peer.attached().open.reserve(&ground, Some(work), MOST_CHUNKS, |_| Ok::<(), ()>(())) {
-            Ok(chunk) => {
+            Ok(claim) => {
                 let dealt = dealt.filter(|_| bytes >= WORTH_DEALING_BYTES);
-                Self::deal_or_do(this, &peer, Task::Open(chunk), dealt, now, level);
+                Self::deal_or_do(this, &peer, Task::Open(claim), dealt, now, level);
             }
             Err(Refused::Full | Refused::Unnumbered(())) => {
                 this.counters.discard(Discard::HeldFull, count);
@@ -145,16 +145,14 @@ impl Device {
     pub(crate) fn open_chunk(
         this: &Shared<Self>,
         peer: &Shared<Peer>,
-        chunk: &Chunk<Receiving>,
+        claim: &Claim<Receiving>,
         now: Now,
         level: &AtMostDispatch,
     ) -> usize {
         let ground = At(level);
-        if !chunk.run(&ground, |work| this.open_packets(work)) {
+        if !claim.run(&ground, |work| this.open_packets(work)) {
             return 0;
         }
-        // WSK has its memory back before the chunk's turn comes, and is called with nothing locked.
-        drop(chunk.with_work(&ground, |work| work.as_mut()?.datagrams.take()));
         let mut opener = Opener(Turn::begin(Stage::Open, this, peer, now, level));
         peer.attached().open.drain(&ground, &mut opener);
         opener.0.packets()
@@ -173,11 +171,14 @@ impl Device {
         opener.0.packets()
     }
 
-    /// Opens each packet of a chunk into its buffer.
+    /// Opens each packet of a chunk into its buffer, and gives its datagrams back: WSK has its memory before the chunk's
+    /// turn comes.
     fn open_packets(&self, work: &mut Receiving) {
         let Some(work) = work else { return };
         let bytes = work.bytes();
-        let (Some(keypair), Some(datagrams)) = (&work.keypair, &work.datagrams) else { return };
+        let (Some(keypair), Some(datagrams)) = (&work.keypair, work.datagrams.take()) else {
+            return;
+        };
         let packets = &mut work.packets;
         let mut sources = datagrams.iter();
         let worth = self.checksums_worth();
@@ -334,11 +335,9 @@ impl Owner<Receiving> for Opener<'_> {
         self.0.device.open_packets(work);
     }
 
-    fn deliver(&mut self, chunk: Shared<Chunk<Receiving>>) {
+    fn deliver(&mut self, mut chunk: Chunk<Receiving>) {
         let Turn { device, now, level, .. } = self.0;
-        // Taken out first: the network stack is called with nothing locked.
-        let Some(mut work) = chunk.with_work(&At(level), Option::take) else { return };
-        drop(work.datagrams.take());
+        let Some(mut work) = chunk.work_mut().and_then(Option::take) else { return };
         self.0.count(work.packets.len());
         Device::deliver_opened(device, &mut work, now, level);
     }

@@ -13,7 +13,7 @@ use abi::{discard::Discard, statistics::Counter};
 use callout::{Route, Run};
 use crypto::{
     aead::{self, ExtendedState, Job, Piece, Source, TAG_LEN, Verdict},
-    pipeline::{Baton, CHUNK_PACKETS, Chunk, Owner, Refused},
+    pipeline::{Baton, CHUNK_PACKETS, Chunk, Claim, Owner, Refused},
     protocol::{
         Now, Sent, Wants,
         messages::{TRANSPORT_HEADER_LEN, Transport},
@@ -138,10 +138,10 @@ impl Device {
             }
         });
         match reserved {
-            Ok(chunk) => {
+            Ok(claim) => {
                 this.counters.add(Counter::KeepalivesOut, count.saturating_sub(data));
                 let dealt = dealt.filter(|_| bytes >= WORTH_DEALING_BYTES);
-                Self::deal_or_do(this, peer, Task::Seal(chunk), dealt, now, level);
+                Self::deal_or_do(this, peer, Task::Seal(claim), dealt, now, level);
             }
             Err(Refused::Unnumbered(no_session)) => {
                 waiting.iter_mut().for_each(|work| this.stage(peer, work, level));
@@ -156,12 +156,12 @@ impl Device {
     pub(crate) fn seal_chunk(
         this: &Shared<Self>,
         peer: &Shared<Peer>,
-        chunk: &Chunk<Sending>,
+        claim: &Claim<Sending>,
         now: Now,
         level: &AtMostDispatch,
     ) -> usize {
         let ground = At(level);
-        if !chunk.run(&ground, |work| work.iter_mut().for_each(|work| this.seal(work))) {
+        if !claim.run(&ground, |work| work.iter_mut().for_each(|work| this.seal(work))) {
             return 0;
         }
         let mut sealer = Sealer(Turn::begin(Stage::Seal, this, peer, now, level));
@@ -359,10 +359,9 @@ impl Owner<Sending> for Sealer<'_> {
         work.iter_mut().for_each(|work| self.0.device.seal(work));
     }
 
-    fn deliver(&mut self, chunk: Shared<Chunk<Sending>>) {
-        let ground = At(self.0.level);
-        self.0.count(chunk.with_work(&ground, |work| packets_in(work)));
-        self.0.peer.attached().send.append(&ground, chunk);
+    fn deliver(&mut self, mut chunk: Chunk<Sending>) {
+        self.0.count(chunk.work_mut().map_or(0, |work| packets_in(work)));
+        self.0.peer.attached().send.append(&At(self.0.level), chunk);
     }
 
     fn has_enough(&mut self) -> bool {
@@ -380,10 +379,9 @@ struct Sender<'d>(Turn<'d>);
 impl Owner<Sending> for Sender<'_> {
     fn run(&mut self, _sealed: &mut Sending) {}
 
-    fn deliver(&mut self, chunk: Shared<Chunk<Sending>>) {
+    fn deliver(&mut self, mut chunk: Chunk<Sending>) {
         let Turn { device, now, level, .. } = self.0;
-        // Taken out first: the network is called with nothing locked.
-        let Some(work) = chunk.with_work(&At(level), Option::take) else { return };
+        let Some(work) = chunk.work_mut().and_then(Option::take) else { return };
         self.0.count(work.run.as_ref().map_or(0, Run::len));
         Device::send_run(device, work, now, level);
         // If it was discarded, nobody else tells.

@@ -95,8 +95,8 @@ impl Device {
             Task::GoOn(Stage::Seal, baton) => Self::go_on_sealing(this, peer, baton, now, level),
             Task::GoOn(Stage::Send, baton) => Self::go_on_sending(this, peer, baton, now, level),
             Task::GoOn(Stage::Open, baton) => Self::go_on_opening(this, peer, baton, now, level),
-            Task::Seal(chunk) => Self::seal_chunk(this, peer, &chunk, now, level),
-            Task::Open(chunk) => Self::open_chunk(this, peer, &chunk, now, level),
+            Task::Seal(claim) => Self::seal_chunk(this, peer, &claim, now, level),
+            Task::Open(claim) => Self::open_chunk(this, peer, &claim, now, level),
         }
     }
 

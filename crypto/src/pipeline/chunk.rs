@@ -1,39 +1,105 @@
-//! Chunks, and lists of them.
+//! Chunks, who may run them, and lists of them.
 //!
-//! A chunk goes QUEUED → RUNNING → DONE, each step once. Its lists are linked through the chunks
-//! themselves, so a chunk that exists can always be put into one; it is in one list at a time.
+//! Of each there is one [`Chunk`], which is in a lane's list or with whoever delivers it, and one [`Claim`], with whoever is to
+//! run it; an owner that does not wait makes itself another. A chunk goes QUEUED → RUNNING → DONE, each step once, and the state
+//! says whose its work is: while RUNNING that of the claim that won, afterwards that of the chunk. So neither the work nor the
+//! link to the next chunk needs a lock.
+//!
+//! Its lists are linked through the chunks themselves, so a chunk that exists can always be put into one.
+#![allow(unsafe_code)] // What one has after the other, and lists that are entered at the end.
+
+use core::ptr::NonNull;
 
 use crate::sync::{
-    Ground, OutOfMemory, Shared, SpinLock,
+    Ground, OutOfMemory, Shared,
     atomic::{AtomicU8, Ordering},
+    cell::UnsafeCell,
 };
 
 const QUEUED: u8 = 0;
 const RUNNING: u8 = 1;
+/// The work is the chunk's; before it is queued, too.
 const DONE: u8 = 2;
 
 /// Packets that are worked on, and delivered, together.
-pub struct Chunk<W> {
+///
+/// # Invariants
+///
+/// There is one `Chunk` of a body.
+pub struct Chunk<W>(Shared<Body<W>>);
+
+/// That a chunk may be run, by one who gets there first.
+pub struct Claim<W>(Shared<Body<W>>);
+
+/// What a chunk and its claims share.
+///
+/// # Invariants
+///
+/// `work` is used while RUNNING by the claim that made it so, while DONE by the one [`Chunk`]; `next` by that always.
+pub(super) struct Body<W> {
     state: AtomicU8,
-    /// Never contended: the runner has it while RUNNING, the owner of the lane afterwards.
-    work: SpinLock<W>,
-    next: SpinLock<Option<Shared<Self>>>,
+    work: UnsafeCell<W>,
+    next: UnsafeCell<Option<Chunk<W>>>,
+}
+
+// SAFETY: by the type invariant what is in the cells is used by one thread at a time, so sharing only moves it.
+unsafe impl<W: Send> Sync for Body<W> {}
+// SAFETY: a list's tail leads to a chunk that the list has.
+unsafe impl<W: Send> Send for List<W> {}
+
+impl<W> Body<W> {
+    /// Whether the work is done.
+    fn is_done(&self) -> bool {
+        // Acquire pairs with the Release store in `run`: who delivers sees what the body wrote.
+        self.state.load(Ordering::Acquire) == DONE
+    }
 }
 
 impl<W> Chunk<W> {
-    /// A chunk that nobody has begun.
-    pub(super) fn try_new(work: W) -> Result<Shared<Self>, OutOfMemory> {
-        Shared::try_new(Self {
-            state: AtomicU8::new(QUEUED),
-            work: SpinLock::new(work),
-            next: SpinLock::new(None),
-        })
+    /// A chunk that may not be run yet, and the claim to do so.
+    pub(super) fn try_new(work: W) -> Result<(Self, Claim<W>), OutOfMemory> {
+        let state = AtomicU8::new(DONE);
+        let (work, next) = (UnsafeCell::new(work), UnsafeCell::new(None));
+        let (chunk, claim) = Shared::try_pair(Body { state, work, next })?;
+        // INVARIANT: the first of this body.
+        Ok((Self(chunk), Claim(claim)))
     }
 
-    /// The work of a chunk that nobody else has.
-    pub(super) fn work_mut(&mut self) -> &mut W {
-        self.work.get_mut()
+    /// The work of a chunk that is done, or that is not queued yet; `None` of one that is being run, or may be.
+    pub fn work_mut(&mut self) -> Option<&mut W> {
+        if !self.0.is_done() {
+            return None;
+        }
+        // SAFETY: DONE, so the work is the one chunk's, which is borrowed mutably for as long as the result lives; only
+        // `queue` leads out of DONE, which wants that borrow, too.
+        Some(self.0.work.with_mut(|work| unsafe { &mut *work }))
     }
+
+    /// Lets it be run.
+    pub(super) fn queue(&mut self) {
+        // Release pairs with the Acquire in `Claim::run`: who runs it sees the work as it was left here.
+        self.0.state.store(QUEUED, Ordering::Release);
+    }
+
+    /// Another claim to run it.
+    fn claim(&self) -> Claim<W> {
+        Claim(self.0.clone())
+    }
+
+    /// Whether nobody has begun. Only a hint: somebody may begin right after.
+    fn is_queued(&self) -> bool {
+        self.0.state.load(Ordering::Relaxed) == QUEUED
+    }
+
+    fn take_next(&mut self) -> Option<Self> {
+        // SAFETY: the link is the one chunk's, which is borrowed mutably.
+        self.0.next.with_mut(|next| unsafe { (*next).take() })
+    }
+}
+
+impl<W> Claim<W> {
+    /// The layout of the block that a chunk is in.
+    pub const LAYOUT: core::alloc::Layout = Shared::<Body<W>>::LAYOUT;
 
     /// Does the chunk's work unless somebody else does or did; returns whether this call did it.
     ///
@@ -41,52 +107,37 @@ impl<W> Chunk<W> {
     ///
     /// `<= DISPATCH_LEVEL`; raises to it for the length of `body`.
     pub fn run(&self, ground: &impl Ground, body: impl FnOnce(&mut W)) -> bool {
-        // Acquire pairs with the lane lock's Release in `Lane::reserve`: the numbered work is seen.
-        let won =
-            self.state.compare_exchange(QUEUED, RUNNING, Ordering::Acquire, Ordering::Relaxed);
+        let Body { state, work, .. } = &*self.0;
+        // Acquire pairs with the Release in `Chunk::queue`: the numbered work is seen.
+        let won = state.compare_exchange(QUEUED, RUNNING, Ordering::Acquire, Ordering::Relaxed);
         if won.is_err() {
             return false;
         }
-        self.work.with(ground, body);
+        // SAFETY: this call made it RUNNING, and is the one to end that.
+        ground.pinned(|| work.with_mut(|work| body(unsafe { &mut *work })));
         // Release pairs with the Acquire in `is_done`: who delivers sees what `body` wrote.
-        self.state.store(DONE, Ordering::Release);
+        state.store(DONE, Ordering::Release);
         true
-    }
-
-    /// Gives the work to whoever delivers it.
-    ///
-    /// # IRQL
-    ///
-    /// `<= DISPATCH_LEVEL`; raises to it for the length of `body`.
-    pub fn with_work<R>(&self, ground: &impl Ground, body: impl FnOnce(&mut W) -> R) -> R {
-        self.work.with(ground, body)
-    }
-
-    /// Whether the work is done.
-    fn is_done(&self) -> bool {
-        // Acquire pairs with the Release store in `run`.
-        self.state.load(Ordering::Acquire) == DONE
-    }
-
-    /// Whether nobody has begun. Only a hint: somebody may begin right after.
-    fn is_queued(&self) -> bool {
-        self.state.load(Ordering::Relaxed) == QUEUED
     }
 }
 
 /// Chunks in the order they were added.
+///
+/// # Invariants
+///
+/// `tail` leads to the last of the chunks that begin with `head`; it is `None` if there is none.
 pub(super) struct List<W> {
-    head: Option<Shared<Chunk<W>>>,
-    tail: Option<Shared<Chunk<W>>>,
+    head: Option<Chunk<W>>,
+    tail: Option<NonNull<Body<W>>>,
     len: usize,
 }
 
 /// What is at the head of a list.
 pub(super) enum Head<W> {
-    /// A chunk that is done; it is in the list no more, and others are unless it was the last.
-    Done { chunk: Shared<Chunk<W>>, is_last: bool },
-    /// A chunk that nobody has begun; it still is in the list.
-    Queued(Shared<Chunk<W>>),
+    /// A chunk that is done; it is in the list no more.
+    Done(Chunk<W>),
+    /// The claim to one that nobody has begun; it still is in the list.
+    Queued(Claim<W>),
 }
 
 impl<W> List<W> {
@@ -98,10 +149,16 @@ impl<W> List<W> {
         self.len
     }
 
-    /// Adds a chunk that is in no list.
-    pub(super) fn push(&mut self, ground: &impl Ground, chunk: Shared<Chunk<W>>) {
-        match self.tail.replace(chunk.clone()) {
-            Some(tail) => tail.next.with(ground, |next| *next = Some(chunk)),
+    /// Adds a chunk.
+    pub(super) fn push(&mut self, chunk: Chunk<W>) {
+        // INVARIANT: the chunk becomes the last one below.
+        match self.tail.replace(NonNull::from(&*chunk.0)) {
+            Some(tail) => {
+                // SAFETY: by the type invariant `tail` is a chunk of this list, so it is alive.
+                let tail = unsafe { tail.as_ref() };
+                // SAFETY: the link is that chunk's, and the list, which has it, is borrowed mutably.
+                tail.next.with_mut(|next| unsafe { *next = Some(chunk) });
+            }
             None => self.head = Some(chunk),
         }
         self.len = self.len.saturating_add(1);
@@ -109,23 +166,22 @@ impl<W> List<W> {
 
     /// Whether something can be done about the head.
     pub(super) fn is_ready(&self) -> bool {
-        self.head.as_ref().is_some_and(|head| head.is_done() || head.is_queued())
+        self.head.as_ref().is_some_and(|head| head.0.is_done() || head.is_queued())
     }
 
-    /// Takes the head if it is done, or shows it if nobody has begun it; `None` if there is none, or
+    /// Takes the head if it is done, or claims it if nobody has begun it; `None` if there is none, or
     /// somebody is at it.
-    pub(super) fn next(&mut self, ground: &impl Ground) -> Option<Head<W>> {
+    pub(super) fn next(&mut self) -> Option<Head<W>> {
         let head = self.head.as_ref()?;
-        if !head.is_done() {
-            return head.is_queued().then(|| Head::Queued(head.clone()));
+        if !head.0.is_done() {
+            return head.is_queued().then(|| Head::Queued(head.claim()));
         }
-        let head = self.head.take()?;
-        self.head = head.next.with(ground, Option::take);
+        let mut head = self.head.take()?;
+        self.head = head.take_next();
         if self.head.is_none() {
             self.tail = None;
         }
         self.len = self.len.saturating_sub(1);
-        let is_last = self.head.is_none();
-        Some(Head::Done { chunk: head, is_last })
+        Some(Head::Done(head))
     }
 }

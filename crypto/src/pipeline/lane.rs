@@ -1,11 +1,8 @@
 //! A lane: the order of one peer's chunks in one direction, and who delivers them.
 
-use super::{
-    chunk::{Chunk, Head, List},
-    ownership::Ownership,
-};
+use super::chunk::{Chunk, Claim, Head, List};
 use crate::sync::{
-    Ground, OutOfMemory, Shared, SpinLock,
+    Ground, OutOfMemory, SpinLock,
     atomic::{AtomicUsize, Ordering},
 };
 
@@ -34,14 +31,13 @@ impl<E> From<OutOfMemory> for Refused<E> {
 #[derive(Debug)]
 pub struct Baton(());
 
-/// What the owner of a lane does. The lane calls with none of its locks held, but see
-/// [`Owner::run`].
+/// What the owner of a lane does. The lane calls with nothing locked.
 pub trait Owner<W> {
     /// Does the work of a chunk whose turn has come and that nobody has begun.
     ///
     /// # IRQL
     ///
-    /// `DISPATCH_LEVEL`; must not call out of the driver: it runs as [`Chunk::run`] does.
+    /// `DISPATCH_LEVEL`: it runs as [`Claim::run`] does.
     fn run(&mut self, work: &mut W);
 
     /// Delivers a chunk; each is delivered once, in the lane's order.
@@ -49,7 +45,7 @@ pub trait Owner<W> {
     /// # IRQL
     ///
     /// That of who drains; may call out.
-    fn deliver(&mut self, chunk: Shared<Chunk<W>>);
+    fn deliver(&mut self, chunk: Chunk<W>);
 
     /// Whether this CPU has delivered enough for one time.
     fn has_enough(&mut self) -> bool;
@@ -64,16 +60,49 @@ pub trait Owner<W> {
 
 /// The order of one peer's chunks in one direction.
 pub struct Lane<W> {
-    order: SpinLock<List<W>>,
+    order: SpinLock<Order<W>>,
     /// How long the list is; written under its lock.
     len: AtomicUsize,
-    ownership: Ownership,
+}
+
+/// What a lane's lock guards.
+struct Order<W> {
+    list: List<W>,
+    /// Somebody delivers. Whoever finishes a chunk meanwhile leaves it to that one, who looks at the head once more
+    /// before it lets go.
+    owned: bool,
+}
+
+/// What the owner is to do.
+enum Step<W> {
+    Deliver(Chunk<W>),
+    Run(Claim<W>),
+    HandOver,
+    /// Nothing: it is the owner no more, or another one is.
+    Leave,
 }
 
 impl<W> Default for Lane<W> {
     fn default() -> Self {
-        let (order, len) = (SpinLock::new(List::new()), AtomicUsize::new(0));
-        Self { order, len, ownership: Ownership::new() }
+        let order = Order { list: List::new(), owned: false };
+        Self { order: SpinLock::new(order), len: AtomicUsize::new(0) }
+    }
+}
+
+impl<W> Order<W> {
+    /// What the owner does next; it lets go if there is nothing. With `enough` it does no more than hand over.
+    fn next(&mut self, enough: bool) -> Step<W> {
+        if enough && self.list.is_ready() {
+            return Step::HandOver;
+        }
+        match self.list.next() {
+            Some(Head::Done(chunk)) => Step::Deliver(chunk),
+            Some(Head::Queued(claim)) => Step::Run(claim),
+            None => {
+                self.owned = false;
+                Step::Leave
+            }
+        }
     }
 }
 
@@ -97,30 +126,30 @@ impl<W> Lane<W> {
         work: W,
         most: usize,
         number: impl FnOnce(&mut W) -> Result<(), E>,
-    ) -> Result<Shared<Chunk<W>>, Refused<E>> {
-        let mut chunk = Chunk::try_new(work)?;
+    ) -> Result<Claim<W>, Refused<E>> {
+        let (mut chunk, claim) = Chunk::try_new(work)?;
         self.with_order(ground, |order| {
-            if order.len() >= most {
+            if order.list.len() >= most {
                 return Err(Refused::Full);
             }
-            // Nobody else has it yet; one that is not numbered must not go on.
-            let fresh = Shared::get_mut(&mut chunk).ok_or(OutOfMemory)?;
-            number(fresh.work_mut()).map_err(Refused::Unnumbered)?;
-            order.push(ground, chunk.clone());
+            // It is not queued yet; one that is not numbered must not go on.
+            number(chunk.work_mut().ok_or(OutOfMemory)?).map_err(Refused::Unnumbered)?;
+            chunk.queue();
+            order.list.push(chunk);
             Ok(())
         })?;
-        Ok(chunk)
+        Ok(claim)
     }
 
-    /// Appends a chunk that is done, and that another lane has delivered.
+    /// Appends a chunk that another lane has delivered.
     ///
     /// The caller then calls [`Lane::drain`].
     ///
     /// # IRQL
     ///
     /// `<= DISPATCH_LEVEL`.
-    pub fn append(&self, ground: &impl Ground, chunk: Shared<Chunk<W>>) {
-        self.with_order(ground, |order| order.push(ground, chunk));
+    pub fn append(&self, ground: &impl Ground, chunk: Chunk<W>) {
+        self.with_order(ground, |order| order.list.push(chunk));
     }
 
     /// Delivers every chunk that is done and has nothing unfinished before it, in order; a chunk whose
@@ -134,9 +163,10 @@ impl<W> Lane<W> {
     /// `<= DISPATCH_LEVEL`.
     // spec: WG 7.2-a
     pub fn drain(&self, ground: &impl Ground, owner: &mut impl Owner<W>) {
-        if self.ownership.claim() {
-            self.go_on(ground, Baton(()), owner);
-        }
+        let step = self.with_order(ground, |order| {
+            if core::mem::replace(&mut order.owned, true) { Step::Leave } else { order.next(false) }
+        });
+        self.go_on(ground, step, owner);
     }
 
     /// Goes on where another CPU handed the lane over.
@@ -144,39 +174,30 @@ impl<W> Lane<W> {
     /// # IRQL
     ///
     /// `<= DISPATCH_LEVEL`.
-    pub fn resume(&self, ground: &impl Ground, baton: Baton, owner: &mut impl Owner<W>) {
-        self.ownership.look();
-        self.go_on(ground, baton, owner);
+    pub fn resume(&self, ground: &impl Ground, Baton(()): Baton, owner: &mut impl Owner<W>) {
+        let step = self.with_order(ground, |order| order.next(false));
+        self.go_on(ground, step, owner);
     }
 
-    /// As the owner, who has begun a look.
-    fn go_on(&self, ground: &impl Ground, mut baton: Baton, owner: &mut impl Owner<W>) {
+    /// Does a step, as the owner, and those that follow.
+    fn go_on(&self, ground: &impl Ground, mut step: Step<W>, owner: &mut impl Owner<W>) {
         loop {
-            while let Some(head) = self.with_order(ground, |order| order.next(ground)) {
-                match head {
-                    Head::Done { chunk, is_last } => {
-                        owner.deliver(chunk);
-                        if is_last {
-                            // What was added meanwhile asks for another look when it is done.
-                            break;
-                        }
-                    }
-                    Head::Queued(chunk) => {
-                        chunk.run(ground, |work| owner.run(work));
-                        continue;
-                    }
+            let enough = match step {
+                Step::Leave => return,
+                Step::Deliver(chunk) => {
+                    owner.deliver(chunk);
+                    owner.has_enough()
                 }
-                if owner.has_enough() && self.order.with(ground, |order| order.is_ready()) {
-                    match owner.hand_over(baton) {
-                        Ok(()) => return,
-                        Err(returned) => baton = returned,
-                    }
+                Step::Run(claim) => {
+                    claim.run(ground, |work| owner.run(work));
+                    false
                 }
-            }
-            if self.ownership.let_go() {
-                return;
-            }
-            self.ownership.look();
+                Step::HandOver => match owner.hand_over(Baton(())) {
+                    Ok(()) => return,
+                    Err(Baton(())) => false,
+                },
+            };
+            step = self.with_order(ground, |order| order.next(enough));
         }
     }
 
@@ -191,10 +212,10 @@ impl<W> Lane<W> {
         self.len() == 0
     }
 
-    fn with_order<R>(&self, ground: &impl Ground, body: impl FnOnce(&mut List<W>) -> R) -> R {
+    fn with_order<R>(&self, ground: &impl Ground, body: impl FnOnce(&mut Order<W>) -> R) -> R {
         self.order.with(ground, |order| {
             let result = body(order);
-            self.len.store(order.len(), Ordering::Relaxed);
+            self.len.store(order.list.len(), Ordering::Relaxed);
             result
         })
     }

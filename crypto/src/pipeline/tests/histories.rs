@@ -30,9 +30,9 @@ use shuttle::{
     thread,
 };
 
-use super::super::{Baton, Chunk, Lane, Owner, Queue, Refused, Server};
+use super::super::{Baton, Chunk, Claim, Lane, Owner, Queue, Refused, Server};
 use crate::sync::{
-    Shared, SpinLock, Unpinned,
+    SpinLock, Unpinned,
     atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
@@ -78,7 +78,7 @@ struct Peer {
 
 /// What a CPU is to do for a peer.
 enum Errand {
-    Seal(Shared<Chunk<Work>>),
+    Seal(Claim<Work>),
     GoOn(Stage, Baton),
 }
 
@@ -139,14 +139,14 @@ impl Owner<Work> for Turn<'_> {
         self.seen.stolen.fetch_add(1, Relaxed);
     }
 
-    fn deliver(&mut self, chunk: Shared<Chunk<Work>>) {
+    fn deliver(&mut self, mut chunk: Chunk<Work>) {
         let peer = &self.machine.peers[self.peer];
         let busy = &peer.busy[self.stage as usize];
         assert!(!busy.swap(true, Ordering::SeqCst), "two owners of one lane");
         match self.stage {
             Stage::Seal => peer.send.append(&Unpinned, chunk),
             Stage::Send => {
-                let (number, runs) = chunk.with_work(&Unpinned, |work| (work.number, work.runs));
+                let Work { number, runs } = *chunk.work_mut().expect("it is done");
                 assert_eq!(runs, 1, "chunk {number} was run so often");
                 let gone = peer.gone.load(Ordering::SeqCst);
                 peer.out.with(&Unpinned, |out| out.push((number, gone)));
@@ -276,7 +276,7 @@ impl Machine {
         }
     }
 
-    fn reserve(&self, peer: usize) -> Result<Shared<Chunk<Work>>, Refused<()>> {
+    fn reserve(&self, peer: usize) -> Result<Claim<Work>, Refused<()>> {
         let Peer { seal, next, gone, .. } = &self.peers[peer];
         seal.reserve(&Unpinned, Work::default(), MOST, |work| {
             if gone.load(Ordering::SeqCst) {
