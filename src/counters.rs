@@ -1,8 +1,9 @@
 //! What an adapter counts: packets and bytes by direction, and every discard by its reason.
 //!
 //! Plain atomics, added to once per chunk or per batch rather than once per packet wherever the
-//! caller has a sum. They only ever grow (but see [`Counters::take_back`]), and a reader takes them one by one: two counters read
-//! under traffic need not be of the same instant. Any IRQL.
+//! caller has a sum. What is added for each chunk has a place for each CPU besides ([`Counters::add_here`]), so that it takes no
+//! locked instruction and no line that others write. They only ever grow (but see [`Counters::take_back`]), and a reader takes
+//! them one by one: two counters read under traffic need not be of the same instant. Any IRQL.
 //!
 //! At rest they add up, each way, in the words of [`Counter`]:
 //!
@@ -12,26 +13,65 @@
 //! DatagramsIn + TooBigTold = PacketsIn + KeepalivesIn + HandshakesIn + inbound discards
 //! ```
 
+use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use abi::{
     discard::Discard,
     statistics::{self, Counter},
 };
+use nt::{irql::AtMostDispatch, processor, status::NtError};
 
 /// The counters of one adapter.
 pub(crate) struct Counters {
+    /// Each CPU's share, written by it alone.
+    own: Vec<Own>,
+    /// What is counted at any IRQL.
     counters: [AtomicU64; Counter::COUNT],
     discards: [AtomicU64; Discard::COUNT],
 }
 
+/// One CPU's share, on cache lines of its own.
+#[repr(align(64))]
+struct Own([AtomicU64; Counter::COUNT]);
+
 impl Counters {
     /// All at zero.
-    pub(crate) const fn new() -> Self {
-        Self {
+    ///
+    /// # Errors
+    ///
+    /// [`NtError::INSUFFICIENT_RESOURCES`].
+    pub(crate) fn try_new() -> Result<Self, NtError> {
+        let cpus = processor::maximum() as usize;
+        let mut own = Vec::new();
+        own.try_reserve_exact(cpus).map_err(|_| NtError::INSUFFICIENT_RESOURCES)?;
+        own.resize_with(cpus, || Own([const { AtomicU64::new(0) }; Counter::COUNT]));
+        Ok(Self {
+            own,
             counters: [const { AtomicU64::new(0) }; Counter::COUNT],
             discards: [const { AtomicU64::new(0) }; Discard::COUNT],
-        }
+        })
+    }
+
+    /// Adds each amount to its counter, in this CPU's share.
+    ///
+    /// # IRQL
+    ///
+    /// `<= DISPATCH_LEVEL`; raises to it meanwhile.
+    pub(crate) fn add_here(&self, amounts: &[(Counter, usize)], level: &AtMostDispatch) {
+        level.pinned(|level| {
+            let own = self.own.get(processor::current(level) as usize);
+            for (counter, amount) in amounts {
+                match own.and_then(|Own(own)| own.get(*counter as usize)) {
+                    Some(value) => {
+                        // Relaxed, and two steps: at DISPATCH_LEVEL nobody else writes what is this CPU's.
+                        let sum = value.load(Ordering::Relaxed).wrapping_add(*amount as u64);
+                        value.store(sum, Ordering::Relaxed);
+                    }
+                    None => self.add(*counter, *amount),
+                }
+            }
+        });
     }
 
     /// Adds `amount` to `counter`.
@@ -55,8 +95,9 @@ impl Counters {
 
     /// Keeps the greatest value seen.
     pub(crate) fn raise(&self, counter: Counter, value: u64) {
-        if let Some(greatest) = self.counters.get(counter as usize) {
-            // Relaxed: as above.
+        let greatest = self.counters.get(counter as usize);
+        // Relaxed: as above. A look first: as a rule it is not greater.
+        if let Some(greatest) = greatest.filter(|seen| seen.load(Ordering::Relaxed) < value) {
             greatest.fetch_max(value, Ordering::Relaxed);
         }
     }
@@ -75,13 +116,14 @@ impl Counters {
         let read = |values: &[AtomicU64], at: usize| {
             values.get(at).map_or(0, |value| value.load(Ordering::Relaxed))
         };
-        statistics::write(
-            out,
-            |counter| read(&self.counters, counter as usize),
-            |reason| {
-                let too = elsewhere.iter().filter(|(other, _)| *other == reason).map(|(_, n)| *n);
-                too.fold(read(&self.discards, reason as usize), u64::wrapping_add)
-            },
-        )
+        let counted = |counter: Counter| {
+            let own = self.own.iter().map(|Own(own)| read(own, counter as usize));
+            // What was taken back may be more than what is counted in common.
+            own.fold(read(&self.counters, counter as usize), u64::wrapping_add)
+        };
+        statistics::write(out, counted, |reason| {
+            let too = elsewhere.iter().filter(|(other, _)| *other == reason).map(|(_, n)| *n);
+            too.fold(read(&self.discards, reason as usize), u64::wrapping_add)
+        })
     }
 }

@@ -119,7 +119,7 @@ impl Device {
             core: core.clone(),
             tunnel,
             adapter,
-            counters: Counters::new(),
+            counters: Counters::try_new()?,
             log: Log::default(),
             handshakes: HandshakeQueue::try_new(MAX_QUEUED_HANDSHAKES)?,
             service: ServiceQueue::default(),

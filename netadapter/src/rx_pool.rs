@@ -171,8 +171,12 @@ impl RxPool {
     pub(crate) fn reclaim(&self, handle: NonZeroUsize) -> Option<RxBuffer> {
         let index = u32::try_from(handle.get() - 1).ok()?;
         let slot = self.memory().slots.get(index as usize)?;
-        // Acquire pairs with the release in `RxBuffer::lend`; of two that bring the same, one wins.
-        slot.word.compare_exchange(LENT, HELD, Ordering::Acquire, Ordering::Relaxed).ok()?;
+        // Acquire pairs with the release in `RxBuffer::lend`. A handle that comes twice is refused the second time; that it
+        // comes twice at once is NetAdapterCx's to keep from happening, so a look and a store are enough for every packet.
+        if slot.word.load(Ordering::Acquire) != LENT {
+            return None;
+        }
+        slot.word.store(HELD, Ordering::Relaxed);
         // INVARIANT: it was lent, so nobody held it, and it is held from here on.
         Some(RxBuffer { memory: self.0, index, packet: 0 })
     }

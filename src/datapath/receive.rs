@@ -150,7 +150,7 @@ impl Device {
         level: &AtMostDispatch,
     ) -> usize {
         let ground = At(level);
-        if !claim.run(&ground, |work| this.open_packets(work)) {
+        if !claim.run(&ground, |work| this.open_packets(work, level)) {
             return 0;
         }
         let mut opener = Opener(Turn::begin(Stage::Open, this, peer, now, level));
@@ -173,7 +173,7 @@ impl Device {
 
     /// Opens each packet of a chunk into its buffer, and gives its datagrams back: WSK has its memory before the chunk's
     /// turn comes.
-    fn open_packets(&self, work: &mut Receiving) {
+    fn open_packets(&self, work: &mut Receiving, level: &AtMostDispatch) {
         let Some(work) = work else { return };
         let bytes = work.bytes();
         let (Some(keypair), Some(datagrams)) = (&work.keypair, work.datagrams.take()) else {
@@ -191,7 +191,7 @@ impl Device {
                 verify(packets, worth);
             }
         });
-        self.counters.add(Counter::PayloadWrittenIn, written);
+        self.counters.add_here(&[(Counter::PayloadWrittenIn, written)], level);
     }
 
     /// Which checksums of received packets are verified.
@@ -241,11 +241,10 @@ impl Device {
                 }
             }
         }
-        this.counters.add(Counter::Chunks, 1);
         let from = last_sender.and_then(|number: u8| work.senders.get(usize::from(number)));
         let wants = from
             .map_or(Wants::NONE, |from| peer.received(&At(level), &keypair, from, now, received));
-        this.indicate(work);
+        this.indicate(work, level);
         this.attend(peer, wants, level);
     }
 
@@ -283,7 +282,7 @@ impl Device {
 
     /// Gives packets to the adapter's queues, each of which is woken once for all of its own. Those of a
     /// flow stay in order: they are of one queue.
-    fn indicate(&self, work: &mut ReceiveWork) {
+    fn indicate(&self, work: &mut ReceiveWork, level: &AtMostDispatch) {
         let rx = self.adapter.rx();
         let mut last = LastFlow::default();
         let mut numbers: Batch<u8, CHUNK_PACKETS> = Batch::new();
@@ -314,8 +313,9 @@ impl Device {
                 }
             }
         }
-        self.counters.add(Counter::PacketsIn, packets);
-        self.counters.add(Counter::BytesIn, bytes);
+        let counts =
+            [(Counter::Chunks, 1), (Counter::PacketsIn, packets), (Counter::BytesIn, bytes)];
+        self.counters.add_here(&counts, level);
     }
 
     /// Has a worker do what the protocol wants for a peer. What waited is sent there, too: here it would be sealed on top of the
@@ -332,7 +332,7 @@ struct Opener<'d>(Turn<'d>);
 
 impl Owner<Receiving> for Opener<'_> {
     fn run(&mut self, work: &mut Receiving) {
-        self.0.device.open_packets(work);
+        self.0.device.open_packets(work, self.0.level);
     }
 
     fn deliver(&mut self, mut chunk: Chunk<Receiving>) {

@@ -49,8 +49,9 @@ pub(crate) struct SendWork {
     /// What they refer to, in the adapter's ring above all.
     pub(super) held: Held,
     run: Option<Run>,
-    /// Where to, unless that is known better when it leaves.
+    /// Where to, unless that is known better when it leaves, and for which version of the peer's endpoint.
     route: Option<Route>,
+    endpoint: u64,
     keypair: Option<Shared<Keypair>>,
     first_counter: u64,
     pub(super) tos: u8,
@@ -102,6 +103,8 @@ impl Device {
         let count = work.packets.len();
         // A keepalive that is not numbered was none: it is no discard either.
         let data = work.packets.iter().filter(|packet| packet.len() > 0).count();
+        // Before the route: if it is another by then, the route is looked for anew when the chunk leaves.
+        work.endpoint = peer.endpoint_version();
         let ready = this.route_to(peer, level).and_then(|route| {
             work.route = route;
             if route.is_some() {
@@ -161,7 +164,7 @@ impl Device {
         level: &AtMostDispatch,
     ) -> usize {
         let ground = At(level);
-        if !claim.run(&ground, |work| work.iter_mut().for_each(|work| this.seal(work))) {
+        if !claim.run(&ground, |work| work.iter_mut().for_each(|work| this.seal(work, level))) {
             return 0;
         }
         let mut sealer = Sealer(Turn::begin(Stage::Seal, this, peer, now, level));
@@ -227,7 +230,7 @@ impl Device {
     }
 
     /// Writes each packet's datagram into the run: header, ciphertext and tag.
-    fn seal(&self, work: &mut SendWork) {
+    fn seal(&self, work: &mut SendWork, level: &AtMostDispatch) {
         let (Some(run), Some(keypair)) = (&mut work.run, &work.keypair) else { return };
         let (packets, held) = (&work.packets, &mut work.held);
         let (mtu, mut counter) = (work.mtu, work.first_counter);
@@ -245,7 +248,7 @@ impl Device {
                 counter = counter.wrapping_add(packets.len() as u64);
             }
         });
-        self.counters.add(Counter::PayloadWrittenOut, written);
+        self.counters.add_here(&[(Counter::PayloadWrittenOut, written)], level);
         // The bytes are in the run: the ring may have its slots back.
         work.packets.clear();
         work.held = Held::default();
@@ -261,14 +264,22 @@ impl Device {
             let reason = if up { Discard::PeerRemoved } else { Discard::AdapterDown };
             return this.counters.discard(reason, count);
         }
+        let same = work.route.filter(|route| {
+            work.endpoint == peer.endpoint_version()
+                && route.generation == this.core.routes.generation()
+        });
         // While a changed endpoint is being resolved, what was sealed before goes where it was to go.
-        let route = match this.route_to(peer, level).map(|route| route.or(work.route)) {
+        let route = match same {
+            Some(route) => Ok(Some(route)),
+            None => this.route_to(peer, level).map(|route| route.or(work.route)),
+        };
+        let route = match route {
             Ok(Some(route)) => route,
             Ok(None) => return this.counters.discard(Discard::NoRoute, count),
             Err(reason) => return this.counters.discard(reason, count),
         };
         let sent = Sent { data_packets: work.data_packets as u32, bytes: run.bytes() as u64 };
-        this.counters.add(Counter::Chunks, 1);
+        this.counters.add_here(&[(Counter::Chunks, 1)], level);
         this.hand_over(run, &route, work.tos, level);
         let wants = work.wants | peer.sent(&keypair, now, sent);
         this.attend(peer, wants, level);
@@ -356,7 +367,7 @@ struct Sealer<'d>(Turn<'d>);
 
 impl Owner<Sending> for Sealer<'_> {
     fn run(&mut self, work: &mut Sending) {
-        work.iter_mut().for_each(|work| self.0.device.seal(work));
+        work.iter_mut().for_each(|work| self.0.device.seal(work, self.0.level));
     }
 
     fn deliver(&mut self, mut chunk: Chunk<Sending>) {

@@ -88,9 +88,11 @@ impl Timers {
 
     /// Sets a timer to `at` unless it runs. Returns whether it did not, and what is wanted.
     pub(super) fn arm_if_idle(&self, timer: Timer, at: u64) -> (bool, Wants) {
-        let armed =
-            self.deadline(timer).compare_exchange(NEVER, at, Ordering::SeqCst, Ordering::Relaxed);
-        (armed.is_ok(), if armed.is_ok() { self.wants_schedule(at) } else { Wants::NONE })
+        let deadline = self.deadline(timer);
+        // A plain look first, as in `cancel`: under load it runs. Whoever stops it meanwhile might have done so right after.
+        let armed = deadline.load(Ordering::SeqCst) == NEVER
+            && deadline.compare_exchange(NEVER, at, Ordering::SeqCst, Ordering::Relaxed).is_ok();
+        (armed, if armed { self.wants_schedule(at) } else { Wants::NONE })
     }
 
     /// Stops a timer.
