@@ -21,7 +21,7 @@ use abi::policy::Policy;
 use abi::statistics::Counter;
 use sim::host::memory::pair::{Pair, Station};
 use sim::nt::machine::{Machine, Options};
-use sim::nt::{dpc, wsk};
+use sim::nt::{dpc, fwp, wsk};
 
 use crate::machines::accounting::Ledger;
 use crate::machines::flow::{Ended, Flow, SETTLES, watch_order};
@@ -188,6 +188,37 @@ fn a_cpu_that_stands_still_under_callouts_loses_nothing_uncounted() {
             while_stalled(pair, machine(&pair.beta), IN_A_CHUNK, seed, || {});
         },
         |ended, why| ended.assert_accounted(why),
+    );
+}
+
+/// The same where it comes to that: the network card gives the flow to one CPU, whose callouts take all of it, and another one
+/// stands still with a chunk that it was dealt.
+#[test]
+fn what_the_others_keep_behind_a_cpu_that_stands_still_is_bounded() {
+    const CALLS: u64 = 48;
+    const NO_BOUND: u32 = 65_536;
+    let policies =
+        [(Policy::FastPath, 1), (Policy::HeldPerCpu, NO_BOUND), (Policy::HeldPerPeer, NO_BOUND)];
+    under_a_flow_of(
+        &Options { cpus: 4, ..machines::with_policies(&policies) },
+        1..=3,
+        |pair, seed| {
+            let beta = machine(&pair.beta);
+            fwp::receive_on(beta, 0);
+            // What comes meanwhile comes together, so that there is something to deal.
+            dpc::keep_busy(beta, milliseconds(1));
+            let full = || Ledger::of(&pair.beta).discarded(Discard::HeldFull);
+            // Which CPU makes a call is the scheduler's choice.
+            for call in 0..CALLS {
+                if full() == 0 {
+                    while_stalled(pair, beta, IN_A_CHUNK, seed + call, || {});
+                }
+            }
+        },
+        |ended, why| {
+            ended.assert_accounted(why);
+            assert!(ended.more(1, Discard::HeldFull) > 0, "{why}\n{}", ended.after[1]);
+        },
     );
 }
 

@@ -339,6 +339,7 @@ fn classify_somewhere(
     so_far: Decision,
 ) -> Result<Decision, Dead> {
     let (cpu, level) = somewhere(machine);
+    let cpu = fwp.nic.cpu().unwrap_or(cpu);
     machine.on_cpu(cpu, || classify::run(machine, fwp, indication, so_far, level))
 }
 

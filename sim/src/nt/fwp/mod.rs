@@ -11,8 +11,8 @@
 //! the driver's own persistent ones. Outbound, one classify stands for all datagrams of a send.
 //!
 //! Tests set what a machine does beside its unknown behaviours: [`set_neighbour`], [`set_firewall`], [`set_coalescing`],
-//! [`set_path_mtu`], [`limit_nic_buffers`], [`hold_injections`], [`refuse_unregistering`], [`stop_bfe`], [`start_bfe`],
-//! [`restart_bfe_later`], [`change_policy`], [`foreign::add_foreign`].
+//! [`set_path_mtu`], [`limit_nic_buffers`], [`receive_on`], [`hold_injections`], [`refuse_unregistering`], [`stop_bfe`],
+//! [`start_bfe`], [`restart_bfe_later`], [`change_policy`], [`foreign::add_foreign`].
 //!
 //! Source: `facts/wfp.md`, which quotes DDI fwpsk and fwpmk and WDD network row by row.
 
@@ -52,7 +52,7 @@ pub use inbound::{Coalescing, Counts, set_path_mtu};
 pub use inject::hold_injections;
 pub use layers::Layer;
 pub use neighbour::{Neighbour, set_neighbour};
-pub use received::{held_nic_buffers, limit_nic_buffers};
+pub use received::{held_nic_buffers, limit_nic_buffers, receive_on};
 
 /// The statuses WFP answers.
 pub(crate) mod answer {

@@ -63,12 +63,21 @@ pub(crate) struct Nic {
     all: Mutex<FxHashMap<usize, Arc<Received>>>,
     held: AtomicUsize,
     limit: AtomicUsize,
+    /// Which CPU has all that is received; none in particular if that is none.
+    cpu: AtomicUsize,
 }
 
 impl Default for Nic {
     fn default() -> Self {
-        Self { all: Mutex::default(), held: AtomicUsize::new(0), limit: AtomicUsize::new(BUFFERS) }
+        let [held, limit, cpu] = [0, BUFFERS, usize::MAX].map(AtomicUsize::new);
+        Self { all: Mutex::default(), held, limit, cpu }
     }
+}
+
+/// Has the network card give what it receives to one CPU from now on, as with receive-side scaling it does one flow's
+/// (WDD network "Introduction to Receive Side Scaling").
+pub fn receive_on(machine: &Machine, cpu: u32) {
+    fwp(machine).nic.cpu.store(cpu as usize, Ordering::Release);
 }
 
 /// Sets how many receive buffers the network card has: what callouts hold is missing from them, and with none left it
@@ -84,6 +93,11 @@ pub fn held_nic_buffers(machine: &Machine) -> usize {
 }
 
 impl Nic {
+    /// The CPU that has all that is received, if it is one.
+    pub(super) fn cpu(&self) -> Option<u32> {
+        u32::try_from(self.cpu.load(Ordering::Acquire)).ok()
+    }
+
     pub(crate) fn held(&self) -> usize {
         self.held.load(Ordering::Acquire)
     }
