@@ -306,6 +306,20 @@ fn relax() {
     shuttle::thread::yield_now();
 }
 
+/// Has the processor fetch an element that will be read soon; nobody waits for it.
+#[inline]
+pub(crate) fn prefetch<T>(slice: &[T], at: usize) {
+    let address = slice.as_ptr().wrapping_add(at);
+    #[cfg(target_arch = "x86_64")]
+    {
+        use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: a hint, which faults at no address and changes nothing that a program can see.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
+}
+
 /// A reference-counted value whose allocation may fail.
 ///
 /// # Invariants

@@ -1,8 +1,9 @@
 //! Many peers with four allowed IPs each: what a look-up costs, how long configuring takes, and what a peer weighs.
 //!
-//! Beside `ip_network_table`, on the same prefixes and addresses, by turns in one run. A look-up is timed in two
+//! Beside `ip_network_table`, on the same prefixes and addresses, by turns in one run. A look-up is timed in three
 //! ways: in a chain, where the next address is known only with the last answer, so that each waits for its memory;
-//! and in a stream, where the processor overlaps them. A packet's look-up is of the first kind.
+//! in a stream, where the processor overlaps them as far as it sees; and several at once, as a batch of packets is looked up.
+//! The peer, which knows no such thing, is timed in a stream then.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::hint::black_box;
@@ -32,6 +33,8 @@ Run by scripts/bench.sh scale, which says more.";
 const PREFIXES: usize = 4;
 /// Look-ups in a sample.
 const LOOKUPS: usize = 2048;
+/// Addresses that are looked up at once.
+const BATCH: usize = 32;
 /// Different addresses that are looked up: more than a sample's, so that caches do not know them.
 const ADDRESSES: usize = 1 << 18;
 /// Times everything is configured anew.
@@ -86,12 +89,20 @@ struct Shape {
     name: &'static str,
     v4: (u32, u32),
     v6: (u128, u32),
+    /// Whether they have all the lengths that there are from the network's on, and not the usual ones.
+    any_length: bool,
 }
 
-/// All over the address space, and in one private network of each family.
-const SHAPES: [Shape; 2] = [
-    Shape { name: "scattered", v4: (0, 0), v6: (0b001 << 125, 3) },
-    Shape { name: "one network", v4: (10 << 24, 8), v6: (0xFD12_3456_789A << 80, 32) },
+/// All over the address space, and in one private network of each family; and what nobody has, for which the table is not made.
+const SHAPES: [Shape; 3] = [
+    Shape { name: "scattered", v4: (0, 0), v6: (0b001 << 125, 3), any_length: false },
+    Shape {
+        name: "one network",
+        v4: (10 << 24, 8),
+        v6: (0xFD12_3456_789A << 80, 32),
+        any_length: false,
+    },
+    Shape { name: "any length", v4: (10 << 24, 8), v6: (0xFD << 120, 8), any_length: true },
 ];
 
 impl Shape {
@@ -109,6 +120,14 @@ impl Shape {
 
     /// A prefix of one of the usual lengths.
     fn prefix(self, numbers: &mut Numbers) -> Prefix {
+        if self.any_length {
+            let (address, from, to) = match numbers.below(2) {
+                0 => (self.v4(numbers), self.v4.1, 32),
+                _ => (self.v6(numbers), self.v6.1, 128),
+            };
+            let cidr = from as usize + numbers.below(to - from as usize + 1);
+            return Prefix::new(address, cidr as u8).expect("not too long");
+        }
         let (address, cidr) = match numbers.below(100) {
             0..35 => (self.v4(numbers), 32),
             35..47 => (self.v4(numbers), 24),
@@ -179,30 +198,35 @@ fn time(addresses: &[IpAddr], chained: bool, mut lookup: impl FnMut(IpAddr) -> u
     begun.elapsed().as_nanos() as f64 / addresses.len() as f64
 }
 
-/// Nanoseconds until a word of memory is known, if where it is was known only with the one before and all lie within
-/// 16 MiB: what no look-up in tables of that size can do without.
-fn memory(rounds: usize) -> f64 {
-    const LINES: usize = (16 << 20) / 64;
+/// Nanoseconds until a word of memory is known, if all lie within so many bytes: what no look-up in a table of that size can
+/// do without. Once if where it is was known only with the one before, and once if that is known of all.
+fn memory(bytes: usize, rounds: usize) -> [f64; 2] {
+    let count = bytes / 64;
     let mut numbers = Numbers(4);
-    let mut order: Vec<_> = (0..LINES).collect();
-    for end in (1..LINES).rev() {
+    let mut order: Vec<_> = (0..count).collect();
+    for end in (1..count).rev() {
         order.swap(end, numbers.below(end + 1));
     }
-    let mut lines = vec![[0; 8]; LINES];
+    let mut lines = vec![[0; 8]; count];
     for (at, line) in order.iter().enumerate() {
-        lines[*line][0] = order[(at + 1) % LINES];
+        lines[*line][0] = order[(at + 1) % count];
     }
     let mut at = 0;
-    let mut times = Vec::new();
-    for _ in 0..rounds {
+    let mut times = [const { Vec::new() }; 2];
+    let each = |begun: Instant| begun.elapsed().as_nanos() as f64 / LOOKUPS as f64;
+    for round in 0..rounds {
         let begun = Instant::now();
         for _ in 0..LOOKUPS {
             at = lines[at][0];
         }
-        times.push(begun.elapsed().as_nanos() as f64 / LOOKUPS as f64);
+        times[0].push(each(begun));
+        let known = order.iter().cycle().skip(round * LOOKUPS % count).take(LOOKUPS);
+        let begun = Instant::now();
+        at = known.fold(at, |sum, line| sum ^ lines[*line][0]) % count;
+        times[1].push(each(begun));
     }
     black_box(at);
-    median(times)
+    times.map(median)
 }
 
 /// No owner, as a number without the highest bit.
@@ -218,7 +242,6 @@ fn lookups(shape: Shape, owners: usize, rounds: usize, report: &mut Report) {
     for (at, prefix) in prefixes.iter().enumerate() {
         assert!(ours.insert(*prefix, (at / PREFIXES) as u32));
     }
-    ours.tidy();
     let our_filling = begun.elapsed();
     let between = LIVE_BYTES.load(Ordering::Relaxed);
     let begun = Instant::now();
@@ -266,13 +289,37 @@ fn lookups(shape: Shape, owners: usize, rounds: usize, report: &mut Report) {
         let (mut our_times, mut their_times) = (Vec::new(), Vec::new());
         let mut blocks = addresses.chunks_exact(LOOKUPS).cycle();
         for _ in 0..rounds {
-            // Different ones for each, so that none finds what the other brought into the cache.
+            // Each different ones, of which the first are not counted: caches are as such look-ups leave them, and not as
+            // the other table's do.
             let mut next = || blocks.next().expect("endless");
+            time(next(), chained, our_lookup);
             our_times.push(time(next(), chained, our_lookup));
+            time(next(), chained, their_lookup);
             their_times.push(time(next(), chained, their_lookup));
         }
         report.line(&format!("{name}: {kind}"), "ns", median(our_times), Some(median(their_times)));
     }
+    let batch = |addresses: &[IpAddr]| {
+        let begun = Instant::now();
+        let mut sum = 0;
+        for some in addresses.as_chunks::<BATCH>().0 {
+            let owners = ours.lookup_all(*some);
+            sum ^= owners.iter().fold(0, |sum, owner| sum ^ owner.unwrap_or(NOBODY));
+        }
+        black_box(sum);
+        begun.elapsed().as_nanos() as f64 / addresses.len() as f64
+    };
+    let (mut our_times, mut their_times) = (Vec::new(), Vec::new());
+    let mut blocks = hits.chunks_exact(LOOKUPS).cycle();
+    for _ in 0..rounds {
+        let mut next = || blocks.next().expect("endless");
+        batch(next());
+        our_times.push(batch(next()));
+        time(next(), false, their_lookup);
+        their_times.push(time(next(), false, their_lookup));
+    }
+    let what = format!("{name}: hits, {BATCH} at once");
+    report.line(&what, "ns", median(our_times), Some(median(their_times)));
     let (mut our_times, mut their_times) = (Vec::new(), Vec::new());
     for round in 0..rounds {
         let same = vec![hits[round % hits.len()]; LOOKUPS];
@@ -442,7 +489,12 @@ fn main() {
     }
     println!("{:58} {:>9} {:12} {:>9}  ratio", "", "Penstock", "", "ip_network_table");
     let mut report = Report::default();
-    report.line("a word anywhere in 16 MiB, for comparison", "ns", memory(rounds), None);
+    for mebibytes in [1, 16, 32] {
+        let what = format!("a word anywhere in {mebibytes} MiB, for comparison");
+        let [chained, streamed] = memory(mebibytes << 20, rounds);
+        report.line(&what, "ns", chained, None);
+        report.line("the same, in a stream", "ns", streamed, None);
+    }
     for shape in SHAPES {
         lookups(shape, peers, rounds, &mut report);
     }

@@ -1,4 +1,4 @@
-//! The trie and its fans against a list of prefixes that is searched from end to end.
+//! The table of prefixes against a list of prefixes that is searched from end to end.
 
 use std::net::IpAddr;
 
@@ -65,11 +65,9 @@ pub fn run(input: &[u8]) {
                 while table.remove_some(owner, 2) {}
                 list.retain(|(_, other)| *other != owner);
             }
-            5 => {
-                let _ = table.tidy();
-            }
+            5 => table.reserve(input.byte().into(), OWNERS as usize).unwrap(),
             6 => {
-                // Neighbours, so dense that fans are worth it.
+                // Neighbours.
                 let (from, cidr) = (u32::from(input.byte()) << 20, 20 + input.byte() % 13);
                 for number in 0..256_u32 {
                     let address = IpAddr::V4((from | number << (32 - cidr)).into());

@@ -1,24 +1,30 @@
 //! Cryptokey routing: which peer an inner address belongs to.
 //!
-//! A path-compressed binary trie per address family, both in one arena of nodes with a free list.
-//! Addresses of either family are 128-bit keys aligned to the left, so one piece of code serves
-//! both. Where the trie is dense a node has a *fan*, a table over the bits that follow, by which a
-//! look-up takes up to twelve of them in one step (`fans`). The nodes that carry a prefix of one owner form a list, in the order they were added, so
-//! that an owner's prefixes can be read back and removed without a walk of the whole trie. Room is
-//! made beforehand by `reserve`; after that adding cannot fail. A prefix needs at most two nodes:
-//! its own, and one where its path leaves another's.
+//! One hash table of prefixes, of both families and all lengths. A look-up masks the address to each
+//! length that any prefix has; the longest that is found is the answer. How many lengths there are is the
+//! administrator's choice, and seldom more than three of a family. Eight bits of the hash of each of the slots of a
+//! *group* are in one word, so that what is not there is seen there, and memory is asked for one slot, the
+//! answer's. Words are a thirtieth of the whole, and stay in caches that the slots do not. Where they are does not
+//! depend on what is found, so a look-up asks memory for all of its words at once, and several
+//! look-ups wait for their words, and then for their slots, together ([`AllowedIps::lookup_all`]).
+//!
+//! A prefix lies in the group that its hash says, or in one of those behind if that was full. Each group
+//! counts who went past it, and where nobody did a search ends. Nothing ever moves, so that the links of an owner's list stay
+//! right: by it his prefixes can be read back, in the order they were added, and removed without a look at the others.
+//!
+//! Room is made beforehand, by `reserve`, or in steps for which readers need not wait, by [`Growth`];
+//! after that adding cannot fail.
 //!
 //! Owners are numbers; the tunnel's table maps them to peers. Callers hold the table's lock. [WG
 //! §2]
 
 use alloc::vec::Vec;
-use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use core::{
+    hint::select_unpredictable,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
-use crate::sync::OutOfMemory;
-use fans::{FAN, Fan, NO_FAN};
-pub use fans::{Step, Tidying};
-
-mod fans;
+use crate::sync::{OutOfMemory, prefetch};
 
 /// A masked prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -34,7 +40,7 @@ impl Prefix {
     pub fn new(address: IpAddr, cidr: u8) -> Option<Self> {
         let (family, key) = key_of(address);
         (cidr <= family.bits())
-            .then(|| Self { address: address_of(family, masked(key, cidr)), cidr })
+            .then(|| Self { address: address_of(family, key & mask(cidr)), cidr })
     }
 
     /// The network's address.
@@ -48,58 +54,146 @@ impl Prefix {
     pub fn cidr(&self) -> u8 {
         self.cidr
     }
+
+    fn parts(&self) -> (Kind, u128) {
+        let (family, key) = key_of(self.address);
+        (Kind::new(family, self.cidr), key)
+    }
 }
 
 /// Who owns prefixes: a slot of the tunnel's table.
 pub type Owner = u32;
 
 /// All prefixes of one tunnel.
+#[derive(Default)]
 pub struct AllowedIps {
-    nodes: Vec<Node>,
-    /// What look-ups do not read of each node.
-    sides: Vec<Side>,
-    /// First free node; its `children[0]` is the next.
-    free: Link,
-    free_count: usize,
-    roots: [Link; 2],
-    /// First and last node of each owner's list.
+    groups: Vec<Group>,
+    /// [`SLOTS`] of each group.
+    slots: Vec<Slot>,
+    len: usize,
+    /// First and last of each owner's list.
     owners: Vec<[Link; 2]>,
-    fans: Vec<Fan>,
-    free_fans: Vec<u16>,
-    /// Prefixes put in or taken out since the fans were last tidied.
-    changed: usize,
+    /// The lengths that prefixes of each family have, the longest first.
+    lengths: [Vec<Length>; 2],
 }
 
-/// A node's position in the arena, below [`FAN`], or [`NONE`].
+/// A position among the slots, or [`NONE`].
 type Link = u32;
 const NONE: Link = u32::MAX;
 
-/// # Invariants
-///
-/// A node without an owner has two children. A child's key begins with its parent's, and it is
-/// longer.
-///
-/// A look-up reads one cache line of it.
+/// What is known of the slots of a group without looking at them: of each a *tag*, a byte of its prefix's hash, or 0
+/// if it is empty; and in the lowest byte how many prefixes would be in this group or one before, and are in one behind.
+/// What does not fit there stays that many.
 #[derive(Clone, Copy)]
-#[repr(align(32))]
-struct Node {
-    key: u128,
-    children: [Link; 2],
-    owner: Owner,
-    fan: u16,
-    cidr: u8,
-    family: Family,
+struct Group(u64);
+
+/// Slots of a group.
+const SLOTS: usize = 7;
+/// The share of slots that may be taken, as a fraction. A search ends in its first word but for one in six.
+const FULL: [usize; 2] = [3, 4];
+/// The share that are when room is made. So an eighth more prefixes come before there is more again.
+const FILLED: [usize; 2] = [2, 3];
+
+impl Group {
+    const EMPTY: Self = Self(0);
+    const PAST: u64 = 0xFF;
+    const ONES: u64 = u64::MAX / 0xFF;
+
+    /// The slots that have this tag, as the highest bits of their bytes.
+    #[inline]
+    fn with(self, tag: u8) -> u64 {
+        let differs = self.0 ^ Self::ONES.wrapping_mul(tag.into());
+        let low = Self::ONES.wrapping_mul(0x7F);
+        !((differs & low).wrapping_add(low) | differs | low) & !Self::PAST
+    }
+
+    /// Whether a search ends here.
+    #[inline]
+    fn is_last(self) -> bool {
+        self.0 & Self::PAST == 0
+    }
+
+    /// Sets the tag of a slot.
+    fn set(&mut self, slot: usize, tag: u8) {
+        let shift = shift(slot);
+        self.0 = self.0 & !(0xFF << shift) | u64::from(tag) << shift;
+    }
+
+    /// Counts one that went past.
+    fn add_past(&mut self) {
+        self.0 = self.0.saturating_add((self.0 & Self::PAST != Self::PAST).into());
+    }
+
+    /// Counts one less.
+    fn take_past(&mut self) {
+        let counts = self.0 & Self::PAST != Self::PAST && !self.is_last();
+        self.0 = self.0.saturating_sub(counts.into());
+    }
 }
 
-const _: () = assert!(size_of::<Node>() == 32);
+/// Where a slot's byte is in its group's word, in bits.
+fn shift(slot: usize) -> u32 {
+    (slot as u32).wrapping_add(1).wrapping_mul(8) & 63
+}
 
-/// The rest of a node.
+/// The slot of the first of some bytes.
+fn first_slot(bytes: u64) -> usize {
+    (bytes.trailing_zeros() / 8).wrapping_sub(1) as usize
+}
+
+/// A prefix and its place in its owner's list; or nothing, if it has no owner.
 #[derive(Clone, Copy)]
-struct Side {
-    parent: Link,
-    /// Neighbours in the owner's list.
+#[repr(align(32))]
+struct Slot {
+    /// The address, its first bit the most significant.
+    key: u128,
+    owner: Owner,
     before: Link,
     behind: Link,
+    kind: Kind,
+}
+
+// In one cache line.
+const _: () = assert!(size_of::<Slot>() == 32);
+
+impl Slot {
+    const EMPTY: Self = Self { key: 0, owner: NONE, before: NONE, behind: NONE, kind: Kind::NONE };
+
+    fn is(&self, kind: Kind, key: u128) -> bool {
+        self.key == key && self.kind == kind
+    }
+
+    fn prefix(&self) -> Prefix {
+        Prefix { address: address_of(self.kind.family(), self.key), cidr: self.kind.cidr() }
+    }
+}
+
+/// Where a prefix is, if there is room, and its tag.
+#[derive(Clone, Copy)]
+struct Home {
+    group: u32,
+    tag: u8,
+}
+
+/// What prefixes of a length have in common: their family and that length.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Kind(u16);
+
+impl Kind {
+    /// No prefix's.
+    const NONE: Self = Self(u16::MAX);
+
+    fn new(family: Family, cidr: u8) -> Self {
+        Self((family as u16) << 8 | u16::from(cidr))
+    }
+
+    fn family(self) -> Family {
+        if self.0 >> 8 == Family::V4 as u16 { Family::V4 } else { Family::V6 }
+    }
+
+    fn cidr(self) -> u8 {
+        self.0 as u8
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,6 +203,8 @@ enum Family {
 }
 
 impl Family {
+    const BOTH: [Self; 2] = [Self::V4, Self::V6];
+
     fn bits(self) -> u8 {
         match self {
             Self::V4 => 32,
@@ -117,59 +213,171 @@ impl Family {
     }
 }
 
+/// A length that prefixes have.
+#[derive(Clone, Copy)]
+struct Length {
+    mask: u128,
+    kind: Kind,
+    /// How many have it.
+    count: u32,
+}
+
+/// Lengths that are looked for at once; others after them, one by one.
+const AT_ONCE: usize = 4;
+
+/// Where an address is looked for.
+#[derive(Clone, Copy)]
+struct Asked {
+    family: Family,
+    key: u128,
+    /// Of the first of the lengths.
+    homes: [Home; AT_ONCE],
+    /// Those of them that their groups say may be there, or behind, from the lowest bit.
+    candidates: u32,
+}
+
+impl Asked {
+    const NOTHING: Self = Self {
+        family: Family::V4,
+        key: 0,
+        homes: [Home { group: 0, tag: 0 }; AT_ONCE],
+        candidates: 0,
+    };
+}
+
+/// Random numbers. They need not be secret, as prefixes are the administrator's, and an address of somebody
+/// else's that hashes as one of them costs a look-up no more than another.
+const HASH_WORDS: [u64; 3] = [0x9E37_79B9_7F4A_7C15, 0xD1B5_4A32_D192_ED03, 0xAEF1_7502_108E_F2D9];
+
 impl AllowedIps {
     /// No prefix, no memory.
     #[must_use]
     pub const fn new() -> Self {
-        Self {
-            nodes: Vec::new(),
-            sides: Vec::new(),
-            free: NONE,
-            free_count: 0,
-            roots: [NONE; 2],
-            owners: Vec::new(),
-            fans: Vec::new(),
-            free_fans: Vec::new(),
-            changed: 0,
-        }
+        let lengths = [Vec::new(), Vec::new()];
+        Self { groups: Vec::new(), slots: Vec::new(), len: 0, owners: Vec::new(), lengths }
     }
 
-    /// Makes room for `prefixes` more prefixes and for owners below `owners`.
+    /// Makes room for `prefixes` more prefixes and for owners below `owners`, in one go: for a table
+    /// that nobody else reads.
     ///
     /// # Errors
     ///
-    /// [`OutOfMemory`]; no prefix has changed.
+    /// [`OutOfMemory`]; nothing has changed.
     pub fn reserve(&mut self, prefixes: usize, owners: usize) -> Result<(), OutOfMemory> {
-        let wanted = prefixes.checked_mul(2).ok_or(OutOfMemory)?;
-        if wanted.saturating_add(self.nodes.len()) > FAN as usize {
-            return Err(OutOfMemory);
-        }
-        self.nodes.try_reserve(wanted.saturating_sub(self.free_count))?;
-        self.sides.try_reserve(wanted.saturating_sub(self.free_count))?;
-        let more = owners.saturating_sub(self.owners.len());
-        self.owners.try_reserve(more)?;
-        self.owners.resize(self.owners.len().max(owners), [NONE; 2]);
+        let Some(room) = self.room_wanted(prefixes, owners) else { return Ok(()) };
+        let mut growth = Growth::try_new(room)?;
+        while self.grow(&mut growth) {}
+        drop(self.adopt(growth));
         Ok(())
+    }
+
+    /// The room that a table has to have for `prefixes` more prefixes and for owners below `owners`;
+    /// `None` if this one has it.
+    #[must_use]
+    pub fn room_wanted(&self, prefixes: usize, owners: usize) -> Option<Room> {
+        let prefixes = self.len.saturating_add(prefixes);
+        let has_room = self.room() >= prefixes && self.owners.len() >= owners;
+        // An eighth more, so that those who come one by one do not each have all of it copied.
+        let owners = match owners > self.owners.len() {
+            true => owners.saturating_add(owners / 8),
+            false => self.owners.len(),
+        };
+        (!has_room).then_some(Room { prefixes, owners })
+    }
+
+    /// Copies some of the prefixes to where there is more room; returns whether there are others. From
+    /// the first call until [`AllowedIps::adopt`] nothing may change here.
+    pub fn grow(&self, growth: &mut Growth) -> bool {
+        for _ in 0..GROWTH_STEP {
+            if growth.owner as usize >= self.owners.len() {
+                return false;
+            }
+            match self.next_of(growth.owner, &mut growth.cursor) {
+                // There is room for more than these.
+                Some(prefix) => _ = growth.grown.insert(prefix, growth.owner),
+                None => {
+                    growth.owner = growth.owner.saturating_add(1);
+                    growth.cursor = Cursor::default();
+                }
+            }
+        }
+        true
+    }
+
+    /// Takes the place with more room. Returns the memory of the one before, to be freed where nobody
+    /// waits.
+    #[must_use]
+    pub fn adopt(&mut self, growth: Growth) -> Self {
+        core::mem::replace(self, growth.grown)
     }
 
     /// The owner of the longest prefix that covers `address`.
     // spec: WG 2-a, WG 2-f
     #[must_use]
     pub fn lookup(&self, address: IpAddr) -> Option<Owner> {
-        let (family, key) = key_of(address);
-        let mut best = NONE;
-        let mut at = self.root(family);
-        while let Some(node) = self.node(at) {
-            if !node.covers(key) {
-                break;
-            }
-            best = if node.owner == NONE { best } else { node.owner };
-            at = match self.fan_of(node) {
-                Some(fan) => self.follow(fan, key, node.cidr, &mut best),
-                None => node.child(bit(key, node.cidr)),
-            };
+        let [owner] = self.lookup_all([address]);
+        owner
+    }
+
+    /// The same for several addresses, which take hardly longer together than one does alone.
+    // spec: WG 2-a, WG 2-f
+    #[must_use]
+    pub fn lookup_all<const N: usize>(&self, addresses: [IpAddr; N]) -> [Option<Owner>; N] {
+        let mut asked = [Asked::NOTHING; N];
+        for (asked, address) in asked.iter_mut().zip(&addresses) {
+            self.ask(asked, *address);
         }
-        (best != NONE).then_some(best)
+        for asked in &mut asked {
+            self.choose(asked);
+        }
+        let mut owners = [None; N];
+        for (owner, asked) in owners.iter_mut().zip(&asked) {
+            let found = self.find_asked(asked);
+            *owner = found.and_then(|at| self.slot(at)).map(|slot| slot.owner);
+        }
+        owners
+    }
+
+    /// Has memory fetch the words of an address's groups.
+    #[inline]
+    fn ask(&self, asked: &mut Asked, address: IpAddr) {
+        (asked.family, asked.key) = key_of(address);
+        for (home, length) in asked.homes.iter_mut().zip(self.lengths_of(asked.family)) {
+            *home = self.home(length.kind, asked.key & length.mask);
+            prefetch(&self.groups, home.group as usize);
+        }
+    }
+
+    /// Reads these words, and has memory fetch the slots that may be the answer.
+    #[inline]
+    fn choose(&self, asked: &mut Asked) {
+        let lengths = self.lengths_of(asked.family).len();
+        for (at, home) in asked.homes.iter().take(lengths).enumerate() {
+            let group = self.group(home.group as usize);
+            let found = group.with(home.tag);
+            // The first of all, which is soon in the cache, if there is none: no branch.
+            let slot = link(home.group as usize, first_slot(found));
+            prefetch(&self.slots, select_unpredictable(found != 0, slot, 0) as usize);
+            asked.candidates |= u32::from(found != 0 || !group.is_last()) << at;
+        }
+    }
+
+    /// Looks at what was asked for, the longest first.
+    #[inline]
+    fn find_asked(&self, asked: &Asked) -> Option<Link> {
+        let lengths = self.lengths_of(asked.family);
+        let mut candidates = asked.candidates;
+        while candidates != 0 {
+            let at = candidates.trailing_zeros() as usize;
+            let (length, home) = (lengths.get(at)?, asked.homes.get(at)?);
+            let found = self.find_from(*home, length.kind, asked.key & length.mask);
+            if found.is_some() {
+                return found;
+            }
+            candidates &= candidates.wrapping_sub(1);
+        }
+        let rest = lengths.get(AT_ONCE..)?;
+        rest.iter().find_map(|length| self.find(length.kind, asked.key & length.mask))
     }
 
     /// Gives `prefix` to `owner`, taking it from whoever has it.
@@ -177,57 +385,32 @@ impl AllowedIps {
     /// Returns false, with nothing changed, if no room was reserved for it.
     // spec: WG 2-d — the same prefix belongs to one owner.
     pub fn insert(&mut self, prefix: Prefix, owner: Owner) -> bool {
-        let (family, key) = key_of(prefix.address);
-        let room = self.nodes.capacity().min(self.sides.capacity());
-        let unused = room.saturating_sub(self.nodes.len());
-        let has_room = self.free_count.saturating_add(unused) >= 2;
-        if !has_room || owner as usize >= self.owners.len() {
+        if self.len >= self.room() || owner as usize >= self.owners.len() {
             return false;
         }
-        let (parent, at) = self.descend(family, key, prefix.cidr);
-        let fresh = Node { key, cidr: prefix.cidr, family, owner: NONE, ..Node::EMPTY };
-        let holder = match self.node(at).copied() {
-            // The prefix is there: as somebody's, or as a branching.
-            Some(node) if node.key == key && node.cidr == prefix.cidr => at,
-            // Nothing there: a new leaf.
+        let (kind, key) = prefix.parts();
+        match self.find(kind, key) {
+            Some(at) => {
+                self.unlist(at);
+                self.list(at, owner);
+            }
             None => {
-                let leaf = self.allocate(fresh);
-                self.hang(parent, family, key, leaf);
-                leaf
+                let at = self.place(kind, key);
+                self.len = self.len.saturating_add(1);
+                self.count(kind);
+                self.list(at, owner);
             }
-            // The node there is inside the prefix: the prefix goes between.
-            Some(node) if node.cidr > prefix.cidr && masked(node.key, prefix.cidr) == key => {
-                let between = self.allocate(fresh);
-                self.hang(parent, family, key, between);
-                self.hang(between, family, node.key, at);
-                between
-            }
-            // Paths part before either ends: a branching above both.
-            Some(node) => {
-                let common = (node.key ^ key).leading_zeros() as u8;
-                let fork = Node { key: masked(key, common), cidr: common, ..fresh };
-                let fork = self.allocate(fork);
-                let leaf = self.allocate(fresh);
-                self.hang(parent, family, key, fork);
-                self.hang(fork, family, node.key, at);
-                self.hang(fork, family, key, leaf);
-                leaf
-            }
-        };
-        self.unlist(holder);
-        self.list(holder, owner);
-        self.refresh(family, key, prefix.cidr);
+        }
         true
     }
 
     /// Takes `prefix` from `owner`. Nothing happens if it is not his.
     // spec: WG 2-e
     pub fn remove(&mut self, prefix: Prefix, owner: Owner) {
-        let (family, key) = key_of(prefix.address);
-        let (_, at) = self.descend(family, key, prefix.cidr);
-        let is_his =
-            |node: &Node| node.key == key && node.cidr == prefix.cidr && node.owner == owner;
-        if owner != NONE && self.node(at).is_some_and(is_his) {
+        let (kind, key) = prefix.parts();
+        if let Some(at) = self.find(kind, key)
+            && self.slot(at).is_some_and(|slot| slot.owner == owner)
+        {
             self.take_away(at);
         }
     }
@@ -253,179 +436,231 @@ impl AllowedIps {
     pub fn next_of(&self, owner: Owner, cursor: &mut Cursor) -> Option<Prefix> {
         let at = match cursor.0 {
             None => self.first(owner),
-            Some(last) => {
-                self.node(last).filter(|node| node.owner == owner)?;
-                self.side(last).behind
-            }
+            Some(last) => self.slot(last).filter(|slot| slot.owner == owner)?.behind,
         };
-        let node = self.node(at)?;
+        let slot = self.slot(at)?;
         cursor.0 = Some(at);
-        Some(Prefix { address: address_of(node.family, node.key), cidr: node.cidr })
+        Some(slot.prefix())
     }
 
-    /// Makes a prefix nobody's.
-    fn take_away(&mut self, at: Link) {
-        let Some(Node { family, key, cidr, .. }) = self.node(at).copied() else { return };
-        self.unlist(at);
-        self.prune(at);
-        self.refresh(family, key, cidr);
+    /// How many prefixes there may be.
+    fn room(&self) -> usize {
+        let [share, of] = FULL;
+        self.slots.len().saturating_mul(share) / of
     }
 
-    /// Walks to where the prefix is or would be: the parent, and the node there or [`NONE`].
-    fn descend(&self, family: Family, key: u128, cidr: u8) -> (Link, Link) {
-        let (mut parent, mut at) = (NONE, self.root(family));
-        while let Some(node) = self.node(at) {
-            if node.cidr >= cidr || !node.covers(key) {
-                break;
-            }
-            parent = at;
-            at = node.child(bit(key, node.cidr));
-        }
-        (parent, at)
-    }
-
-    /// Makes `at` the child of `parent` on the side of `key`, or the root.
-    fn hang(&mut self, parent: Link, family: Family, key: u128, at: Link) {
-        let slot = match self.nodes.get_mut(parent as usize) {
-            Some(node) => node.children.get_mut(bit(key, node.cidr)),
-            None => self.roots.get_mut(family as usize),
-        };
-        if let Some(slot) = slot {
-            *slot = at;
-        }
-        if let Some(side) = self.sides.get_mut(at as usize) {
-            side.parent = parent;
-        }
-    }
-
-    /// Removes a node without owner if it is no branching, and then its parent for the same reason.
-    fn prune(&mut self, at: Link) {
-        let mut at = at;
-        while let Some(node) = self.node(at).copied() {
-            let child = match node.children {
-                _ if node.owner != NONE => return,
-                [NONE, NONE] => NONE,
-                [only, NONE] | [NONE, only] => only,
-                _ => return,
-            };
-            let parent = self.side(at).parent;
-            self.hang(parent, node.family, node.key, child);
-            self.release(at);
-            if child != NONE {
-                return;
-            }
-            at = parent;
-        }
-    }
-
-    /// Appends a node to its new owner's list.
-    fn list(&mut self, at: Link, owner: Owner) {
-        let Some(ends) = self.owners.get_mut(owner as usize) else { return };
-        let [first, last] = *ends;
-        *ends = [if first == NONE { at } else { first }, at];
-        if let Some(before) = self.sides.get_mut(last as usize) {
-            before.behind = at;
-        }
-        if let Some(side) = self.sides.get_mut(at as usize) {
-            (side.before, side.behind) = (last, NONE);
-        }
-        if let Some(node) = self.nodes.get_mut(at as usize) {
-            node.owner = owner;
-        }
-    }
-
-    /// Takes a node out of its owner's list, if it has one.
-    fn unlist(&mut self, at: Link) {
-        let Some(node) = self.nodes.get_mut(at as usize) else { return };
-        let owner = core::mem::replace(&mut node.owner, NONE);
-        let Some(side) = self.sides.get_mut(at as usize) else { return };
-        let Side { before, behind, .. } = *side;
-        (side.before, side.behind) = (NONE, NONE);
-        if let Some(side) = self.sides.get_mut(before as usize) {
-            side.behind = behind;
-        }
-        if let Some(side) = self.sides.get_mut(behind as usize) {
-            side.before = before;
-        }
-        if let Some([first, last]) = self.owners.get_mut(owner as usize) {
-            *first = if *first == at { behind } else { *first };
-            *last = if *last == at { before } else { *last };
-        }
-    }
-
-    /// Takes a node from the free list or the reserved end of the arena.
-    fn allocate(&mut self, node: Node) -> Link {
-        if let Some(slot) = self.nodes.get_mut(self.free as usize) {
-            let at = self.free;
-            let [next, _] = slot.children;
-            *slot = node;
-            self.free = next;
-            self.free_count = self.free_count.saturating_sub(1);
-            return at;
-        }
-        let at = self.nodes.len() as Link;
-        // Within the capacity that `insert` has checked: this does not allocate.
-        self.nodes.push(node);
-        self.sides.push(Side::EMPTY);
-        at
-    }
-
-    fn release(&mut self, at: Link) {
-        self.take_fan(at);
-        if let Some(side) = self.sides.get_mut(at as usize) {
-            *side = Side::EMPTY;
-        }
-        if let Some(node) = self.nodes.get_mut(at as usize) {
-            *node = Node { children: [self.free, NONE], ..Node::EMPTY };
-            self.free = at;
-            self.free_count = self.free_count.saturating_add(1);
-        }
+    fn lengths_of(&self, family: Family) -> &[Length] {
+        self.lengths.get(family as usize).map_or(&[], Vec::as_slice)
     }
 
     fn first(&self, owner: Owner) -> Link {
         self.owners.get(owner as usize).map_or(NONE, |[first, _]| *first)
     }
 
-    fn root(&self, family: Family) -> Link {
-        self.roots.get(family as usize).copied().unwrap_or(NONE)
+    fn group(&self, at: usize) -> Group {
+        self.groups.get(at).copied().unwrap_or(Group::EMPTY)
     }
 
-    fn node(&self, at: Link) -> Option<&Node> {
-        self.nodes.get(at as usize)
+    fn slot(&self, at: Link) -> Option<&Slot> {
+        self.slots.get(at as usize)
     }
 
-    fn side(&self, at: Link) -> Side {
-        self.sides.get(at as usize).copied().unwrap_or(Side::EMPTY)
+    fn slot_mut(&mut self, at: Link) -> Option<&mut Slot> {
+        self.slots.get_mut(at as usize)
+    }
+
+    #[inline]
+    fn home(&self, kind: Kind, key: u128) -> Home {
+        let wide = |a: u64, b: u64| u128::from(a).wrapping_mul(b.into());
+        let fold = |a: u64, b: u64| (wide(a, b) >> 64) as u64 ^ wide(a, b) as u64;
+        let [a, b, c] = HASH_WORDS;
+        let halves = fold((key >> 64) as u64 ^ a, key as u64 ^ b ^ u64::from(kind.0) << 48);
+        let hash = fold(halves, c);
+        // The highest bits say the share of the groups.
+        let group = (wide(hash, self.groups.len() as u64) >> 64) as u32;
+        Home { group, tag: (hash as u8).max(1) }
+    }
+
+    /// The groups that are looked through for a prefix, in this order.
+    fn groups_from(&self, home: Home) -> impl Iterator<Item = usize> + use<> {
+        let home = home.group as usize;
+        (home..self.groups.len()).chain(0..home)
+    }
+
+    /// Where a prefix is.
+    fn find(&self, kind: Kind, key: u128) -> Option<Link> {
+        self.find_from(self.home(kind, key), kind, key)
+    }
+
+    #[inline]
+    fn find_from(&self, home: Home, kind: Kind, key: u128) -> Option<Link> {
+        for at in self.groups_from(home) {
+            let group = self.group(at);
+            let mut with_tag = group.with(home.tag);
+            while with_tag != 0 {
+                let found = link(at, first_slot(with_tag));
+                if self.slot(found)?.is(kind, key) {
+                    return Some(found);
+                }
+                with_tag &= with_tag.wrapping_sub(1);
+            }
+            if group.is_last() {
+                break;
+            }
+        }
+        None
+    }
+
+    /// Puts in a prefix that is not there, of nobody yet.
+    fn place(&mut self, kind: Kind, key: u128) -> Link {
+        let home = self.home(kind, key);
+        for at in self.groups_from(home) {
+            let Some(group) = self.groups.get_mut(at) else { break };
+            let free = group.with(0);
+            if free == 0 {
+                group.add_past();
+                continue;
+            }
+            group.set(first_slot(free), home.tag);
+            let to = link(at, first_slot(free));
+            if let Some(slot) = self.slot_mut(to) {
+                (slot.kind, slot.key) = (kind, key);
+            }
+            return to;
+        }
+        // There are more slots than room.
+        NONE
+    }
+
+    /// Makes a prefix nobody's.
+    fn take_away(&mut self, at: Link) {
+        self.unlist(at);
+        let Some(slot) = self.slot_mut(at) else { return };
+        let Slot { kind, key, .. } = core::mem::replace(slot, Slot::EMPTY);
+        self.len = self.len.saturating_sub(1);
+        self.discount(kind);
+        let own = at as usize / SLOTS;
+        for at in self.groups_from(self.home(kind, key)).take_while(|group| *group != own) {
+            if let Some(group) = self.groups.get_mut(at) {
+                group.take_past();
+            }
+        }
+        if let Some(group) = self.groups.get_mut(own) {
+            group.set(at as usize % SLOTS, 0);
+        }
+    }
+
+    /// Makes two of an owner's list neighbours; [`NONE`] is its end.
+    fn join(&mut self, owner: Owner, before: Link, behind: Link) {
+        let mut ends = self.owners.get(owner as usize).copied().unwrap_or([NONE; 2]);
+        let [first, last] = &mut ends;
+        match self.slot_mut(before) {
+            Some(slot) => slot.behind = behind,
+            None => *first = behind,
+        }
+        match self.slot_mut(behind) {
+            Some(slot) => slot.before = before,
+            None => *last = before,
+        }
+        if let Some(place) = self.owners.get_mut(owner as usize) {
+            *place = ends;
+        }
+    }
+
+    /// Appends a prefix to its new owner's list.
+    fn list(&mut self, at: Link, owner: Owner) {
+        let last = self.owners.get(owner as usize).map_or(NONE, |[_, last]| *last);
+        self.join(owner, last, at);
+        self.join(owner, at, NONE);
+        if let Some(slot) = self.slot_mut(at) {
+            slot.owner = owner;
+        }
+    }
+
+    /// Takes a prefix out of its owner's list.
+    fn unlist(&mut self, at: Link) {
+        let Some(slot) = self.slot_mut(at) else { return };
+        let Slot { owner, before, behind, .. } = *slot;
+        slot.owner = NONE;
+        self.join(owner, before, behind);
+    }
+
+    /// Counts a prefix that has come.
+    fn count(&mut self, kind: Kind) {
+        let Some(lengths) = self.lengths.get_mut(kind.family() as usize) else { return };
+        match lengths.binary_search_by(|length| kind.cidr().cmp(&length.kind.cidr())) {
+            Ok(at) => {
+                if let Some(length) = lengths.get_mut(at) {
+                    length.count = length.count.saturating_add(1);
+                }
+            }
+            // There is room for all that there can be.
+            Err(at) => lengths.insert(at, Length { mask: mask(kind.cidr()), kind, count: 1 }),
+        }
+    }
+
+    /// Counts a prefix that has gone.
+    fn discount(&mut self, kind: Kind) {
+        let Some(lengths) = self.lengths.get_mut(kind.family() as usize) else { return };
+        lengths.retain_mut(|length| {
+            length.count = length.count.saturating_sub((length.kind == kind).into());
+            length.count != 0
+        });
     }
 }
 
-impl Default for AllowedIps {
-    fn default() -> Self {
-        Self::new()
+/// How much room a table has.
+#[derive(Clone, Copy)]
+pub struct Room {
+    prefixes: usize,
+    owners: usize,
+}
+
+/// A table with more room that is being made beside the one that is read.
+pub struct Growth {
+    grown: AllowedIps,
+    /// Whose prefixes are being copied, and how far.
+    owner: Owner,
+    cursor: Cursor,
+}
+
+/// Prefixes and owners that one step of growing copies.
+const GROWTH_STEP: usize = 256;
+
+impl Growth {
+    /// One of which nothing is copied yet. It takes a while: memory is written.
+    ///
+    /// # Errors
+    ///
+    /// [`OutOfMemory`].
+    pub fn try_new(room: Room) -> Result<Self, OutOfMemory> {
+        let [share, of] = FILLED;
+        let slots = room.prefixes.max(1).checked_mul(of).ok_or(OutOfMemory)? / share;
+        let groups = slots.div_ceil(SLOTS);
+        let slots = groups.checked_mul(SLOTS).filter(|slots| *slots < NONE as usize);
+        let slots = slots.ok_or(OutOfMemory)?;
+        let mut grown = AllowedIps::new();
+        grown.groups.try_reserve_exact(groups)?;
+        grown.groups.resize(groups, Group::EMPTY);
+        grown.slots.try_reserve_exact(slots)?;
+        grown.slots.resize(slots, Slot::EMPTY);
+        grown.owners.try_reserve_exact(room.owners)?;
+        grown.owners.resize(room.owners, [NONE; 2]);
+        for (lengths, family) in grown.lengths.iter_mut().zip(Family::BOTH) {
+            lengths.try_reserve_exact(usize::from(family.bits()).saturating_add(1))?;
+        }
+        Ok(Self { grown, owner: 0, cursor: Cursor::default() })
     }
+}
+
+/// A slot of a group.
+fn link(group: usize, slot: usize) -> Link {
+    group.wrapping_mul(SLOTS).wrapping_add(slot) as Link
 }
 
 /// Where a reading of an owner's prefixes is.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Cursor(Option<Link>);
-
-impl Node {
-    const EMPTY: Self =
-        Self { key: 0, children: [NONE; 2], owner: NONE, fan: NO_FAN, cidr: 0, family: Family::V4 };
-
-    /// Whether `key` begins as the node's does.
-    fn covers(&self, key: u128) -> bool {
-        (self.key ^ key).leading_zeros() >= u32::from(self.cidr)
-    }
-
-    fn child(&self, side: usize) -> Link {
-        self.children.get(side).copied().unwrap_or(NONE)
-    }
-}
-
-impl Side {
-    const EMPTY: Self = Self { parent: NONE, before: NONE, behind: NONE };
-}
 
 /// An address as a key, its first bit the most significant.
 fn key_of(address: IpAddr) -> (Family, u128) {
@@ -442,17 +677,9 @@ fn address_of(family: Family, key: u128) -> IpAddr {
     }
 }
 
-/// The first `cidr` bits of `key`, zeros behind.
-fn masked(key: u128, cidr: u8) -> u128 {
-    match u128::BITS.checked_sub(u32::from(cidr)) {
-        Some(shift) => key & u128::MAX.checked_shl(shift).unwrap_or(0),
-        None => key,
-    }
-}
-
-/// Bit `index` of `key`, counted from the first; 0 past the end.
-fn bit(key: u128, index: u8) -> usize {
-    (key.checked_shl(u32::from(index)).unwrap_or(0) >> 127) as usize
+/// A key's first `cidr` bits.
+fn mask(cidr: u8) -> u128 {
+    !u128::MAX.checked_shr(cidr.into()).unwrap_or(0)
 }
 
 #[cfg(test)]

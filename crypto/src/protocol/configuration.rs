@@ -257,9 +257,9 @@ impl<'t, E: Default> Prepared<'t, E> {
             table.slots.try_reserve(fresh)?;
             table.free.try_reserve(slots.saturating_sub(table.free.len()))?;
             table.by_key.reserve(new)?;
-            table.allowed_ips.reserve(prefixes, slots)?;
             Ok::<_, ConfigError>(slots)
         })?;
+        tunnel.reserve_allowed_ips(ground, prefixes, slots)?;
         tunnel.schedule.with(ground, |schedule| schedule.reserve(slots))?;
         tunnel.index().reserve(ground, new)?;
         Ok(())
@@ -311,7 +311,6 @@ impl<E> Prepared<'_, E> {
                 push(&mut try_now, &change.peer, keepalive);
             }
         }
-        tunnel.tidy(ground);
         Committed { listen_port: self.listen_port, try_now }
     }
 

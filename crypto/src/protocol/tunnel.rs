@@ -16,7 +16,7 @@ use abi::discard::Discard;
 
 use super::{
     HandshakeLoad, IndexTable, Instant, Now, Output, Random,
-    allowed_ips::{AllowedIps, Cursor, Prefix, Step},
+    allowed_ips::{AllowedIps, Cursor, Growth, Prefix},
     cookie::{CookieSecret, MacKeys},
     hash_table::{HashKey, HashTable},
     limits::{CLOCK_JUMP, RESUME_SPREAD},
@@ -492,21 +492,21 @@ impl<E> Tunnel<E> {
         }
     }
 
-    /// Makes look-ups of allowed IPs fast again if many have changed, in steps for which neither
+    /// Makes room for `prefixes` more allowed IPs and for slots below `slots`, in steps for which neither
     /// readers nor this CPU wait long. The control path's.
-    pub(super) fn tidy(&self, ground: &impl Ground) {
-        let begin = |table: &mut Table<E>| table.allowed_ips.begin_tidying();
-        let Some(mut tidying) = self.table.write(ground, begin) else { return };
-        loop {
-            match self.table.read(ground, |table| table.allowed_ips.tidy_some(&mut tidying)) {
-                Step::More => {}
-                Step::Change(change) => {
-                    // What was there is freed here, with the lock open.
-                    drop(self.table.write(ground, |table| table.allowed_ips.change_fan(change)));
-                }
-                Step::Done => return,
-            }
-        }
+    pub(super) fn reserve_allowed_ips(
+        &self,
+        ground: &impl Ground,
+        prefixes: usize,
+        slots: usize,
+    ) -> Result<(), OutOfMemory> {
+        let wanted = |table: &Table<E>| table.allowed_ips.room_wanted(prefixes, slots);
+        let Some(room) = self.table.read(ground, wanted) else { return Ok(()) };
+        let mut growth = Growth::try_new(room)?;
+        while self.table.read(ground, |table| table.allowed_ips.grow(&mut growth)) {}
+        // What was there is freed here, with the lock open.
+        drop(self.table.write(ground, |table| table.allowed_ips.adopt(growth)));
+        Ok(())
     }
 
     pub(super) fn index(&self) -> &Shared<IndexTable<E>> {

@@ -1,4 +1,4 @@
-//! The trie against a list of known cases and against a linear scan.
+//! The table against a list of known cases and against a linear scan.
 
 use std::{collections::HashMap, vec, vec::Vec};
 
@@ -21,8 +21,7 @@ fn add(table: &mut AllowedIps, text: &str, letter: char) {
 }
 
 fn list(table: &AllowedIps, letter: char) -> Vec<Prefix> {
-    let mut cursor = Cursor::default();
-    core::iter::from_fn(|| table.next_of(owner(letter), &mut cursor)).collect()
+    all_of(table, owner(letter))
 }
 
 fn remove_all(table: &mut AllowedIps, letter: char) {
@@ -91,7 +90,8 @@ fn removing_an_owner_leaves_nothing_behind() {
     add(&mut table, "192.168.0.0/24", 'a');
     remove_all(&mut table, 'a');
     assert_eq!(found(&table, "192.168.0.1"), None);
-    assert_eq!(table.free_count, table.nodes.len(), "all nodes are free");
+    assert_eq!(table.len, 0);
+    table.assert_sound();
 }
 
 // spec-test: WG 2-d
@@ -165,7 +165,7 @@ enum Step {
     Insert(Prefix, Owner),
     Remove(Prefix, Owner),
     RemoveOwner(Owner),
-    Tidy,
+    Grow(usize),
 }
 
 /// Few distinct bits, so that prefixes nest, touch and repeat.
@@ -198,7 +198,7 @@ fn steps() -> impl Strategy<Value = Step> {
         6 => (prefixes(), 0_u32..5).prop_map(|(prefix, owner)| Step::Insert(prefix, owner)),
         3 => (prefixes(), 0_u32..5).prop_map(|(prefix, owner)| Step::Remove(prefix, owner)),
         1 => (0_u32..5).prop_map(Step::RemoveOwner),
-        1 => Just(Step::Tidy),
+        1 => (0_usize..20).prop_map(Step::Grow),
     ]
 }
 
@@ -208,12 +208,6 @@ fn scan(list: &[(Prefix, Owner)], address: IpAddr) -> Option<Owner> {
         .filter(|(prefix, _)| Prefix::new(address, prefix.cidr) == Some(*prefix))
         .max_by_key(|(prefix, _)| prefix.cidr)
         .map(|(_, owner)| *owner)
-}
-
-/// Tidies, however little has changed.
-fn tidy(table: &mut AllowedIps) {
-    table.changed = usize::MAX;
-    assert!(table.tidy());
 }
 
 /// Prefixes of the usual lengths, in a small part of the address space and everywhere.
@@ -256,30 +250,19 @@ fn thousands_of_prefixes_come_move_and_go() {
         [key, key | rest, key ^ 1 << 100].map(|key| address_of(family, key))
     };
     let check = |table: &AllowedIps, map: &HashMap<Prefix, Owner>, when| {
-        table.assert_fans();
+        table.assert_sound();
+        assert_eq!(table.len, map.len(), "{when}");
         for address in prefixes.iter().step_by(3).flat_map(ends) {
             assert_eq!(table.lookup(address), ask(map, address), "{address} {when}");
         }
     };
-    table.reserve(prefixes.len(), 1000).unwrap();
     for (at, prefix) in prefixes.iter().enumerate() {
+        table.reserve(1, 1000).unwrap();
         assert!(table.insert(*prefix, at as Owner % 1000));
         map.insert(*prefix, at as Owner % 1000);
-        if at == 5000 {
-            tidy(&mut table);
-        }
     }
-    check(&table, &map, "with the fans of a quarter");
-    tidy(&mut table);
-    check(&table, &map, "tidied");
-    let (fans, entries) = table.fan_sizes();
-    assert!(fans > 100, "{fans} fans");
-    let used = table.nodes.len() - table.free_count;
-    assert!(entries <= 4 * used, "{entries} entries of fans for {used} nodes");
-    let reach = prefixes.iter().flat_map(ends).map(|address| table.steps(address));
-    assert!(reach.clone().max().unwrap() <= 12, "nodes and fans for one look-up");
-    let (sum, count) = (reach.clone().sum::<usize>(), reach.count());
-    assert!(sum < 5 * count, "{sum} nodes and fans for {count} look-ups");
+    check(&table, &map, "one by one");
+    assert!(table.slots.len() < prefixes.len() * 7 / 4, "{} slots", table.slots.len());
 
     for prefix in prefixes.iter().step_by(2) {
         table.reserve(1, 1000).unwrap();
@@ -290,54 +273,96 @@ fn thousands_of_prefixes_come_move_and_go() {
     while table.remove_some(7, 64) {}
     map.retain(|_, owner| *owner != 7);
     check(&table, &map, "with one owner gone");
-    tidy(&mut table);
-    check(&table, &map, "tidied again");
     for owner in 0..1000 {
         while table.remove_some(owner, 64) {}
     }
     map.clear();
     check(&table, &map, "empty");
-    assert_eq!(table.free_count, table.nodes.len());
-    assert_eq!(table.fan_sizes(), (0, 0), "fans go with their nodes");
+    assert!(table.lengths.iter().all(Vec::is_empty), "nothing is looked for");
 }
 
 #[test]
-fn a_short_prefix_over_a_fan_is_seen_at_once() {
-    let mut table = AllowedIps::new();
-    table.reserve(260, 3).unwrap();
-    for host in 0..=255_u32 {
-        let address = IpAddr::V4((0x0A00_0000 | host << 16).into());
-        assert!(table.insert(Prefix::new(address, 16).unwrap(), 0));
+fn neighbours_are_spread() {
+    let v4 = |number: u32| Prefix::new(IpAddr::V4((10 << 24 | number).into()), 32).unwrap();
+    let v6 = |number: u32, shift: u8| {
+        let bits = 0xFD << 120 | u128::from(number) << shift;
+        Prefix::new(IpAddr::V6(bits.into()), 128 - shift).unwrap()
+    };
+    let kinds: [&dyn Fn(u32) -> Prefix; 4] =
+        [&v4, &|number| v6(number, 0), &|number| v6(number, 64), &|number| v4(number << 8)];
+    for prefix in kinds {
+        let mut table = AllowedIps::new();
+        table.reserve(50_000, 1).unwrap();
+        for number in 0..50_000 {
+            assert!(table.insert(prefix(number), 0));
+        }
+        let past = table.groups.iter().filter(|group| !group.is_last()).count();
+        // Two thirds full, chance has one of eight gone past.
+        assert!(past * 6 < table.groups.len(), "{past} of {} groups", table.groups.len());
     }
-    tidy(&mut table);
-    assert_eq!(table.fan_sizes().0, 1);
-    table.remove(prefix("10.5.0.0/16"), 0);
-    assert_eq!(table.lookup("10.5.1.1".parse().unwrap()), None);
-    assert!(table.insert(prefix("10.0.0.0/9"), 1));
-    assert_eq!(table.lookup("10.5.1.1".parse().unwrap()), Some(1));
-    assert_eq!(table.lookup("10.6.1.1".parse().unwrap()), Some(0));
-    assert!(table.insert(prefix("10.0.0.0/8"), 2));
-    table.remove(prefix("10.0.0.0/9"), 1);
-    assert_eq!(table.lookup("10.5.1.1".parse().unwrap()), Some(2), "the fan's own node");
-    table.assert_fans();
+}
+
+#[test]
+fn room_grows_while_it_is_read() {
+    let mut table = AllowedIps::new();
+    let prefixes = many(5_000);
+    table.reserve(prefixes.len(), 100).unwrap();
+    for (at, prefix) in prefixes.iter().enumerate() {
+        assert!(table.insert(*prefix, at as Owner % 100));
+    }
+    let lists = |table: &AllowedIps| (0..100).map(|owner| all_of(table, owner)).collect::<Vec<_>>();
+    let (before, len) = (lists(&table), table.len);
+    let room = table.room_wanted(5_000, 200).unwrap();
+    let mut growth = Growth::try_new(room).unwrap();
+    let mut steps = 0;
+    while table.grow(&mut growth) {
+        steps += 1;
+    }
+    assert!(steps >= len / GROWTH_STEP, "a step is short: {steps}");
+    let old = table.adopt(growth);
+    assert_eq!((lists(&old), old.len), (before.clone(), len), "who still reads reads what was");
+    assert_eq!((lists(&table), table.len), (before, len), "in the same order");
+    table.assert_sound();
+    assert!(table.room_wanted(5_000, 200).is_none());
+}
+
+fn all_of(table: &AllowedIps, owner: Owner) -> Vec<Prefix> {
+    let mut cursor = Cursor::default();
+    core::iter::from_fn(|| table.next_of(owner, &mut cursor)).collect()
 }
 
 impl AllowedIps {
-    /// Nodes and fans a look-up reads.
-    fn steps(&self, address: IpAddr) -> usize {
-        let (family, key) = key_of(address);
-        let (mut at, mut steps) = (self.root(family), 0);
-        while let Some(node) = self.node(at).filter(|node| node.covers(key)) {
-            steps += 1;
-            at = match self.fan_of(node) {
-                Some(fan) => {
-                    steps += 1;
-                    self.follow(fan, key, node.cidr, &mut NONE.clone())
-                }
-                None => node.child(bit(key, node.cidr)),
-            };
+    fn held(&self) -> impl Iterator<Item = (Link, &Slot)> {
+        (0..).zip(&self.slots).filter(|(_, slot)| slot.owner != NONE)
+    }
+
+    /// Every prefix is found, is in its owner's list and is counted, and nothing else is.
+    fn assert_sound(&self) {
+        assert_eq!(self.held().count(), self.len);
+        let mut groups = vec![Group::EMPTY; self.groups.len()];
+        for (at, slot) in self.held() {
+            assert_eq!(self.find(slot.kind, slot.key), Some(at), "{:?}", slot.prefix());
+            let [first, last] = self.owners[slot.owner as usize];
+            let before = self.slot(slot.before).map_or(first, |slot| slot.behind);
+            let behind = self.slot(slot.behind).map_or(last, |slot| slot.before);
+            assert_eq!([before, behind], [at; 2], "neighbours of {:?}", slot.prefix());
+            let (at, home) = (at as usize, self.home(slot.kind, slot.key));
+            let past = self.groups_from(home).take_while(|group| *group != at / SLOTS);
+            past.for_each(|group| groups[group].add_past());
+            groups[at / SLOTS].set(at % SLOTS, home.tag);
         }
-        steps
+        assert!(self.groups.iter().map(|group| group.0).eq(groups.iter().map(|group| group.0)));
+        let listed: usize = (0..self.owners.len()).map(|of| all_of(self, of as Owner).len()).sum();
+        assert_eq!(listed, self.len);
+        for lengths in &self.lengths {
+            assert!(lengths.is_sorted_by(|a, b| a.kind.cidr() > b.kind.cidr()));
+            for length in lengths {
+                let count = self.held().filter(|(_, slot)| slot.kind == length.kind).count();
+                assert_eq!(count, length.count as usize);
+            }
+        }
+        let counted: u32 = self.lengths.iter().flatten().map(|length| length.count).sum();
+        assert_eq!(counted as usize, self.len);
     }
 }
 
@@ -365,21 +390,18 @@ proptest! {
                     while table.remove_some(owner, 2) {}
                     model.retain(|(_, o)| *o != owner);
                 }
-                Step::Tidy => tidy(&mut table),
+                Step::Grow(more) => table.reserve(more, 5).unwrap(),
             }
-            table.assert_fans();
+            table.assert_sound();
             for query in &queries {
                 prop_assert_eq!(table.lookup(*query), scan(&model, *query), "{}", query);
             }
         }
         for owner in 0..5 {
-            let mut cursor = Cursor::default();
-            let listed: Vec<_> = core::iter::from_fn(|| table.next_of(owner, &mut cursor)).collect();
+            let listed = all_of(&table, owner);
             let expected: Vec<_> = model.iter().filter(|(_, o)| *o == owner).map(|(p, _)| *p).collect();
             prop_assert_eq!(listed, expected);
         }
-        let prefixes = model.len();
-        let used = table.nodes.len() - table.free_count;
-        prop_assert!(used <= prefixes.saturating_mul(2), "{} nodes for {} prefixes", used, prefixes);
+        prop_assert_eq!(table.len, model.len());
     }
 }
