@@ -4,10 +4,12 @@
 //! credit, credit grows with time up to 250 ms, a new source starts with 250 ms: 20 messages per
 //! second in bursts of five. Two tables in turn forget the idle: a source that is heard of moves to
 //! the young table, and once a second the old one is thrown away whole, so no sweep ever runs under
-//! the lock. A source idle for a second has full credit again, so forgetting it changes nothing but
+//! the lock. A table is many small ones, which grow each by itself: a source that is new has a few hundred
+//! others moved at most. A source idle for a second has full credit again, so forgetting it changes nothing but
 //! the room. Runs at any level the lock allows; memory is bounded by [`RATE_SOURCES_MAX`].
 //! (Behaviour of Linux `ratelimiter.c`; the paper has no numbers.)
 
+use alloc::vec::Vec;
 use core::net::IpAddr;
 
 use super::{
@@ -15,13 +17,64 @@ use super::{
     hash_table::{HashKey, HashTable},
     limits::{RATE_CREDIT_MAX, RATE_PACKET_COST, RATE_SOURCE_LIFE, RATE_SOURCES_MAX},
 };
+use crate::sync::OutOfMemory;
 
 /// Who sent how much lately.
 pub struct RateLimiter {
     key: HashKey,
-    young: HashTable<Bucket>,
-    old: HashTable<Bucket>,
+    young: Sources,
+    old: Sources,
     turned_at: Instant,
+}
+
+/// Sources by hash: the highest bits choose a table, the lowest a place in it.
+#[derive(Default)]
+struct Sources {
+    /// [`TABLES`], or none.
+    tables: Vec<HashTable<Bucket>>,
+    len: usize,
+}
+
+/// Each has some 256 of [`RATE_SOURCES_MAX`].
+const TABLES: usize = 256;
+
+impl Sources {
+    const fn new() -> Self {
+        Self { tables: Vec::new(), len: 0 }
+    }
+
+    fn table(&self, hash: u64) -> Option<&HashTable<Bucket>> {
+        self.tables.get(of_tables(hash))
+    }
+
+    fn table_mut(&mut self, hash: u64) -> Option<&mut HashTable<Bucket>> {
+        self.tables.get_mut(of_tables(hash))
+    }
+
+    /// Makes room for a source of this hash.
+    fn reserve(&mut self, hash: u64) -> Result<(), OutOfMemory> {
+        self.tables.try_reserve_exact(TABLES.saturating_sub(self.tables.len()))?;
+        self.tables.resize_with(TABLES, HashTable::new);
+        self.table_mut(hash).map_or(Ok(()), |table| table.reserve(1))
+    }
+
+    /// Adds a source, for which there is room.
+    fn insert(&mut self, hash: u64, bucket: Bucket) {
+        if self.table_mut(hash).is_some_and(|table| table.insert(hash, bucket).is_ok()) {
+            self.len = self.len.saturating_add(1);
+        }
+    }
+
+    fn remove(&mut self, hash: u64, matches: impl FnMut(&Bucket) -> bool) {
+        if self.table_mut(hash).is_some_and(|table| table.remove(hash, matches).is_some()) {
+            self.len = self.len.saturating_sub(1);
+        }
+    }
+}
+
+/// Which of the tables is a hash's.
+fn of_tables(hash: u64) -> usize {
+    (hash >> (u64::BITS - TABLES.ilog2())) as usize
 }
 
 /// One source's credit.
@@ -63,13 +116,13 @@ impl RateLimiter {
     #[must_use]
     pub fn new(key: HashKey) -> Self {
         let turned_at = Instant(core::time::Duration::ZERO);
-        Self { key, young: HashTable::new(), old: HashTable::new(), turned_at }
+        Self { key, young: Sources::new(), old: Sources::new(), turned_at }
     }
 
     /// How many sources are remembered.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.young.len().saturating_add(self.old.len())
+        self.young.len.saturating_add(self.old.len)
     }
 
     /// Whether no source is remembered.
@@ -87,18 +140,18 @@ impl RateLimiter {
         let source = Source::of(source);
         let hash = source.hash(&self.key);
         let matches = |bucket: &Bucket| bucket.source == source;
-        if let Some(bucket) = self.young.find_mut(hash, matches) {
+        let young = self.young.table_mut(hash);
+        if let Some(bucket) = young.and_then(|table| table.find_mut(hash, matches)) {
             return (bucket.charge(now), forgotten);
         }
-        let known = self.old.find(hash, matches).copied();
-        if known.is_none() && self.len() >= RATE_SOURCES_MAX || self.young.reserve(1).is_err() {
+        let known = self.old.table(hash).and_then(|table| table.find(hash, matches)).copied();
+        if known.is_none() && self.len() >= RATE_SOURCES_MAX || self.young.reserve(hash).is_err() {
             return (false, forgotten);
         }
         let mut bucket = known.unwrap_or(Bucket { source, heard_at: now, credit_ns: credit_max() });
         self.old.remove(hash, matches);
         let allowed = bucket.charge(now);
-        // Room for it was reserved above.
-        let _ = self.young.insert(hash, bucket);
+        self.young.insert(hash, bucket);
         (allowed, forgotten)
     }
 
@@ -108,7 +161,8 @@ impl RateLimiter {
         let source = Source::of(source);
         let hash = source.hash(&self.key);
         let matches = |bucket: &Bucket| bucket.source == source;
-        let known = self.young.find(hash, matches).or_else(|| self.old.find(hash, matches));
+        let tables = [&self.young, &self.old].into_iter().filter_map(|sources| sources.table(hash));
+        let known = tables.filter_map(|table| table.find(hash, matches)).next();
         known.copied().is_none_or(|mut bucket| bucket.charge(now))
     }
 
@@ -116,23 +170,23 @@ impl RateLimiter {
     fn turn(&mut self, now: Instant) -> Forgotten {
         let since = now.0.saturating_sub(self.turned_at.0);
         if since <= RATE_SOURCE_LIFE {
-            return Forgotten { _tables: [HashTable::new(), HashTable::new()] };
+            return Forgotten { _sources: [Sources::new(), Sources::new()] };
         }
         self.turned_at = now;
         let young = core::mem::take(&mut self.young);
         // Both are idle if the last turn is two lives ago.
         let (kept, idle) = if since > RATE_SOURCE_LIFE * 2 {
-            (HashTable::new(), young)
+            (Sources::new(), young)
         } else {
-            (young, HashTable::new())
+            (young, Sources::new())
         };
-        Forgotten { _tables: [core::mem::replace(&mut self.old, kept), idle] }
+        Forgotten { _sources: [core::mem::replace(&mut self.old, kept), idle] }
     }
 }
 
 /// Tables of forgotten sources, whose memory is given back where this drops: not under the lock.
 pub struct Forgotten {
-    _tables: [HashTable<Bucket>; 2],
+    _sources: [Sources; 2],
 }
 
 impl Bucket {
@@ -203,6 +257,8 @@ mod tests {
         for n in 0..RATE_SOURCES_MAX {
             assert!(limiter.allow(address(n), at(0)).0, "{n}");
         }
+        let largest = limiter.young.tables.iter().map(HashTable::len).max();
+        assert!(largest.unwrap() < 2 * RATE_SOURCES_MAX / TABLES, "{largest:?} move at once");
         assert!(!limiter.allow(address(RATE_SOURCES_MAX), at(1)).0, "one too many");
         assert!(limiter.allow(address(0), at(1)).0, "known sources still pass");
         assert!(!limiter.allow(address(RATE_SOURCES_MAX), at(999)).0);
