@@ -309,7 +309,12 @@ fn relax() {
 /// Has the processor fetch an element that will be read soon; nobody waits for it.
 #[inline]
 pub(crate) fn prefetch<T>(slice: &[T], at: usize) {
-    let address = slice.as_ptr().wrapping_add(at);
+    fetch(slice.as_ptr().wrapping_add(at));
+}
+
+/// The same for any address.
+#[inline]
+fn fetch<T>(address: *const T) {
     #[cfg(target_arch = "x86_64")]
     {
         use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
@@ -383,6 +388,11 @@ impl<T> Shared<T> {
     /// Whether both are references to the same value.
     pub fn ptr_eq(this: &Self, other: &Self) -> bool {
         this.counted == other.counted
+    }
+
+    /// Has the processor fetch the count, which a new reference changes; nobody waits for it.
+    pub(crate) fn prefetch(this: &Self) {
+        fetch(this.counted.as_ptr());
     }
 
     /// The value, if this is the only reference to it.

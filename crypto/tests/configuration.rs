@@ -133,10 +133,16 @@ proptest! {
                 }
                 prop_assert_eq!(&get(&tunnel), &model);
                 prop_assert_eq!(tunnel.peer_count(&G), model.peers.len());
-                for n in 0_u32..32 {
-                    let address = IpAddr::V4((0x0A00_0000 | n << 13 | n).into());
-                    let found = tunnel.peer_for(&G, address).map(|peer| *peer.public_key());
-                    prop_assert_eq!(found, model.owner(address));
+                let address = |n: u32| IpAddr::V4((0x0A00_0000 | n << 13 | n).into());
+                let addresses: [_; 32] = std::array::from_fn(|n| address(n as u32));
+                for some in addresses.chunks(5) {
+                    let together = tunnel.peers_for::<5>(&G, some);
+                    for (address, found) in some.iter().zip(together) {
+                        let owner = model.owner(*address);
+                        prop_assert_eq!(found.map(|peer| *peer.public_key()), owner);
+                        let found = tunnel.peer_for(&G, *address);
+                        prop_assert_eq!(found.map(|peer| *peer.public_key()), owner);
+                    }
                 }
             }
             let peers: BTreeMap<_, _> = model.peers.iter().cloned().collect();

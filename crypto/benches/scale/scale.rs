@@ -33,7 +33,7 @@ Run by scripts/bench.sh scale, which says more.";
 const PREFIXES: usize = 4;
 /// Look-ups in a sample.
 const LOOKUPS: usize = 2048;
-/// Addresses that are looked up at once.
+/// Addresses that are looked up at once: as many as the driver does.
 const BATCH: usize = 32;
 /// Different addresses that are looked up: more than a sample's, so that caches do not know them.
 const ADDRESSES: usize = 1 << 18;
@@ -302,8 +302,8 @@ fn lookups(shape: Shape, owners: usize, rounds: usize, report: &mut Report) {
     let batch = |addresses: &[IpAddr]| {
         let begun = Instant::now();
         let mut sum = 0;
-        for some in addresses.as_chunks::<BATCH>().0 {
-            let owners = ours.lookup_all(*some);
+        for some in addresses.chunks_exact(BATCH) {
+            let owners: [_; BATCH] = ours.lookup_all(some);
             sum ^= owners.iter().fold(0, |sum, owner| sum ^ owner.unwrap_or(NOBODY));
         }
         black_box(sum);

@@ -315,23 +315,24 @@ impl AllowedIps {
     // spec: WG 2-a, WG 2-f
     #[must_use]
     pub fn lookup(&self, address: IpAddr) -> Option<Owner> {
-        let [owner] = self.lookup_all([address]);
+        let [owner] = self.lookup_all(&[address]);
         owner
     }
 
-    /// The same for several addresses, which take hardly longer together than one does alone.
+    /// The same for the first `N` of some addresses, which take hardly longer together than one does alone.
     // spec: WG 2-a, WG 2-f
     #[must_use]
-    pub fn lookup_all<const N: usize>(&self, addresses: [IpAddr; N]) -> [Option<Owner>; N] {
+    pub fn lookup_all<const N: usize>(&self, addresses: &[IpAddr]) -> [Option<Owner>; N] {
         let mut asked = [Asked::NOTHING; N];
-        for (asked, address) in asked.iter_mut().zip(&addresses) {
+        for (asked, address) in asked.iter_mut().zip(addresses) {
             self.ask(asked, *address);
         }
-        for asked in &mut asked {
+        let asked = asked.get_mut(..addresses.len().min(N)).unwrap_or_default();
+        for asked in &mut *asked {
             self.choose(asked);
         }
         let mut owners = [None; N];
-        for (owner, asked) in owners.iter_mut().zip(&asked) {
+        for (owner, asked) in owners.iter_mut().zip(&*asked) {
             let found = self.find_asked(asked);
             *owner = found.and_then(|at| self.slot(at)).map(|slot| slot.owner);
         }

@@ -5,7 +5,7 @@
 //! out ([`Output`], [`Tunnel::poll`]). The driver owns sockets, rings and threads and calls in from
 //! two sides:
 //!
-//! * the **data path**, on any CPU at `<= DISPATCH_LEVEL`: [`Tunnel::peer_for`], [`Peer::reserve`],
+//! * the **data path**, on any CPU at `<= DISPATCH_LEVEL`: [`Tunnel::peer_for`], [`Tunnel::peers_for`], [`Peer::reserve`],
 //!   [`Peer::sent`], [`IndexTable::session`], [`Keypair::accept`], [`Peer::received`],
 //!   [`Peer::stage`], [`Tunnel::screen`], [`Tunnel::goes_first`]. It takes short spin locks, does no curve multiplication, and only stores
 //!   times; when a handshake or a timer needs somebody it returns [`Wants::SERVICE`].
