@@ -48,6 +48,24 @@ impl<'advance> TxBatch<'advance> {
         self.next = packet.body.index;
     }
 
+    /// The first bytes of each of the packets that come next, as far as `N` and the packet reach, in order. They are looked at
+    /// and not taken, so they may be others when the packet comes; one that is not going to come has none.
+    pub fn fronts<const N: usize>(&self) -> impl Iterator<Item = ([u8; N], usize)> {
+        (0..self.remaining()).map(|at| {
+            let index = step(self.next, at, self.mask);
+            // SAFETY: as in `next`.
+            let packet = unsafe { self.state.view.packet(index) };
+            let mut front = [0; N];
+            if packet.ignore {
+                return (front, 0);
+            }
+            // SAFETY: as above, for as long as the batch is borrowed.
+            let pieces = unsafe { Pieces::of(self.state, Body { packet, index }) };
+            let seen = pieces.copy_to(0, &mut front);
+            (front, seen)
+        })
+    }
+
     /// How many packets there are still, at most.
     #[must_use]
     pub fn remaining(&self) -> u32 {

@@ -16,8 +16,8 @@ use crypto::{
 use netadapter::{TxBatch, TxPacket};
 use nt::irql::AtMostDispatch;
 
-use super::{MOST_CHUNKS_FROM_RING, packet::Packet, send::SendWork};
-use crate::{device::Device, ground::At, peer::Peer};
+use super::{MOST_CHUNKS_FROM_RING, ahead::Ahead, packet::Packet, send::SendWork};
+use crate::{device::Device, peer::Peer};
 
 /// Bytes of a packet's front that are looked at: an IPv6 header, and TCP's flags.
 pub(super) const HEAD_LEN: usize = 54;
@@ -65,6 +65,7 @@ struct Collector<'d> {
     /// The destination that was last looked up: packets to it are for `peer`.
     destination: Option<IpAddr>,
     peer: Option<Shared<Peer>>,
+    ahead: Ahead,
     /// How long packets to it may be.
     mtu: PathMtu,
     /// Whether the segment sizes that TCP announces are lowered to that.
@@ -79,15 +80,19 @@ impl<'d> Collector<'d> {
     fn new(device: &'d Shared<Device>, now: Now, level: &'d AtMostDispatch) -> Self {
         let (destination, peer, work) = (None, None, None);
         let lowers_mss = device.core.policies.get(Policy::MssClamp) != 0;
-        let mtu = PathMtu::default();
-        Self { device, now, level, destination, peer, mtu, lowers_mss, work, dealt: 0 }
+        let (ahead, mtu) = (Ahead::default(), PathMtu::default());
+        Self { device, now, level, destination, peer, ahead, mtu, lowers_mss, work, dealt: 0 }
     }
 
     /// Adds a packet of the ring's to the chunk of its peer, or its segments to as many as they need;
-    /// or gives it back if enough is under way.
-    fn collect<'p>(&mut self, packet: TxPacket<'p>) -> Result<Collected<'p>, Discard> {
+    /// or gives it back if enough is under way. `batch` has the packets behind it.
+    fn collect<'p>(
+        &mut self,
+        packet: TxPacket<'p>,
+        batch: &TxBatch<'p>,
+    ) -> Result<Collected<'p>, Discard> {
         if packet.mss() != 0 {
-            return self.collect_segments(packet);
+            return self.collect_segments(packet, batch);
         }
         let device = self.device;
         let mut head = [0; HEAD_LEN];
@@ -95,7 +100,7 @@ impl<'d> Collector<'d> {
         let len = packet.byte_count();
         let Outgoing { destination, outer_tos: tos } =
             outgoing(head.get(..seen).unwrap_or_default(), len)?;
-        self.turn_to_peer_of(destination)?;
+        self.turn_to_peer_of(destination, batch)?;
         if len > self.mtu.path() {
             device.hold_to_mtu(packet.pieces(), len, self.mtu, self.now)?;
         }
@@ -118,14 +123,18 @@ impl<'d> Collector<'d> {
     }
 
     /// Cuts a packet, and adds its segments to the chunks of its peer.
-    fn collect_segments<'p>(&mut self, mut packet: TxPacket<'p>) -> Result<Collected<'p>, Discard> {
+    fn collect_segments<'p>(
+        &mut self,
+        mut packet: TxPacket<'p>,
+        batch: &TxBatch<'p>,
+    ) -> Result<Collected<'p>, Discard> {
         let device = self.device;
         let mut head = [0; MOST_HEADER_BYTES];
         let seen = packet.copy_to(0, &mut head);
         let (head, len) = (head.get(..seen).unwrap_or_default(), packet.byte_count());
         let mut whole = SuperPacket::parse(head, len, packet.mss(), device.tunnel.mtu())?;
         let Outgoing { destination, outer_tos: tos } = whole.outgoing();
-        self.turn_to_peer_of(destination)?;
+        self.turn_to_peer_of(destination, batch)?;
         if !whole.fit(self.mtu.of(destination.is_ipv6())) {
             device.hold_segments_to_mtu(&packet, &whole, self.mtu, self.now)?;
         }
@@ -151,13 +160,13 @@ impl<'d> Collector<'d> {
 
     /// Collects for the peer that this destination belongs to.
     // spec: WG 2-a
-    fn turn_to_peer_of(&mut self, destination: IpAddr) -> Result<(), Discard> {
+    fn turn_to_peer_of(&mut self, destination: IpAddr, batch: &TxBatch<'_>) -> Result<(), Discard> {
         let tunnel = &self.device.tunnel;
         if !tunnel.is_up() {
             return Err(Discard::AdapterDown);
         }
         if self.destination != Some(destination) {
-            let peer = tunnel.peer_for(&At(self.level), destination);
+            let peer = self.ahead.peer_for(destination, batch, tunnel, self.level);
             let peer = peer.ok_or(Discard::NoPeer)?;
             self.mtu = self.device.mtu_to(&peer);
             self.turn_to(peer);
@@ -225,7 +234,7 @@ impl Device {
         let mut all = Given::default();
         while let Some(packet) = batch.next() {
             let bytes = packet.byte_count();
-            match collector.collect(packet) {
+            match collector.collect(packet, batch) {
                 Ok(Collected::Given(given)) => all = all.and(given),
                 Ok(Collected::Left(packet)) => {
                     batch.put_back(packet);

@@ -5,6 +5,7 @@
 //! CPU; whatever needs a worker (a curve multiplication, a timer, a route) is asked for and not
 //! done. Nothing calls into the network stack with a lock held.
 
+mod ahead;
 mod collect;
 mod length;
 mod packet;

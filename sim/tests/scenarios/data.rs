@@ -8,11 +8,13 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use crate::machines;
 use crate::machines::accounting::Ledger;
 use abi::discard::Discard;
-use sim::host::memory::pair::Pair;
+use sim::host::memory::pair::{Pair, PeerSettings};
+use sim::host::routes::Prefix;
 
 /// Sends a packet of `length` bytes to beta's `to`, and checks that it arrives and what it took.
 fn one_packet(pair: &Pair, to: IpAddr, length: usize, mtu: usize) {
@@ -91,5 +93,44 @@ fn what_has_no_peer_or_a_false_source_goes_nowhere() {
         assert_eq!(got, Some((pair.alpha.inner()[1], vec![2; 100])));
         assert_eq!(Ledger::of(&pair.alpha).discarded(Discard::NoPeer), 1);
         assert_eq!(Ledger::of(&pair.beta).discarded(Discard::WrongSource), 1);
+    });
+}
+
+// spec-test: WG 2-a
+#[test]
+fn packets_of_one_advance_go_each_to_its_peer() {
+    machines::with_pair(5, |pair| {
+        machines::ping(&pair.alpha, &pair.beta);
+        // Another peer, who is nowhere, has the addresses beside beta's; others nobody has.
+        let nowhere = PeerSettings {
+            public_key: [9; 32],
+            endpoint: None,
+            preshared_key: None,
+            persistent_keepalive_s: 0,
+            allowed_ips: vec![Prefix::new([10, 9, 1, 0].into(), 24)],
+        };
+        pair.alpha.set_peers(&[pair.beta.as_peer().unwrap(), nowhere]).unwrap();
+        machines::ping(&pair.alpha, &pair.beta);
+        let [v4, v6] = pair.beta.inner();
+        const ROUNDS: u8 = 30;
+        for round in 0..ROUNDS {
+            let others = [[10, 9, 1, round], [10, 9, 2, round]].map(IpAddr::from);
+            for to in [others[0], v4, others[1], others[0], v6] {
+                let data = if to == v4 || to == v6 { vec![round; 64] } else { vec![0xEE; 64] };
+                while !pair.alpha.endpoint().send_datagram(to, data.clone()) {
+                    pair.world.sleep(Duration::from_micros(10));
+                }
+            }
+        }
+        // One of a flow goes by the socket, so the order may be another.
+        let take = |_| pair.beta.endpoint().take_datagram(machines::PATIENCE).unwrap();
+        let mut got: Vec<_> = (0..2 * ROUNDS).map(take).collect();
+        got.sort();
+        let from = pair.alpha.inner().into_iter();
+        let sent = from.flat_map(|from| (0..ROUNDS).map(move |round| (from, vec![round; 64])));
+        assert_eq!(got, sent.collect::<Vec<_>>());
+        let ledger = Ledger::of(&pair.alpha);
+        assert_eq!(ledger.discarded(Discard::NoPeer), ROUNDS.into(), "{ledger}");
+        assert_eq!(ledger.discarded(Discard::NoEndpoint), 2 * u64::from(ROUNDS), "{ledger}");
     });
 }
