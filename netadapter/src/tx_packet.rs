@@ -55,14 +55,14 @@ impl<'advance> TxBatch<'advance> {
             let index = step(self.next, at, self.mask);
             // SAFETY: as in `next`.
             let packet = unsafe { self.state.view.packet(index) };
-            let mut front = [0; N];
+            let mut head = [0; N];
             if packet.ignore {
-                return (front, 0);
+                return (head, 0);
             }
             // SAFETY: as above, for as long as the batch is borrowed.
             let pieces = unsafe { Pieces::of(self.state, Body { packet, index }) };
-            let seen = pieces.copy_to(0, &mut front);
-            (front, seen)
+            let seen = pieces.copy_to(0, &mut head);
+            (head, seen)
         })
     }
 

@@ -318,7 +318,7 @@ fn room_grows_while_it_is_read() {
     while table.grow(&mut growth) {
         steps += 1;
     }
-    assert!(steps >= len / GROWTH_STEP, "a step is short: {steps}");
+    assert!(steps >= len / growth::GROWTH_STEP, "a step is short: {steps}");
     let old = table.adopt(growth);
     assert_eq!((lists(&old), old.len), (before.clone(), len), "who still reads reads what was");
     assert_eq!((lists(&table), table.len), (before, len), "in the same order");
