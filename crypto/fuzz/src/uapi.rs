@@ -23,14 +23,14 @@ pub(crate) fn run(input: &[u8]) {
     assert_eq!(set.len_bytes(), buffer.len());
     assert_eq!(
         (set.private_key(), set.listen_port()),
-        (request.private_key.as_ref(), request.listen_port)
+        (request.private_key.as_deref(), request.listen_port)
     );
     assert_eq!(set.replaces_peers(), request.replace_peers);
     assert_eq!(set.peer_count() as usize, request.peers.len());
     for (peer, asked) in set.peers().zip(&request.peers) {
         assert_eq!(*peer.public_key(), asked.public_key);
         assert_eq!((peer.removes(), peer.updates_only()), (asked.remove, asked.update_only));
-        assert_eq!(peer.preshared_key(), asked.preshared_key.as_ref());
+        assert_eq!(peer.preshared_key(), asked.preshared_key.as_deref());
         assert_eq!(peer.endpoint(), asked.endpoint);
         assert_eq!(peer.persistent_keepalive_s(), asked.persistent_keepalive);
         assert_eq!(peer.replaces_allowed_ips(), asked.replace_allowed_ips);

@@ -10,15 +10,34 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Deref;
 
 /// A key, private or public or shared: 32 bytes.
 pub type Key = [u8; 32];
+
+/// A key that nobody else may know. Printing it shows that it is there.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(pub Key);
+
+impl Deref for Secret {
+    type Target = Key;
+
+    fn deref(&self) -> &Key {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret")
+    }
+}
 
 /// The whole of one `set=1`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SetRequest {
     /// The interface's private key; all zeros removes it.
-    pub private_key: Option<Key>,
+    pub private_key: Option<Secret>,
     /// The UDP port; 0 picks one.
     pub listen_port: Option<u16>,
     /// The mark of outgoing datagrams; 0 removes it.
@@ -39,7 +58,7 @@ pub struct SetPeer {
     /// Whether the peer is only changed, never made.
     pub update_only: bool,
     /// The preshared key; all zeros removes it.
-    pub preshared_key: Option<Key>,
+    pub preshared_key: Option<Secret>,
     /// Where the peer is.
     pub endpoint: Option<SocketAddr>,
     /// Seconds between keepalives; 0 stops them.
@@ -141,7 +160,7 @@ impl SetParser {
 
     fn interface(&mut self, key: &str, value: &str) -> Result<(), Refusal> {
         match key {
-            "private_key" => self.request.private_key = Some(self.key(key, value)?),
+            "private_key" => self.request.private_key = Some(Secret(self.key(key, value)?)),
             "listen_port" => self.request.listen_port = Some(self.number(key, value)?),
             "fwmark" => self.request.fwmark = Some(self.number(key, value)?),
             "replace_peers" => self.request.replace_peers = self.truth(key, value)?,
@@ -161,7 +180,7 @@ impl SetParser {
         match key {
             "remove" => peer.remove = self.truth(key, value)?,
             "update_only" => peer.update_only = self.truth(key, value)?,
-            "preshared_key" => peer.preshared_key = Some(self.key(key, value)?),
+            "preshared_key" => peer.preshared_key = Some(Secret(self.key(key, value)?)),
             "endpoint" => {
                 let endpoint: Result<SocketAddr, _> = value.parse();
                 peer.endpoint = match endpoint {
@@ -258,7 +277,7 @@ mod tests {
              update_only=true\nprotocol_version=1\nendpoint=192.0.2.1:1\n"
         );
         let request = parse(&text).unwrap();
-        assert_eq!(request.private_key.unwrap()[..3], [0x00, 0x11, 0x22]);
+        assert_eq!(request.private_key.as_ref().unwrap()[..3], [0x00, 0x11, 0x22]);
         assert_eq!((request.listen_port, request.fwmark), (Some(51820), Some(0)));
         assert!(request.replace_peers);
         let [first, second] = &request.peers[..] else { panic!("{request:?}") };
@@ -267,6 +286,21 @@ mod tests {
         assert_eq!(first.allowed_ips.len(), 3);
         assert!(first.allowed_ips[2].remove && !first.allowed_ips[1].remove);
         assert!(second.remove && second.update_only && second.allowed_ips.is_empty());
+    }
+
+    #[test]
+    fn what_is_printed_shows_no_secret() {
+        let mut parser = SetParser::default();
+        for key in ["private_key", "public_key", "preshared_key"] {
+            let digits = if key == "public_key" { "55" } else { "a9" };
+            parser.line(&format!("{key}={}", digits.repeat(32))).unwrap();
+            let printed = format!("{parser:?} {parser:#?}");
+            assert!(!printed.contains("169"), "{key} is shown: {printed}");
+        }
+        let request = parser.finish();
+        assert_eq!(*request.private_key.clone().unwrap(), [0xA9; 32]);
+        let printed = format!("{request:?}");
+        assert!(!printed.contains("169") && printed.contains("85, 85"), "{printed}");
     }
 
     #[test]

@@ -34,7 +34,7 @@ fn write_set(buffer: &mut [u8], request: &SetRequest) -> usize {
             | flag(request.listen_port.is_some(), interface_flag::HAS_LISTEN_PORT)
             | flag(request.replace_peers, interface_flag::REPLACE_PEERS),
         listen_port: request.listen_port.unwrap_or(0),
-        private_key: request.private_key.as_ref().unwrap_or(NO_KEY),
+        private_key: request.private_key.as_deref().unwrap_or(NO_KEY),
         public_key: NO_KEY,
     };
     let mut writer = Writer::new(buffer, &interface);
@@ -61,7 +61,7 @@ fn peer_fields(peer: &SetPeer) -> PeerFields<'_> {
     ];
     PeerFields {
         flags: flags.iter().filter(|(on, _)| *on).map(|(_, flag)| flag).sum(),
-        preshared_key: peer.preshared_key.as_ref().unwrap_or(NO_KEY),
+        preshared_key: peer.preshared_key.as_deref().unwrap_or(NO_KEY),
         persistent_keepalive_s: peer.persistent_keepalive.unwrap_or(0),
         endpoint: peer.endpoint,
         ..PeerFields::of(&peer.public_key)
