@@ -5,8 +5,8 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use super::Outer;
@@ -25,11 +25,31 @@ pub const HEADERS: usize = 28;
 
 /// Both machines; the first one sends.
 pub struct Polled {
+    /// Dropped first: whoever takes a machine down waits for its queues.
+    by_hand: [ByHand; 2],
     /// What sends.
     pub from: End,
     /// What receives.
     pub to: End,
     _network: Network,
+}
+
+/// As long as this lives, nobody else polls a machine's queues.
+struct ByHand(Arc<Adapter>, Weak<Machine>);
+
+impl ByHand {
+    fn new(end: &End) -> Self {
+        end.adapter().poll_by_hand(end.machine(), true);
+        Self(end.adapter().clone(), end.machine().weak())
+    }
+}
+
+impl Drop for ByHand {
+    fn drop(&mut self) {
+        if let Some(machine) = self.1.upgrade() {
+            self.0.poll_by_hand(&machine, false);
+        }
+    }
 }
 
 /// One of the machines.
@@ -116,10 +136,9 @@ impl Polled {
             end.adapter().on_receive(move |packets| {
                 received.fetch_add(packets.len() as u64, Ordering::Relaxed);
             });
-            end.adapter().poll_by_hand(end.machine(), true);
             end.outer.set_mode(Mode::Count);
         }
-        Self { from, to, _network: network }
+        Self { by_hand: [&from, &to].map(ByHand::new), from, to, _network: network }
     }
 
     /// A UDP packet of `size` bytes in all, from inside to inside.
@@ -178,8 +197,8 @@ impl Polled {
     ///
     /// If anything is left behind.
     pub fn shut_down(self) {
+        drop(self.by_hand);
         for end in [self.from, self.to] {
-            end.adapter().poll_by_hand(end.machine(), false);
             end.outer.set_mode(Mode::Pass);
             let leaks = end.station.shut_down().unwrap_or_else(|error| panic!("{error}"));
             assert!(leaks.is_empty(), "{} things were left behind", leaks.len());
