@@ -5,6 +5,9 @@
 
 use core::{cell::UnsafeCell, mem::ManuallyDrop};
 
+#[cfg(loom)]
+use model::*;
+#[cfg(not(loom))]
 use wdk_sys::{
     EX_RUNDOWN_REF,
     ntddk::{
@@ -161,5 +164,177 @@ impl Drop for Inside<'_> {
     fn drop(&mut self) {
         // SAFETY: this guard stands for one successful acquisition of this door.
         unsafe { ExReleaseRundownProtection(self.0.0.get()) };
+    }
+}
+
+/// What NT promises of run-down protection, for loom.
+///
+/// The word counts users in twos; its lowest bit says that the door is closed. Entering acquires and leaving releases: what
+/// was done inside has happened when the wait is over.
+///
+/// Source: <https://learn.microsoft.com/windows-hardware/drivers/kernel/run-down-protection>
+#[cfg(loom)]
+#[allow(non_camel_case_types, non_snake_case, reason = "NT's names")]
+mod model {
+    use crate::atomic::{AtomicUsize, Ordering};
+
+    const CLOSED: usize = 1;
+    const USER: usize = 2;
+
+    #[derive(Default)]
+    pub(super) struct EX_RUNDOWN_REF(AtomicUsize);
+
+    fn word<'w>(of: *mut EX_RUNDOWN_REF) -> &'w AtomicUsize {
+        // SAFETY: the five functions below are called with a word that is initialised and outlives the call.
+        unsafe { &(*of).0 }
+    }
+
+    pub(super) unsafe fn ExInitializeRundownProtection(_: *mut EX_RUNDOWN_REF) {}
+
+    pub(super) unsafe fn ExAcquireRundownProtection(of: *mut EX_RUNDOWN_REF) -> u8 {
+        let open = |word: usize| (word & CLOSED == 0).then_some(word + USER);
+        word(of).fetch_update(Ordering::Acquire, Ordering::Relaxed, open).is_ok().into()
+    }
+
+    pub(super) unsafe fn ExReleaseRundownProtection(of: *mut EX_RUNDOWN_REF) {
+        assert!(
+            word(of).fetch_sub(USER, Ordering::Release) >= USER,
+            "left more often than entered"
+        );
+    }
+
+    pub(super) unsafe fn ExWaitForRundownProtectionRelease(of: *mut EX_RUNDOWN_REF) {
+        word(of).fetch_or(CLOSED, Ordering::Relaxed);
+        while word(of).load(Ordering::Acquire) != CLOSED {
+            loom::thread::yield_now();
+        }
+    }
+
+    pub(super) unsafe fn ExReInitializeRundownProtection(of: *mut EX_RUNDOWN_REF) {
+        assert_eq!(
+            word(of).swap(0, Ordering::Release),
+            CLOSED,
+            "not closed, or somebody is inside"
+        );
+    }
+}
+
+/// `. scripts/wdk/env.sh; RUSTFLAGS="--cfg loom" cargo test -p nt --release --lib loom`
+#[cfg(all(test, loom))]
+mod loom_tests {
+    extern crate std;
+
+    use std::sync::Arc;
+
+    use super::*;
+
+    /// A door and what is behind it, which loom's cell watches.
+    struct Room {
+        door: Rundown,
+        thing: loom::cell::UnsafeCell<u8>,
+    }
+
+    // SAFETY: that what is inside is used under the door's protection only is what these tests are about.
+    unsafe impl Sync for Room {}
+    // SAFETY: plain bytes and atomics.
+    unsafe impl Send for Room {}
+
+    impl Room {
+        fn new() -> Arc<Self> {
+            Arc::new(Self { door: Rundown::new(), thing: loom::cell::UnsafeCell::new(0) })
+        }
+
+        fn use_it(&self) {
+            self.thing.with(|_| ());
+        }
+
+        /// Closes the door and takes down what is behind it.
+        fn close(&self) {
+            // SAFETY: a test has no interrupts.
+            self.door.wait(&unsafe { Passive::assume() });
+            self.thing.with_mut(|_| ());
+        }
+    }
+
+    #[test]
+    fn loom_nobody_is_inside_when_the_wait_is_over() {
+        loom::model(|| {
+            let room = Room::new();
+            let visitors = [(); 2].map(|()| {
+                let room = room.clone();
+                loom::thread::spawn(move || {
+                    if let Some(_inside) = room.door.enter() {
+                        room.use_it();
+                    }
+                })
+            });
+            room.close();
+            assert!(room.door.enter().is_none(), "a closed door");
+            visitors.into_iter().for_each(|visitor| visitor.join().unwrap());
+        });
+    }
+
+    /// An operation is begun inside, and its completion leaves.
+    #[test]
+    fn loom_the_wait_is_for_operations_that_were_begun_too() {
+        loom::model(|| {
+            let room = Room::new();
+            let begun = room.door.enter().expect("open");
+            begun.into_raw();
+            let completion = {
+                let room = room.clone();
+                loom::thread::spawn(move || {
+                    // SAFETY: for the one that was left inside above.
+                    let _inside = unsafe { room.door.from_raw() };
+                    room.use_it();
+                })
+            };
+            room.close();
+            completion.join().unwrap();
+        });
+    }
+
+    #[test]
+    fn loom_a_stay_is_left_once() {
+        loom::model(|| {
+            let door = Shared::try_new(Rundown::new()).expect("memory");
+            let stay = Stay::enter(&door).expect("open");
+            let thing = Arc::new(loom::sync::atomic::AtomicBool::new(false));
+            let visitor = {
+                let thing = thing.clone();
+                loom::thread::spawn(move || {
+                    let stay = stay;
+                    thing.store(true, loom::sync::atomic::Ordering::Relaxed);
+                    drop(stay);
+                })
+            };
+            // SAFETY: a test has no interrupts.
+            door.wait(&unsafe { Passive::assume() });
+            assert!(thing.load(loom::sync::atomic::Ordering::Relaxed), "it had not left");
+            assert!(Stay::enter(&door).is_none(), "a closed door");
+            visitor.join().unwrap();
+        });
+    }
+
+    /// Who comes in after the door was opened again finds what was put there meanwhile.
+    #[test]
+    fn loom_a_door_may_be_opened_again() {
+        loom::model(|| {
+            let mut room = Room { door: Rundown::new(), thing: loom::cell::UnsafeCell::new(0) };
+            // SAFETY: a test has no interrupts.
+            room.door.reopen(&unsafe { Passive::assume() });
+            room.thing.with_mut(|_| ());
+            let room = Arc::new(room);
+            let visitor = {
+                let room = room.clone();
+                loom::thread::spawn(move || {
+                    if let Some(_inside) = room.door.enter() {
+                        room.use_it();
+                    }
+                })
+            };
+            room.close();
+            visitor.join().unwrap();
+        });
     }
 }

@@ -6,18 +6,16 @@
 //! another gives back comes round again. A place is one pointer, which is put and taken whole: no lock,
 //! no list, nothing that could be mistaken for what it was before.
 
-use core::{
-    alloc::Layout,
-    ptr,
-    sync::atomic::{AtomicBool, AtomicPtr, Ordering},
-};
+use core::{alloc::Layout, ptr};
+
+use crate::atomic::{AtomicBool, AtomicPtr, Ordering};
 
 /// Places of one CPU, a cache line of them.
-const OWN: usize = 8;
+const OWN: usize = if cfg!(loom) { 1 } else { 8 };
 /// Places that all CPUs share.
-const SHARED: usize = 128;
+const SHARED: usize = if cfg!(loom) { 1 } else { 128 };
 /// CPUs with places of their own; those of higher indices have some together.
-const CPUS: usize = 64;
+const CPUS: usize = if cfg!(loom) { 1 } else { 64 };
 
 /// Kept blocks of `KINDS` layouts.
 ///
@@ -43,6 +41,7 @@ struct Places<const COUNT: usize>([AtomicPtr<u8>; COUNT]);
 
 impl<const KINDS: usize> Kept<KINDS> {
     /// Keeps nothing yet.
+    #[cfg(not(loom))]
     pub(super) const fn new(layouts: [Layout; KINDS]) -> Self {
         Self { layouts, kinds: [const { Kind::new() }; KINDS], keeps: AtomicBool::new(false) }
     }
@@ -101,6 +100,7 @@ impl<const KINDS: usize> Kept<KINDS> {
 }
 
 impl Kind {
+    #[cfg(not(loom))]
     const fn new() -> Self {
         Self { own: [const { Places::new() }; CPUS], shared: Places::new() }
     }
@@ -118,6 +118,7 @@ impl Kind {
 }
 
 impl<const COUNT: usize> Places<COUNT> {
+    #[cfg(not(loom))]
     const fn new() -> Self {
         Self([const { AtomicPtr::new(ptr::null_mut()) }; COUNT])
     }
@@ -148,7 +149,7 @@ impl<const COUNT: usize> Places<COUNT> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     extern crate std;
 
@@ -231,6 +232,111 @@ mod tests {
                     }
                 });
             }
+        });
+    }
+}
+
+/// `. scripts/wdk/env.sh; RUSTFLAGS="--cfg loom" cargo test -p nt --release --lib loom`
+#[cfg(all(test, loom))]
+mod loom_tests {
+    extern crate std;
+
+    use std::sync::Arc;
+
+    use super::*;
+
+    const LAYOUT: Layout = Layout::new::<[u8; 100]>();
+
+    /// What lies in a block: loom's cell reports two users that are not ordered.
+    type Block = loom::cell::UnsafeCell<u8>;
+
+    impl<const COUNT: usize> Places<COUNT> {
+        fn empty() -> Self {
+            Self(core::array::from_fn(|_| AtomicPtr::new(ptr::null_mut())))
+        }
+    }
+
+    fn kept() -> Kept<1> {
+        let kind = Kind { own: core::array::from_fn(|_| Places::empty()), shared: Places::empty() };
+        Kept { layouts: [LAYOUT], kinds: [kind], keeps: AtomicBool::new(true) }
+    }
+
+    fn made() -> *mut u8 {
+        std::boxed::Box::into_raw(std::boxed::Box::new(Block::new(0))).cast()
+    }
+
+    /// Uses a block as its only owner does.
+    fn write(block: *mut u8) {
+        // SAFETY: whoever was given it by `made` or `take` has it.
+        unsafe { &*block.cast::<Block>() }.with_mut(|_| ());
+    }
+
+    fn keep(kept: &Kept<1>, block: *mut u8) -> bool {
+        write(block);
+        // SAFETY: a block has any layout here, and whoever keeps it is done with it.
+        unsafe { kept.keep(block, LAYOUT, || 0) }
+    }
+
+    /// All blocks that are left: in the places, and in hands.
+    fn end(kept: &Kept<1>, hands: impl IntoIterator<Item = *mut u8>) -> usize {
+        let mut left: std::vec::Vec<_> =
+            hands.into_iter().filter(|block| !block.is_null()).collect();
+        kept.empty(|block, _| left.push(block));
+        left.sort_unstable();
+        left.dedup();
+        for block in &left {
+            write(*block);
+            // SAFETY: from `made`; nobody else has it, being in one place or in one hand.
+            drop(unsafe { std::boxed::Box::from_raw(block.cast::<Block>()) });
+        }
+        left.len()
+    }
+
+    /// The block that another thread ends with.
+    fn hand(thread: loom::thread::JoinHandle<usize>) -> *mut u8 {
+        ptr::with_exposed_provenance_mut(thread.join().unwrap())
+    }
+
+    /// One CPU gives a block back while two look for one: one of them has it, alone.
+    #[test]
+    fn loom_a_block_has_one_owner_after_the_other() {
+        loom::model(|| {
+            let kept = Arc::new(kept());
+            let others = [(); 2].map(|()| {
+                let kept = kept.clone();
+                loom::thread::spawn(move || {
+                    let block = kept.take(LAYOUT, || 0);
+                    if !block.is_null() {
+                        write(block);
+                    }
+                    block.expose_provenance()
+                })
+            });
+            assert!(keep(&kept, made()), "there is room");
+            let hands = others.map(hand);
+            assert!(hands[0].is_null() || hands[0] != hands[1], "both have it");
+            assert_eq!(end(&kept, hands), 1, "a block was lost");
+        });
+    }
+
+    /// Two CPUs give blocks back into places where one lies: none is put over another.
+    #[test]
+    fn loom_no_block_is_put_over_another() {
+        loom::model(|| {
+            let kept = Arc::new(kept());
+            assert!(keep(&kept, made()), "there is room");
+            let other = {
+                let kept = kept.clone();
+                loom::thread::spawn(move || {
+                    let block = made();
+                    if keep(&kept, block) { 0 } else { block.expose_provenance() }
+                })
+            };
+            let block = made();
+            let mine = if keep(&kept, block) { ptr::null_mut() } else { block };
+            let others = hand(other);
+            assert!(mine.is_null() != others.is_null(), "room for one more");
+            assert_eq!(end(&kept, [mine, others]), 3, "a block was lost");
         });
     }
 }
