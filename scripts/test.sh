@@ -65,8 +65,9 @@ finish() {
     exit "$1"
 }
 unit() {
-    # What plain `cargo test` runs, and the pure parts of the crates that stand on NT.
+    # What plain `cargo test` runs, the protocol beside other implementations, and the pure parts of the crates that stand on NT.
     cargo test --quiet --locked &&
+        cargo test --quiet --locked --manifest-path crypto/others/Cargo.toml --target-dir "${CARGO_TARGET_DIR:-target}" &&
         cargo test --quiet --locked -p callout --no-default-features &&
         (. scripts/wdk/env.sh && cargo test --quiet --locked -p nt -p netadapter -p callout --lib)
 }

@@ -9,42 +9,11 @@
 pub mod aead_batch;
 pub mod allowed_ips;
 pub mod configuration;
+mod input;
 pub mod messages;
 #[path = "../../tests/net/mod.rs"]
 mod net;
 pub mod replay;
 pub mod tunnel;
 
-/// Bytes as choices; zeros when they have run out.
-pub struct Input<'a>(&'a [u8]);
-
-impl<'a> Input<'a> {
-    fn new(bytes: &'a [u8]) -> Self {
-        Self(bytes)
-    }
-
-    fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    fn byte(&mut self) -> u8 {
-        let Some((first, rest)) = self.0.split_first() else { return 0 };
-        self.0 = rest;
-        *first
-    }
-
-    fn bytes<const N: usize>(&mut self) -> [u8; N] {
-        core::array::from_fn(|_| self.byte())
-    }
-
-    fn below(&mut self, limit: usize) -> usize {
-        usize::from(u16::from_le_bytes(self.bytes())) % limit
-    }
-
-    /// The next `count` bytes, or as many as there are.
-    fn take(&mut self, count: usize) -> &'a [u8] {
-        let (taken, rest) = self.0.split_at(count.min(self.0.len()));
-        self.0 = rest;
-        taken
-    }
-}
+pub use input::Input;

@@ -80,7 +80,7 @@ fn opened(bytes: &[u8]) {
 fn super_packet(bytes: &[u8]) {
     let mut input = Input::new(bytes);
     let (mss, mtu) = (input.below(2000), input.below(3000));
-    let packet = input.0;
+    let packet = input.take(usize::MAX);
     let Ok(cut) = SuperPacket::parse(packet, packet.len(), mss, mtu) else { return };
     let mut payload = Vec::new();
     for number in 0..cut.segments() {

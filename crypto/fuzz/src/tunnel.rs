@@ -5,16 +5,12 @@
 
 use std::collections::BTreeSet;
 
-use blake2::{
-    Blake2s256, Blake2sMac, Digest,
-    digest::{KeyInit, Mac, consts::U16},
-};
 use crypto::protocol::messages::{COOKIE_REPLY_LEN, INITIATION_LEN, RESPONSE_LEN};
 
 use super::{
     Input,
     net::{
-        A, B, KEYS, Pair, Request, Wire,
+        self, A, B, KEYS, Pair, Request, Wire,
         request::{PeerRequest, public},
     },
 };
@@ -176,7 +172,7 @@ impl Game<'_> {
             }
         } else {
             let key = {
-                let mut known = super::net::model::get(&self.pair.hosts[host].tunnel);
+                let mut known = net::model::get(&self.pair.hosts[host].tunnel);
                 known.peers.pop().unwrap().1.preshared_key
             };
             self.pair.configure(host, &Request::new().peer(peer(1 - host).remove()));
@@ -224,13 +220,5 @@ fn same(one: &[u8], other: &[u8]) -> bool {
 
 /// Writes the mac1 that a host wants to see.
 fn sign(datagram: &mut [u8], host: usize) {
-    let Some((before, mac1)) = datagram.len().checked_sub(32).map(|at| datagram.split_at_mut(at))
-    else {
-        return;
-    };
-    let key =
-        Blake2s256::new().chain_update(b"mac1----").chain_update(public(&KEYS[host])).finalize();
-    let mac =
-        <Blake2sMac<U16> as KeyInit>::new_from_slice(&key).unwrap().chain_update(before).finalize();
-    mac1[..16].copy_from_slice(&mac.into_bytes());
+    net::sign(datagram, &public(&KEYS[host]));
 }

@@ -16,6 +16,10 @@ use std::{
 };
 
 use abi::{discard::Discard, ioctl::Set};
+use blake2::{
+    Blake2s256, Blake2sMac, Digest,
+    digest::{KeyInit, Mac, consts::U16},
+};
 use crypto::{
     aead::{self, Job, Piece, Source, Verdict},
     protocol::{
@@ -423,6 +427,30 @@ pub(crate) fn open(
     keypair.accept(counter)?;
     plain.truncate(message.packet.len() - 16);
     Ok(plain)
+}
+
+/// Writes the mac1 that the owner of a public key wants to see, if there is room for one.
+pub(crate) fn sign(datagram: &mut [u8], receiver: &[u8; 32]) {
+    let Some((before, macs)) = datagram.len().checked_sub(32).map(|at| datagram.split_at_mut(at))
+    else {
+        return;
+    };
+    macs[..16].copy_from_slice(&mac(&labelled(b"mac1----", receiver), before));
+}
+
+/// The key that a label and a public key make.
+pub(crate) fn labelled(label: &[u8; 8], public: &[u8; 32]) -> [u8; 32] {
+    Blake2s256::new().chain_update(label).chain_update(public).finalize().into()
+}
+
+/// BLAKE2s of 16 bytes, keyed.
+pub(crate) fn mac(key: &[u8], bytes: &[u8]) -> [u8; 16] {
+    <Blake2sMac<U16> as KeyInit>::new_from_slice(key)
+        .unwrap()
+        .chain_update(bytes)
+        .finalize()
+        .into_bytes()
+        .into()
 }
 
 /// The inner address of a host.
