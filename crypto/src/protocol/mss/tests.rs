@@ -43,6 +43,26 @@ fn fits(packet: &[u8]) -> bool {
 }
 
 #[test]
+fn what_can_be_none_is_told_at_a_glance() {
+    let packet = syn(4, false, &[2, 4, 5, 180]);
+    assert!(may_be_syn(&packet) && may_be_syn(&packet[..40]));
+    assert!(!may_be_syn(&packet[..39]), "the flags may be missing");
+    let mut other = packet.clone();
+    for (at, byte, why) in [
+        (0, 0x55, "no IP"),
+        (0, 0x44, "IPv4's header is shorter than it can be"),
+        (9, 17, "UDP"),
+        (33, 0x10, "an ACK"),
+    ] {
+        let before = std::mem::replace(&mut other[at], byte);
+        assert!(!may_be_syn(&other), "{why}");
+        other[at] = before;
+    }
+    let packet = syn(6, false, &[2, 4, 5, 180]);
+    assert!(may_be_syn(&packet[..54]) && !may_be_syn(&packet[..53]), "no flags");
+}
+
+#[test]
 fn it_is_lowered_to_what_the_path_takes() {
     for (version, header) in [(4, 40), (6, 60)] {
         for extended in [false, true] {
