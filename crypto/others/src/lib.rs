@@ -15,6 +15,7 @@
 mod input;
 #[path = "../../tests/net/mod.rs"]
 mod net;
+#[cfg_attr(not(test), allow(dead_code, reason = "cookies have tests of their own"))]
 mod noise;
 mod seats;
 pub mod tunnels;

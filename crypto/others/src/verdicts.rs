@@ -385,7 +385,7 @@ impl Game<'_> {
         free: Option<std::ops::Range<usize>>,
     ) -> bool {
         let how = self.input.byte();
-        if how % 4 != 0 {
+        if !how.is_multiple_of(4) {
             return false;
         }
         let (at, byte) = (self.input.below(message.len()), 1 + self.input.byte() % 255);
