@@ -159,6 +159,9 @@ behaviours! {
     /// An IRP may be completed before the call returns, later, elsewhere, at PASSIVE or DISPATCH.
     [mark: Documented, source: "WDD network/using-irps-with-winsock-kernel-functions"]
     IRP_COMPLETION_ANYWHERE;
+    /// A datagram may come without control messages: one in 32 does.
+    [mark: Unknown, source: "facts/asks.md 17 has seen one of them missing; no page promises any"]
+    CONTROL_MESSAGES_MAY_BE_MISSING;
     /// Received datagrams come as lists of 1 to 32, on any CPU, in MDL chains.
     [mark: Documented, source: "DDI wsk/nc-wsk-pfn_wsk_receive_from_event"]
     INDICATIONS_AS_LISTS;

@@ -337,8 +337,11 @@ impl SocketLanding {
         let coalesced = (cmsg::IPPROTO_UDP, cmsg::UDP_COALESCED_INFO);
         let level = if self.socket.ipv6 { cmsg::IPPROTO_IPV6 } else { cmsg::IPPROTO_IP };
         let mut used = 0;
-        // One datagram in 32 comes without (no memory for them), one in 8 with a stranger in front.
-        if random & 0x1F == 0x1F && place.segment == 0 {
+        // One datagram in 32 comes without, one in 8 with a stranger in front.
+        if random & 0x1F == 0x1F
+            && place.segment == 0
+            && machine.either(&super::CONTROL_MESSAGES_MAY_BE_MISSING)
+        {
             return 0;
         }
         // In front of the others, or behind them.
