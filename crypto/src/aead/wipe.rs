@@ -64,7 +64,7 @@ stack!(stack256, "avx2", "vpxor xmm0, xmm0, xmm0", "vmovdqu [{at}], ymm0", 32);
 #[cfg(target_arch = "x86_64")]
 stack!(stack128, "sse2", "pxor xmm0, xmm0", "movdqu [{at}], xmm0", 16);
 
-/// Zeroes nearly 4 KiB of stack below its caller for each of `pages`.
+/// Zeroes nearly 4 KiB of stack below its caller for each of `pages`, and the SSE registers.
 ///
 /// For whoever has called something that computes with secrets and is no call of this module: values that are moved, and
 /// what the compiler spills, stay where they were, in a kernel whose stacks are never zeroed. What is asked for must be there.
@@ -84,6 +84,9 @@ pub fn stack(pages: usize) {
     if let Some(more) = pages.checked_sub(1) {
         page(more);
     }
+    // What was moved went through them.
+    #[cfg(target_arch = "x86_64")]
+    xmm();
 }
 
 /// Zeroes the registers and the stack after packets that the crate's cipher sealed or opened.
