@@ -221,7 +221,7 @@ impl<'d> Collector<'d> {
     }
 
     /// Sends what is left: here, since there is nothing else for this CPU to do.
-    fn finish(mut self) {
+    fn finish(&mut self) {
         self.send(false);
     }
 }

@@ -211,6 +211,7 @@ impl Device {
     }
 
     /// Finds a place in a run buffer for each packet's datagram.
+    #[inline(never)] // What it has on the stack is not to be below what seals.
     fn lay_out(&self, work: &mut SendWork, mtu: PathMtu) -> Result<(), Discard> {
         let mtu = mtu.path();
         let packets = &work.packets;

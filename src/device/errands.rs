@@ -55,6 +55,7 @@ impl Device {
     }
 
     /// Sends another CPU on an errand, and counts it.
+    #[inline(never)] // What it has on the stack is not to be below what seals.
     fn send_on(
         errand: Errand,
         counter: Counter,
