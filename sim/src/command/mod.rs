@@ -15,6 +15,7 @@ use sim::verifier::report::Leak;
 pub(crate) mod check;
 pub(crate) mod demo;
 pub(crate) mod policy;
+pub(crate) mod soak;
 pub(crate) mod up;
 
 /// Runs penstock.sys, a Windows kernel driver, on Linux: as a WireGuard tunnel, as a demonstration, or to look at it.
@@ -51,6 +52,11 @@ enum Command {
     Demo(demo::Demo),
     /// Load and unload a driver and say what it imports and what it left behind.
     Check(check::Check),
+    /// Have two simulated Windows machines talk while everything about them changes, for an hour or as long as is said.
+    ///
+    /// Prints a line a minute. Exit code 1: a packet is not accounted for, memory grows, or nothing goes through any more;
+    /// 3: the driver stopped a machine, or left something behind.
+    Soak(soak::Soak),
 }
 
 /// Which driver.
@@ -139,6 +145,7 @@ pub(crate) fn run() -> ExitCode {
         Some(Command::Policy(change)) => change.run(),
         Some(Command::Demo(demo)) => demo.run(),
         Some(Command::Check(check)) => check.run(),
+        Some(Command::Soak(soak)) => soak.run(),
         None => return ExitCode::from(2),
     };
     match outcome {
