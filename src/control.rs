@@ -50,6 +50,20 @@ pub(crate) struct Context {
 }
 
 impl DeviceEvents for Context {
+    /// The adapter is started here and not when it is made: a device that is stopped for other resources has it stopped, and
+    /// starts on the same object.
+    fn prepare_hardware(&self, _handle: Handle, passive: &mut Passive) -> Result<(), NtError> {
+        let adapter = &self.device.adapter;
+        adapter.start(passive)?;
+        self.device.exclude_luid(adapter.luid(passive))?;
+        adapter.set_link_up(self.device.tunnel.is_up());
+        Ok(())
+    }
+
+    fn release_hardware(&self, _handle: Handle, _passive: &mut Passive) {
+        self.device.include_luid();
+    }
+
     fn d0_entry(
         &self,
         _handle: Handle,

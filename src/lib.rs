@@ -257,7 +257,7 @@ impl DriverEvents for Driver {
             let receive_queues = NonZeroU32::new(receive_queues).unwrap_or(NonZeroU32::MIN);
             let mtu = NonZeroU32::new(self.core.policies.get(Policy::Mtu));
             let mtu_bytes = mtu.unwrap_or(netadapter::Config::default().mtu_bytes);
-            let adapter = Adapter::create(
+            Adapter::create(
                 passive,
                 handle,
                 &netadapter::Config {
@@ -275,20 +275,17 @@ impl DriverEvents for Driver {
             )?;
             let device = made.ok_or(NtError::UNSUCCESSFUL)?;
             device.tunnel.set_mtu(mtu_bytes.get());
-            added = Some((device.clone(), adapter));
+            added = Some(device.clone());
             let callouts = Interceptions::attach(&self.core, passive);
             Ok(Context { device, _callouts: callouts })
         })?;
-        let (device, adapter) = added.ok_or(NtError::UNSUCCESSFUL)?;
+        let device = added.ok_or(NtError::UNSUCCESSFUL)?;
         let queue = handle.create_manual_queue(passive)?;
         passive.pinned(|level| device.log.open(level.at_most(), queue));
         let (data1, data2, data3, data4) = INTERFACE_CLASS;
         let class = InterfaceClass(data1, data2, data3, data4);
         handle.create_interface(passive, class, INTERFACE_REFERENCE)?;
-        self.core.workers.add(&device, passive)?;
-        adapter.start(passive)?;
-        device.exclude_luid(adapter.luid(passive))?;
-        Ok(())
+        self.core.workers.add(&device, passive)
     }
 }
 

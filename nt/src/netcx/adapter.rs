@@ -152,6 +152,7 @@ const MOST_IP_HEADER: u16 = 60;
 pub struct Adapter {
     adapter: NETADAPTER,
     speed: LinkSpeed,
+    mtu_bytes: NonZeroU32,
 }
 
 // SAFETY: NetAdapterCx's functions take an adapter's handle on any thread.
@@ -176,18 +177,19 @@ impl Adapter {
         build: impl FnOnce(Self, &mut Passive) -> Result<A, NtError>,
     ) -> Result<Self, NtError> {
         let adapter = AdapterInit::new(device)?.create::<A>()?;
-        let adapter = Self { adapter, speed: data_path.speed };
+        let DataPath { speed, mtu_bytes, .. } = data_path;
+        let adapter = Self { adapter, speed, mtu_bytes };
         let context = build(adapter, passive)?;
         // SAFETY: created above with the attributes of `A`; queues are asked for after the start.
         unsafe { context::fill(adapter.adapter, context) }
             .map_err(|_context| NtError::INSUFFICIENT_RESOURCES)?;
         adapter.set_capabilities::<A>(&data_path);
-        adapter.set_mtu(passive, data_path.mtu_bytes);
-        adapter.set_link(false);
         Ok(adapter)
     }
 
-    /// Hands the adapter to the network stack. Its queues come when the device works.
+    /// Hands the adapter to the network stack, unconnected. Its queues come when the device works.
+    ///
+    /// A device that stops has it stopped, and what NDIS was told of it forgotten: speed and MTU are told with each start.
     ///
     /// # Errors
     ///
@@ -196,7 +198,17 @@ impl Adapter {
     /// # IRQL
     ///
     /// `PASSIVE_LEVEL`.
-    pub fn start(self, _passive: &Passive) -> Result<(), NtError> {
+    pub fn start(self, passive: &Passive) -> Result<(), NtError> {
+        let speed = self.speed.bits_per_second;
+        let mut link_layer = NET_ADAPTER_LINK_LAYER_CAPABILITIES {
+            Size: size_of::<NET_ADAPTER_LINK_LAYER_CAPABILITIES>() as ULONG,
+            MaxTxLinkSpeed: speed,
+            MaxRxLinkSpeed: speed,
+        };
+        // SAFETY: PASSIVE_LEVEL by the token, and not started; the adapter exists by the type invariant; copied.
+        unsafe { NetAdapterSetLinkLayerCapabilities(self.adapter, &raw mut link_layer) };
+        self.set_mtu(passive, self.mtu_bytes);
+        self.set_link(false);
         // SAFETY: PASSIVE_LEVEL by the token; the adapter exists by the type invariant.
         check(unsafe { NetAdapterStart(self.adapter) })
     }
@@ -257,16 +269,8 @@ impl Adapter {
         unsafe { NetAdapterSetLinkState(self.adapter, &raw mut state) };
     }
 
-    /// Sets all that must be set before the start.
+    /// Sets all that must be set before the first start.
     fn set_capabilities<A: AdapterEvents>(self, data_path: &DataPath) {
-        let speed = data_path.speed.bits_per_second;
-        let mut link_layer = NET_ADAPTER_LINK_LAYER_CAPABILITIES {
-            Size: size_of::<NET_ADAPTER_LINK_LAYER_CAPABILITIES>() as ULONG,
-            MaxTxLinkSpeed: speed,
-            MaxRxLinkSpeed: speed,
-        };
-        // SAFETY: called by `create` only, at PASSIVE_LEVEL before the start; copied.
-        unsafe { NetAdapterSetLinkLayerCapabilities(self.adapter, &raw mut link_layer) };
         let mut tx = NET_ADAPTER_TX_CAPABILITIES {
             Size: size_of::<NET_ADAPTER_TX_CAPABILITIES>() as ULONG,
             MappingRequirement: NetMemoryMappingRequirementNone,
@@ -288,7 +292,7 @@ impl Adapter {
             FragmentBufferAlignment: NET_ADAPTER_FRAGMENT_DEFAULT_ALIGNMENT,
             DmaCapabilities: ptr::null_mut(),
         };
-        // SAFETY: as above.
+        // SAFETY: called by `create` only, at PASSIVE_LEVEL before the start; copied.
         unsafe { NetAdapterSetDataPathCapabilities(self.adapter, &raw mut tx, &raw mut rx) };
         let checksum = NET_ADAPTER_OFFLOAD_RX_CHECKSUM_CAPABILITIES {
             Size: size_of::<NET_ADAPTER_OFFLOAD_RX_CHECKSUM_CAPABILITIES>() as ULONG,

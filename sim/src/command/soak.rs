@@ -33,7 +33,7 @@ const REST: Duration = Duration::from_secs(3);
 /// How long a ping may take when nothing disturbs it any more: a handshake that was lost is tried again after five seconds.
 const PATIENCE: Duration = Duration::from_secs(15);
 /// Pool that a driver at rest may have more than after the first minute: lists of buffers kept, by CPU.
-const SLACK: usize = 256 * 1024;
+const SLACK: usize = 1024 * 1024;
 
 /// Arguments of `soak`.
 #[derive(Args)]

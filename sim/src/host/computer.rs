@@ -257,6 +257,37 @@ impl Tunnel {
         check(status)
     }
 
+    /// The system goes to sleep: the device leaves D0, handles stay open.
+    ///
+    /// # Errors
+    ///
+    /// [`BootError`]: the machine stopped.
+    pub fn sleep(&self) -> Result<(), BootError> {
+        self.node.sleep().map_err(|Dead| BootError::Stopped(report(&self.machine)))
+    }
+
+    /// It wakes up.
+    ///
+    /// # Errors
+    ///
+    /// [`BootError`]: the machine stopped, or the device does not come back.
+    pub fn wake(&self) -> Result<(), BootError> {
+        let woken = self.node.wake().map_err(|Dead| BootError::Stopped(report(&self.machine)))?;
+        woken.map_err(|status| BootError::Device("waking the device", status))
+    }
+
+    /// Stops the device and starts it again, as for other resources.
+    ///
+    /// # Errors
+    ///
+    /// [`BootError`]: the machine stopped, or the device does not start.
+    pub fn rebalance(&self) -> Result<(), BootError> {
+        let stopped = |Dead| BootError::Stopped(report(&self.machine));
+        self.node.stop().map_err(stopped)?;
+        let started = self.node.start().map_err(stopped)?;
+        started.map_err(|status| BootError::Device("starting the device again", status))
+    }
+
     /// Closes the handle and removes the device.
     ///
     /// # Errors

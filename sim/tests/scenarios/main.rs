@@ -63,6 +63,7 @@ mod flood;
 mod handshake;
 mod held;
 mod injection;
+mod life_cycle;
 mod load_unload;
 mod loopback;
 mod lost_sockets;

@@ -280,6 +280,17 @@ impl Station {
         self.computer.unload()
     }
 
+    /// Pulls the adapter out while it works, and plugs another in: down, and without peers.
+    ///
+    /// # Errors
+    ///
+    /// [`BootError`].
+    pub fn replace(self) -> Result<Self, BootError> {
+        let (host, number, outer, port) = (self.host.clone(), self.number, self.outer, self.port);
+        let computer = self.pull_out()?;
+        Self::on(computer, host, number, outer, port)
+    }
+
     /// Pulls the adapter out while it works; what is left is the computer.
     ///
     /// # Errors

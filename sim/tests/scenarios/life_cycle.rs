@@ -1,0 +1,138 @@
+//! What PnP and power do to an adapter, again and again, while both ends send: nothing is left, and it works afterwards.
+//!
+//! ```text
+//!   ┌──────────────────────────────────┐ ══ load ══► ┌──────┐
+//!   │ alpha  ⟳ sleep, rebalance,       │             │ beta │
+//!   │        pulled out, another driver│ ◄══ load ══ │      │
+//!   └──────────────────────────────────┘             └──────┘
+//! ```
+//!
+//! `PENSTOCK_ROUNDS=500` has each happen so often instead of [`ROUNDS`].
+
+use std::time::Duration;
+
+use abi::discard::Discard;
+use abi::statistics::Counter;
+use sim::host::memory::Network;
+use sim::host::memory::pair::{Pair, Station};
+
+use crate::machines::accounting::Ledger;
+use crate::machines::{self, Load};
+
+/// How often, unless the environment says otherwise.
+const ROUNDS: u64 = 25;
+/// Between two packets of a load.
+const EVERY: Duration = Duration::from_micros(500);
+
+fn rounds() -> u64 {
+    std::env::var("PENSTOCK_ROUNDS").map_or(ROUNDS, |rounds| rounds.parse().unwrap())
+}
+
+/// Both ways, by IPv4 one and by IPv6 the other.
+fn loads(pair: &Pair) -> [Load; 2] {
+    let (alpha, beta) = (&pair.alpha, &pair.beta);
+    [(alpha, beta.inner()[0]), (beta, alpha.inner()[1])]
+        .map(|(from, to)| Load::start(&pair.world, from, to, 1000, EVERY))
+}
+
+#[test]
+fn the_system_sleeps_and_wakes_under_load() {
+    machines::with_pair(1, |pair| {
+        machines::ping(&pair.alpha, &pair.beta);
+        let loads = loads(pair);
+        for round in 0..rounds() {
+            pair.world.sleep(Duration::from_millis(20 + round % 7));
+            pair.alpha.tunnel().sleep().unwrap();
+            // From a moment to longer than any session lives.
+            pair.world.sleep(Duration::from_millis([0, 3, 50][round as usize % 3]));
+            if round % 10 == 9 {
+                pair.world.sleep(Duration::from_secs(30));
+            }
+            pair.alpha.tunnel().wake().unwrap();
+        }
+        drop(loads);
+        machines::ping(&pair.alpha, &pair.beta);
+        machines::ping(&pair.beta, &pair.alpha);
+    });
+}
+
+#[test]
+fn a_week_of_sleep_ends_with_a_handshake() {
+    machines::with_pair(2, |pair| {
+        machines::ping(&pair.alpha, &pair.beta);
+        for station in [&pair.alpha, &pair.beta] {
+            station.tunnel().sleep().unwrap();
+        }
+        pair.world.sleep(Duration::from_secs(7 * 24 * 3600));
+        for station in [&pair.beta, &pair.alpha] {
+            station.tunnel().wake().unwrap();
+        }
+        let before = Ledger::of(&pair.alpha).counter(Counter::HandshakesOut);
+        machines::ping(&pair.alpha, &pair.beta);
+        let alpha = Ledger::of(&pair.alpha);
+        assert!(alpha.counter(Counter::HandshakesOut) > before, "{alpha}");
+    });
+}
+
+#[test]
+fn the_device_is_stopped_and_started_under_load() {
+    machines::with_pair(3, |pair| {
+        machines::ping(&pair.alpha, &pair.beta);
+        let loads = loads(pair);
+        for round in 0..rounds() {
+            pair.world.sleep(Duration::from_millis(20 + round % 7));
+            pair.alpha.tunnel().rebalance().unwrap();
+        }
+        drop(loads);
+        machines::ping(&pair.alpha, &pair.beta);
+        machines::ping(&pair.beta, &pair.alpha);
+    });
+}
+
+/// Boots both, and has `change` make another alpha of alpha while beta sends to it and it to beta.
+fn again_and_again(seed: u64, change: impl Fn(Station) -> Station) {
+    machines::on_virtual_time(seed, |world, driver| {
+        let network = Network::new(world);
+        let boot = |name: &str, number| {
+            Station::boot(world, &network, number, machines::verified(name), driver).unwrap()
+        };
+        let (mut alpha, beta) = (boot("alpha", 1), boot("beta", 2));
+        let to_alpha = Load::start(world, &beta, alpha.inner()[1], 1000, EVERY);
+        for round in 0..rounds() {
+            machines::join(&alpha, &beta);
+            machines::ping(&alpha, &beta);
+            let to_beta = Load::start(world, &alpha, beta.inner()[0], 1000, EVERY);
+            world.sleep(Duration::from_millis(20 + round % 7));
+            // Its last packets find the adapter gone, as a program's do.
+            alpha = change(alpha);
+            drop(to_beta);
+        }
+        machines::join(&alpha, &beta);
+        // Beta would go on with the last alpha's session for 15 seconds.
+        machines::ping(&alpha, &beta);
+        machines::ping(&beta, &alpha);
+        drop(to_alpha);
+        world.sleep(Duration::from_secs(1));
+        let beta_saw = Ledger::of(&beta);
+        assert!(beta_saw.counter(Counter::PacketsIn) > rounds() * 10, "{beta_saw}");
+        assert_eq!(beta_saw.discarded(Discard::BadTag), 0, "{beta_saw}");
+        for station in [alpha, beta] {
+            machines::nothing_left(&station.shut_down().unwrap());
+        }
+    });
+}
+
+#[test]
+fn an_adapter_is_pulled_out_and_another_plugged_in_under_load() {
+    again_and_again(4, |alpha| alpha.replace().unwrap());
+}
+
+#[test]
+fn another_driver_takes_over_under_load() {
+    let driver = machines::driver();
+    again_and_again(5, |alpha| {
+        let (next, leaks) = alpha.restart(&driver).unwrap();
+        machines::nothing_left(&leaks);
+        next
+    });
+}
