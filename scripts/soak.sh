@@ -17,7 +17,7 @@ pool at rest and this process's memory; at the end every counter and every disca
   OPTION...     as penstock-sim soak takes them (--seed N, --log)
 
 It fails if a machine stops, a ping does not get through once things are calm, a packet is not accounted for, the pool of a driver
-at rest grows after the first minute, or something is left behind when it unloads.
+at rest grows by more than receive buffers may, or something is left behind when it unloads.
 TEXT
 }
 minutes=60 options=()

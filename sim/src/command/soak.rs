@@ -32,8 +32,9 @@ const PAUSE: Duration = Duration::from_millis(200);
 const REST: Duration = Duration::from_secs(3);
 /// How long a ping may take when nothing disturbs it any more: a handshake that was lost is tried again after five seconds.
 const PATIENCE: Duration = Duration::from_secs(15);
-/// Pool that a driver at rest may have more than after the first minute: lists of buffers kept, by CPU.
-const SLACK: usize = 1024 * 1024;
+/// Pool that a driver at rest may have more than after the first minute: receive buffers are made when none is free, 256 KiB at
+/// a time, and kept. What is lost for good is seen when it unloads.
+const SLACK: usize = 16 << 20;
 
 /// Arguments of `soak`.
 #[derive(Args)]
