@@ -24,6 +24,7 @@ use core::{
 };
 
 use nt::{
+    bugcheck::{Impossible, impossible},
     netcx::{Checksums, Finding, RxFragment},
     pool::{Buffer, Tag, try_box},
     status::NtError,
@@ -77,7 +78,8 @@ struct Memory {
     /// The blocks themselves; pushed to by the CPU that is `growing`, with room reserved.
     blocks: UnsafeCell<Vec<Buffer>>,
     buffer_bytes: u32,
-    buffers_per_block: u32,
+    /// Buffers of a block, as a power of two: where the block's number begins in a buffer's index.
+    block_shift: u32,
 }
 
 /// A handle of the driver's receive buffers.
@@ -110,10 +112,11 @@ impl RxPool {
             return Err(NtError::INVALID_PARAMETER);
         }
         let buffer_bytes = buffer_bytes.get().next_multiple_of(BUFFER_ALIGN as u32);
-        let buffers_per_block = BLOCK_BYTES as u32 / buffer_bytes;
+        // Rounded down to a power of two: an index is taken apart for every packet.
+        let block_shift = (BLOCK_BYTES as u32 / buffer_bytes).ilog2();
         let blocks = cap_bytes / BLOCK_BYTES;
         let buffers = blocks
-            .checked_mul(buffers_per_block as usize)
+            .checked_mul(1 << block_shift)
             .filter(|buffers| (1..LINK_MAX as usize).contains(buffers))
             .ok_or(NtError::INVALID_PARAMETER)?;
         let slot = || Slot { word: AtomicU32::new(HELD), packet: AtomicU32::new(0) };
@@ -128,7 +131,7 @@ impl RxPool {
             begins: filled(blocks, || AtomicPtr::new(ptr::null_mut()))?,
             blocks: UnsafeCell::new(room),
             buffer_bytes,
-            buffers_per_block,
+            block_shift,
         })?;
         // INVARIANT: from a box, and counted.
         Ok(Self(NonNull::from(Box::leak(memory))))
@@ -228,7 +231,7 @@ impl Memory {
             let new = changed(head, self.link_of(index));
             match self.free.compare_exchange_weak(head, new, Ordering::Acquire, Ordering::Acquire) {
                 Ok(_) => {
-                    self.slots[index as usize].word.store(HELD, Ordering::Relaxed);
+                    self.slot(index).word.store(HELD, Ordering::Relaxed);
                     return Some(index);
                 }
                 Err(now) => head = now,
@@ -251,7 +254,7 @@ impl Memory {
             let new = changed(head, rest);
             match self.free.compare_exchange_weak(head, new, Ordering::Acquire, Ordering::Acquire) {
                 Ok(_) => {
-                    self.slots[last as usize].word.store(END, Ordering::Relaxed);
+                    self.slot(last).word.store(END, Ordering::Relaxed);
                     return Some(Chain { first, last });
                 }
                 Err(now) => head = now,
@@ -273,7 +276,7 @@ impl Memory {
             if head & CLOSED != 0 {
                 return false;
             }
-            self.slots[last as usize].word.store(head as u32, Ordering::Relaxed);
+            self.slot(last).word.store(head as u32, Ordering::Relaxed);
             let new = changed(head, first + 1);
             // Release: what was done to the buffer comes before whoever takes it next.
             match self.free.compare_exchange_weak(head, new, Ordering::Release, Ordering::Relaxed) {
@@ -297,14 +300,19 @@ impl Memory {
 
     fn add_block(&self, blocks: &mut Vec<Buffer>) -> Option<u32> {
         let begin = self.begins.get(blocks.len())?;
+        // There is room: reserved for as many as there are places for beginnings.
+        if blocks.len() == blocks.capacity() {
+            return None;
+        }
         let block = Buffer::try_new(BLOCK_BYTES, BUFFER_ALIGN, TAG).ok()?;
-        let first = blocks.len() as u32 * self.buffers_per_block;
-        let last = first + self.buffers_per_block - 1;
+        let first = (blocks.len() as u32) << self.block_shift;
+        let count = 1 << self.block_shift;
+        let last = first + count - 1;
         begin.store(block.as_ptr(), Ordering::Release);
-        blocks.push(block); // there is room: reserved for as many as there are places for beginnings
-        self.buffers.fetch_add(self.buffers_per_block, Ordering::Relaxed);
+        blocks.push(block);
+        self.buffers.fetch_add(count, Ordering::Relaxed);
         for index in first + 1..last {
-            self.slots[index as usize].word.store(index + 2, Ordering::Relaxed);
+            self.slot(index).word.store(index + 2, Ordering::Relaxed);
         }
         if first != last {
             self.push(first + 1, last);
@@ -318,7 +326,7 @@ impl Memory {
         let mut home = 0;
         while let Some(index) = link_index(head) {
             home += 1;
-            head = u64::from(self.slots[index as usize].word.load(Ordering::Relaxed));
+            head = u64::from(self.slot(index).word.load(Ordering::Relaxed));
         }
         home
     }
@@ -338,10 +346,21 @@ impl Memory {
         }
     }
 
+    /// The slot of a buffer that exists: its index came from a list, or from whoever holds it.
+    fn slot(&self, index: u32) -> &Slot {
+        let Some(slot) = self.slots.get(index as usize) else {
+            impossible(Impossible::ReceiveBuffer)
+        };
+        slot
+    }
+
     /// Where the bytes of the buffer at `index` begin.
     fn address(&self, index: u32) -> NonNull<u8> {
-        let begin = self.begins[(index / self.buffers_per_block) as usize].load(Ordering::Acquire);
-        let offset = (index % self.buffers_per_block) as usize * self.buffer_bytes as usize;
+        let Some(begin) = self.begins.get((index >> self.block_shift) as usize) else {
+            impossible(Impossible::ReceiveBuffer)
+        };
+        let begin = begin.load(Ordering::Acquire);
+        let offset = (index & ((1 << self.block_shift) - 1)) as usize * self.buffer_bytes as usize;
         // SAFETY: the buffer exists, so its block does, in which it lies.
         let address = unsafe { begin.add(offset) };
         // SAFETY: inside a block.
@@ -396,7 +415,7 @@ impl RxStash<'_> {
     #[must_use]
     pub fn take(&mut self) -> Option<RxBuffer> {
         let Some(Chain { first, last }) = self.chain else { return self.pool.take() };
-        let word = &self.pool.memory().slots[first as usize].word;
+        let word = &self.pool.memory().slot(first).word;
         let next = link_index(u64::from(word.load(Ordering::Relaxed)));
         self.chain = next.map(|first| Chain { first, last });
         word.store(HELD, Ordering::Relaxed);
@@ -501,7 +520,7 @@ impl RxBuffer {
         let memory = self.memory();
         let (address, capacity) = (memory.address(self.index), memory.buffer_bytes);
         // Release: what was done to the bytes comes before whoever brings them back.
-        memory.slots[self.index as usize].word.store(LENT, Ordering::Release);
+        memory.slot(self.index).word.store(LENT, Ordering::Release);
         let handle = NonZeroUsize::MIN.saturating_add(self.index as usize);
         let (len, checksums) = (self.len(), self.checksums());
         core::mem::forget(self);
@@ -513,7 +532,7 @@ impl RxBuffer {
     /// Leaves the buffer to a list of waiting ones, linked to `next` of the same list.
     fn wait(self, link: u32, packet: u32) -> u32 {
         let index = self.index;
-        let slot = &self.memory().slots[index as usize];
+        let slot = self.memory().slot(index);
         slot.packet.store(packet, Ordering::Relaxed);
         slot.word.store(link, Ordering::Relaxed);
         core::mem::forget(self);

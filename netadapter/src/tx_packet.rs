@@ -263,7 +263,7 @@ pub(crate) fn within(
 pub(crate) fn copy(pieces: Pieces<'_>, from: usize, to: &mut [u8]) -> usize {
     let mut copied = 0;
     for piece in within(pieces, from..from.saturating_add(to.len())) {
-        let rest = &mut to[copied..];
+        let rest = to.get_mut(copied..).unwrap_or_default();
         let len = piece.len.min(rest.len());
         // SAFETY: the piece is mapped as long as `pieces` is borrowed; `rest` is our own memory,
         // which is no part of it, and has at least `len` bytes. The sender may be writing: then we

@@ -51,6 +51,13 @@ extern "C" fn ExFreePoolWithTag(block: *mut c_void, _tag: u32) {
     unsafe { dealloc(block, Layout::from_size_align(bytes + 16, 16).unwrap()) };
 }
 
+/// The end of the machine.
+#[unsafe(no_mangle)]
+extern "C" fn KeBugCheckEx(code: u32, what: u64, _: u64, _: u64, _: u64) {
+    std::eprintln!("stopped by {code:#x}, {what}");
+    std::process::abort();
+}
+
 fn pool(buffer_bytes: u32, blocks: usize) -> RxPool {
     RxPool::try_new(NonZeroU32::new(buffer_bytes).unwrap(), blocks * BLOCK_BYTES).unwrap()
 }

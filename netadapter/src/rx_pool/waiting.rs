@@ -103,7 +103,7 @@ impl Drop for Places<'_> {
             count.fetch_sub(self.left, Ordering::Relaxed);
         }
         let Some(Chain { first, last }) = self.chain else { return };
-        let oldest = &pool.memory().slots[last as usize].word;
+        let oldest = &pool.memory().slot(last).word;
         let mut head = newest.load(Ordering::Relaxed);
         loop {
             oldest.store(head, Ordering::Relaxed);

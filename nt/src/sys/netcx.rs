@@ -19,6 +19,8 @@ use core::{cell::UnsafeCell, ffi::c_void, mem::offset_of};
 
 use wdk_sys::{BOOLEAN, NTSTATUS, PWDFDEVICE_INIT, ULONG, WDF_OBJECT_ATTRIBUTES, WDFDEVICE};
 
+use crate::bugcheck::{Impossible, impossible};
+
 pub(crate) type NETADAPTER = *mut c_void;
 pub(crate) type NETPACKETQUEUE = *mut c_void;
 pub(crate) type NETOFFLOAD = *mut c_void;
@@ -478,15 +480,12 @@ static NET_ADAPTER_CX_BIND_INFO: WrittenByLoader<WDF_CLASS_BIND_INFO> =
 
 /// The entry of the function table at `index`.
 ///
-/// # Panics
-///
-/// If the class is not bound, which is a build without the class record: the loader binds before
-/// `DriverEntry` or does not load the driver.
+/// There is none in a build without the class record: the loader binds before `DriverEntry` or does not load the driver.
 fn function(index: usize) -> unsafe extern "system" fn() {
     let table = NET_FUNCTIONS.0.get();
     // SAFETY: the loader filled the table before any code of the driver ran, and nobody writes now.
     let entry = unsafe { (*table)[index] };
-    entry.unwrap_or_else(|| panic!("NetAdapterCx is not bound"))
+    entry.unwrap_or_else(|| impossible(Impossible::NotBound))
 }
 
 /// `NetDriverGlobals`.
