@@ -179,7 +179,10 @@ impl State {
         let Some(at) = self.wanted.iter().position(|wanted| Some(wanted.context) == context) else {
             return;
         };
-        if let Some(filters) = self.wanted.swap_remove(at).filters {
+        // There is room: `want` made it.
+        if let Some(filters) = self.wanted.swap_remove(at).filters
+            && self.unwanted.len() < self.unwanted.capacity()
+        {
             self.unwanted.push(filters);
         }
     }

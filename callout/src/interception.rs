@@ -256,7 +256,13 @@ impl<R: Receiver> Core<R> {
     }
 
     fn publish(&self, ports: &Ports<R>, mut table: Prepared<Ports<R>>) {
-        table.get_mut().extend(ports.iter().cloned());
+        // There is room for all.
+        let list = table.get_mut();
+        for port in ports.iter().cloned() {
+            if list.len() < list.capacity() {
+                list.push(port);
+            }
+        }
         self.state.ports.publish(table, &self.reclaimer);
     }
 }

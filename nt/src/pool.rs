@@ -150,7 +150,9 @@ fn allocate(layout: Layout, flags: POOL_FLAGS, tag: Tag) -> *mut u8 {
         return block;
     }
     let free_from = block.wrapping_add(size_of::<PVOID>());
-    let aligned = free_from.wrapping_add(free_from.align_offset(layout.align()));
+    // An alignment is a power of two.
+    let missing = free_from.addr().wrapping_neg() & (layout.align() - 1);
+    let aligned = free_from.wrapping_add(missing);
     let note = aligned.cast::<PVOID>().wrapping_sub(1);
     // SAFETY: `aligned` is at least a pointer's size past `block`, and at most `extra` bytes, so
     // the note lies inside the block; it is aligned for a pointer, because `aligned` is.

@@ -70,10 +70,8 @@ impl Line {
 impl Write for Line {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         for byte in text.bytes().filter(|byte| *byte != 0) {
-            if self.len == LINE {
-                return Err(fmt::Error);
-            }
-            self.text[self.len] = byte;
+            let Some(place) = self.text[..LINE].get_mut(self.len) else { return Err(fmt::Error) };
+            *place = byte;
             self.len += 1;
         }
         Ok(())

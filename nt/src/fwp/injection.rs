@@ -247,7 +247,7 @@ impl<E: InjectionEvents> Injection<E> {
             return Err((request, Refused::Full));
         };
         if let Err(request) = envelope.fill(request, shape) {
-            core.free.lock(level).push(envelope);
+            core.keep(envelope, level);
             return Err((request, Refused::Layout));
         }
         let at = NonNull::from(Box::leak(envelope));
@@ -407,9 +407,16 @@ impl<E: InjectionEvents> Core<E> {
         let request = envelope.request.take();
         // SAFETY: kept by the envelope's reference to the door.
         let core = unsafe { envelope.core.as_ref() };
-        // There is room: as many were allocated as can be away.
-        core.free.lock(level).push(envelope);
+        core.keep(envelope, level);
         request
+    }
+
+    /// Puts an envelope back. There is room: as many were allocated as can be away.
+    fn keep(&self, envelope: Box<Envelope<E>>, level: &AtMostDispatch) {
+        let mut free = self.free.lock(level);
+        if free.len() < free.capacity() {
+            free.push(envelope);
+        }
     }
 }
 
@@ -463,6 +470,9 @@ impl<E: InjectionEvents> Envelope<E> {
             // as the request, and that as long as the envelope is away.
             let mdl = unsafe { part.describe(begin, room + length) }.ok()?;
             let offset = (room - UDP_HEADER_LEN) as u32;
+            if self.shown.len() == self.shown.capacity() {
+                return None;
+            }
             self.shown.push(Shown { mdl, offset, length: UDP_HEADER_LEN + length });
         }
         if self.shown.is_empty() {

@@ -16,7 +16,7 @@ use wdk_sys::{
     WDFDRIVER, WDFOBJECT, ntddk::MmIsDriverVerifying,
 };
 
-use super::{DeviceInit, call, context};
+use super::{DeviceInit, FUNCTIONS, call, context, functions};
 use crate::{
     irql::Passive,
     status::{NtError, check, to_status},
@@ -84,7 +84,8 @@ impl Entry {
     ///
     /// # Errors
     ///
-    /// Whatever the framework or `build` answers; `DriverEntry` must then return it, upon which the
+    /// [`NtError::NOT_SUPPORTED`] if the framework's table is too short for what is called; whatever the framework or `build`
+    /// answers. `DriverEntry` must then return it, upon which the
     /// framework deletes the driver object.
     ///
     /// # IRQL
@@ -95,6 +96,9 @@ impl Entry {
         passive: &mut Passive,
         build: impl FnOnce(&mut Passive) -> Result<D, NtError>,
     ) -> Result<(), NtError> {
+        if functions() < FUNCTIONS {
+            return Err(NtError::NOT_SUPPORTED);
+        }
         let mut attributes = context::attributes::<D>();
         attributes.EvtCleanupCallback = Some(evt_cleanup::<D>);
         let mut config = WDF_DRIVER_CONFIG {

@@ -31,8 +31,30 @@ pub use request::{Control, Request, RequestorMode};
 
 /// Calls a function of the KMDF table.
 macro_rules! call {
-    ($name:ident $(, $argument:expr)* $(,)?) => {
+    ($name:ident $(, $argument:expr)* $(,)?) => {{
+        $crate::wdf::assume_table();
         wdk_sys::call_unsafe_wdf_function_binding!($name $(, $argument)*)
-    };
+    }};
 }
 use call;
+
+/// How many functions the KMDF table must have: up to the last that this crate calls.
+const FUNCTIONS: usize = wdk_sys::_WDFFUNCENUM::WdfRequestForwardToIoQueueTableIndex as usize + 1;
+
+/// How many functions the KMDF table has.
+fn functions() -> usize {
+    // SAFETY: the entry object wrote it before any code of ours ran, and nobody writes now.
+    unsafe { wdk_sys::WdfFunctionCount as usize }
+}
+
+/// Has the compiler know that the table is long enough, so that `wdk-sys` looks for no function beyond it, which would be a
+/// panic wherever one is called.
+///
+/// # Safety
+///
+/// [`Entry::create`] has found it so.
+#[inline(always)]
+unsafe fn assume_table() {
+    // SAFETY: the caller's promise; the table does not change.
+    unsafe { core::hint::assert_unchecked(functions() >= FUNCTIONS) };
+}
