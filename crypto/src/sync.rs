@@ -446,14 +446,20 @@ impl<T> Deref for Shared<T> {
     }
 }
 
+/// References that are counted. Leaking as many takes centuries; a count that wraps would be a use after free.
+const MOST_REFERENCES: usize = usize::MAX / 2;
+/// The count of a value that is never dropped: as far from both ends as can be, so that whoever counts meanwhile comes to neither.
+const SATURATED: usize = usize::MAX / 4 * 3;
+
 impl<T> Clone for Shared<T> {
     fn clone(&self) -> Self {
         // Relaxed: a new reference is made from one that exists, so the block cannot go away
         // meanwhile.
         let before = self.counted().references.fetch_add(1, Ordering::Relaxed);
-        // Leaking two to the sixty-third references takes centuries; wrapping the count would be a
-        // use after free.
-        assert!(before < usize::MAX / 2, "reference count overflow");
+        if before >= MOST_REFERENCES {
+            // As Linux' `refcount_t`: whoever leaks references leaks the value, too.
+            self.counted().references.store(SATURATED, Ordering::Relaxed);
+        }
         // INVARIANT: one more reference was counted: this one.
         Self { counted: self.counted, owns: PhantomData }
     }
@@ -514,7 +520,7 @@ mod tests {
         thread,
     };
 
-    use super::{RwSpinLock, Shared, SpinLock, Unpinned};
+    use super::{MOST_REFERENCES, RwSpinLock, SATURATED, Shared, SpinLock, Unpinned};
 
     #[test]
     fn a_spin_lock_admits_one_at_a_time() {
@@ -582,6 +588,24 @@ mod tests {
         // SAFETY: `raw` is what `into_raw` gave away above, taken back once.
         drop(unsafe { Shared::from_raw(raw) });
         assert_eq!(drops.load(Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn a_count_that_would_wrap_stays_where_no_drop_reaches_its_end() {
+        let first = Shared::try_new(7).unwrap();
+        let count = || first.counted().references.load(Ordering::Relaxed);
+        for near in [MOST_REFERENCES, usize::MAX - 1, usize::MAX] {
+            first.counted().references.store(near, Ordering::Relaxed);
+            let others = [first.clone(), first.clone()];
+            assert_eq!(count(), SATURATED);
+            drop(others);
+            assert_eq!(count(), SATURATED - 2);
+        }
+        first.counted().references.store(MOST_REFERENCES - 1, Ordering::Relaxed);
+        let last = first.clone();
+        assert_eq!(count(), MOST_REFERENCES, "counted");
+        drop(last);
+        first.counted().references.store(1, Ordering::Relaxed);
     }
 
     #[test]
