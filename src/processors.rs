@@ -55,8 +55,8 @@ const SHARE: Share = Share { packets: 64, time_100ns: 1_000 };
 const SETTLE_POLL: Duration = Duration::from_millis(1);
 
 /// Something for another CPU to do.
-pub(crate) struct Errand {
-    pub(crate) task: Task,
+pub(crate) struct Errand<T = Task> {
+    pub(crate) task: T,
     pub(crate) peer: Shared<Peer>,
     /// Last: it is what the rest is a part of.
     pub(crate) device: Shared<Device>,
@@ -65,11 +65,20 @@ pub(crate) struct Errand {
 /// What there is to do for a peer.
 pub(crate) enum Task {
     /// Go on as the owner of a lane.
-    GoOn(Stage, Baton),
+    GoOn(GoOn),
     /// Seal a chunk, unless somebody has.
     Seal(Claim<Sending>),
     /// Open a chunk, unless somebody has.
     Open(Claim<Receiving>),
+}
+
+/// Going on as the owner of a lane.
+pub(crate) struct GoOn(pub(crate) Stage, pub(crate) Baton);
+
+impl From<Errand<GoOn>> for Errand {
+    fn from(Errand { task, peer, device }: Errand<GoOn>) -> Self {
+        Self { task: Task::GoOn(task), peer, device }
+    }
 }
 
 /// The scaling set. Dropped at `PASSIVE_LEVEL`, after the last adapter: waits for its threads.
@@ -156,7 +165,11 @@ impl Processors {
     /// # Errors
     ///
     /// The errand, when there is no other CPU or that one has as many as it may.
-    pub(crate) fn hand_on(&self, errand: Errand, level: &AtMostDispatch) -> Result<(), Errand> {
+    pub(crate) fn hand_on(
+        &self,
+        errand: Errand<GoOn>,
+        level: &AtMostDispatch,
+    ) -> Result<(), Errand<GoOn>> {
         let here = level.pinned(processor::current);
         let busy = self.cpu(here).filter(|cpu| cpu.post.is_at_work.load(Ordering::Relaxed));
         match busy.or_else(|| self.other(here, 0)) {
@@ -245,7 +258,12 @@ impl Cpu {
     }
 
     /// Puts an errand behind fewer than `most`, and wakes who is to do it.
-    fn give(&self, errand: Errand, most: usize, level: &AtMostDispatch) -> Result<(), Errand> {
+    fn give<E: Into<Errand>>(
+        &self,
+        errand: E,
+        most: usize,
+        level: &AtMostDispatch,
+    ) -> Result<(), E> {
         match self.post.queue.push(&At(level), errand, most)? {
             Server::Awake => {}
             Server::ToWake if self.post.account.is_spent(monotonic()) => self.post.more.set(),

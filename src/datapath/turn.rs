@@ -11,7 +11,7 @@ use nt::irql::AtMostDispatch;
 use crate::{
     device::Device,
     peer::Peer,
-    processors::{Errand, Task},
+    processors::{Errand, GoOn},
 };
 
 /// The most packets delivered in one turn, give or take a chunk.
@@ -71,10 +71,7 @@ impl<'d> Turn<'d> {
     /// Has the next CPU go on, or this one after what else it has to do.
     pub(super) fn hand_over(&self, baton: Baton) -> Result<(), Baton> {
         let (device, peer) = (self.device.clone(), self.peer.clone());
-        let errand = Errand { task: Task::GoOn(self.stage, baton), peer, device };
-        Device::hand_on(errand, self.level).map_err(|errand| match errand.task {
-            Task::GoOn(_, baton) => baton,
-            Task::Seal(_) | Task::Open(_) => unreachable!("it is the errand given"),
-        })
+        let errand = Errand { task: GoOn(self.stage, baton), peer, device };
+        Device::hand_on(errand, self.level).map_err(|Errand { task: GoOn(_, baton), .. }| baton)
     }
 }

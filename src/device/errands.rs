@@ -13,7 +13,7 @@ use super::Device;
 use crate::{
     datapath::Stage,
     peer::Peer,
-    processors::{Errand, Processors, Task},
+    processors::{Errand, GoOn, Processors, Task},
 };
 
 impl Device {
@@ -22,7 +22,10 @@ impl Device {
     /// # Errors
     ///
     /// What was to be done, if that cannot be had now.
-    pub(crate) fn hand_on(errand: Errand, level: &AtMostDispatch) -> Result<(), Errand> {
+    pub(crate) fn hand_on(
+        errand: Errand<GoOn>,
+        level: &AtMostDispatch,
+    ) -> Result<(), Errand<GoOn>> {
         Self::send_on(errand, Counter::Handovers, |processors, errand| {
             processors.hand_on(errand, level)
         })
@@ -56,11 +59,11 @@ impl Device {
 
     /// Sends another CPU on an errand, and counts it.
     #[inline(never)] // What it has on the stack is not to be below what seals.
-    fn send_on(
-        errand: Errand,
+    fn send_on<T>(
+        errand: Errand<T>,
         counter: Counter,
-        give: impl FnOnce(&Processors, Errand) -> Result<(), Errand>,
-    ) -> Result<(), Errand> {
+        give: impl FnOnce(&Processors, Errand<T>) -> Result<(), Errand<T>>,
+    ) -> Result<(), Errand<T>> {
         let device = errand.device.clone();
         // Relaxed: the queue's lock publishes it with the errand.
         device.errands.fetch_add(1, Ordering::Relaxed);
@@ -93,9 +96,15 @@ impl Device {
         level: &AtMostDispatch,
     ) -> usize {
         match task {
-            Task::GoOn(Stage::Seal, baton) => Self::go_on_sealing(this, peer, baton, now, level),
-            Task::GoOn(Stage::Send, baton) => Self::go_on_sending(this, peer, baton, now, level),
-            Task::GoOn(Stage::Open, baton) => Self::go_on_opening(this, peer, baton, now, level),
+            Task::GoOn(GoOn(Stage::Seal, baton)) => {
+                Self::go_on_sealing(this, peer, baton, now, level)
+            }
+            Task::GoOn(GoOn(Stage::Send, baton)) => {
+                Self::go_on_sending(this, peer, baton, now, level)
+            }
+            Task::GoOn(GoOn(Stage::Open, baton)) => {
+                Self::go_on_opening(this, peer, baton, now, level)
+            }
             Task::Seal(claim) => Self::seal_chunk(this, peer, &claim, now, level),
             Task::Open(claim) => Self::open_chunk(this, peer, &claim, now, level),
         }

@@ -35,7 +35,7 @@ impl<T, const N: usize> Default for Queue<T, N> {
 }
 
 impl<T, const N: usize> Queue<T, N> {
-    /// Puts `item` behind what is waiting, if that is fewer than `most`.
+    /// Puts `item` behind what is waiting, if that is fewer than `most`; only then it becomes a `T`.
     ///
     /// # Errors
     ///
@@ -44,12 +44,18 @@ impl<T, const N: usize> Queue<T, N> {
     /// # IRQL
     ///
     /// `<= DISPATCH_LEVEL`.
-    pub fn push(&self, ground: &impl Ground, item: T, most: usize) -> Result<Server, T> {
+    pub fn push<I: Into<T>>(
+        &self,
+        ground: &impl Ground,
+        item: I,
+        most: usize,
+    ) -> Result<Server, I> {
         self.0.with(ground, |state| {
-            if state.waiting.len() >= most {
+            if state.waiting.len() >= most || state.waiting.is_full() {
                 return Err(item);
             }
-            state.waiting.push_back(item)?;
+            // There is room.
+            let _ = state.waiting.push_back(item.into());
             let served = core::mem::replace(&mut state.served, true);
             Ok(if served { Server::Awake } else { Server::ToWake })
         })

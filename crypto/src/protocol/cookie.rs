@@ -78,7 +78,7 @@ impl CookieSecret {
     /// Whether the secret is too old to be used.
     // spec: WG 5.4.7-c — lazily, and no previous secret is kept.
     pub(super) fn is_due(&self, now: Instant) -> bool {
-        self.made_at.is_none_or(|made| now.0.saturating_sub(made.0) >= COOKIE_SECRET_LIFE)
+        self.made_at.is_none_or(|made| now.since(made) >= COOKIE_SECRET_LIFE)
     }
 
     /// Replaces the secret if it is still due.
@@ -175,7 +175,7 @@ impl CookieJar {
     }
 
     fn usable(&self, now: Instant) -> Option<[u8; 16]> {
-        let age = now.0.saturating_sub(self.received_at?.0);
+        let age = now.since(self.received_at?);
         self.cookie.filter(|_| age < COOKIE_USE_LIFE)
     }
 }

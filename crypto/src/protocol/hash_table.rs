@@ -107,7 +107,10 @@ impl<V> HashTable<V> {
         while let Some(entry) = self.entry(at) {
             let home = self.home(entry.hash);
             if self.distance(home, at) >= self.distance(hole, at) {
-                self.slots.swap(hole, at);
+                let moved = self.slots.get_mut(at).and_then(Option::take);
+                if let Some(place) = self.slots.get_mut(hole) {
+                    *place = moved;
+                }
                 hole = at;
             }
             at = self.after(at);

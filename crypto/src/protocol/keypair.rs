@@ -5,6 +5,8 @@
 //! receives, and a wiped one does neither, although a chunk may hold it a little longer. Its keys
 //! are zeroed when the last reference goes. [WG §6]
 
+use core::time::Duration;
+
 use abi::discard::Discard;
 
 use super::{
@@ -13,6 +15,7 @@ use super::{
     noise::SessionKeys,
     peer::Peer,
     replay::ReceiveWindow,
+    timers::nanoseconds,
 };
 use crate::{
     aead::Key,
@@ -31,7 +34,8 @@ pub struct Keypair<E> {
     local_index: u32,
     /// How we address the peer.
     remote_index: u32,
-    born: Instant,
+    /// When the keys were derived, in nanoseconds.
+    born: u64,
     initiator: bool,
     may_send: AtomicBool,
     may_receive: AtomicBool,
@@ -58,7 +62,7 @@ impl<E> Keypair<E> {
             receiving: Key::new(*keys.receiving.expose()),
             local_index: facts.local_index,
             remote_index: facts.remote_index,
-            born: facts.born,
+            born: facts.born.nanoseconds(),
             initiator: facts.initiator,
             may_send: AtomicBool::new(true),
             may_receive: AtomicBool::new(true),
@@ -103,11 +107,11 @@ impl<E> Keypair<E> {
         self.initiator
     }
 
-    /// Time since the keys were derived.
+    /// Whether at `now` it is so long ago, or longer, that the keys were derived.
     #[must_use]
     // spec: WG 6.2-a
-    pub fn age(&self, now: Instant) -> core::time::Duration {
-        now.0.saturating_sub(self.born.0)
+    pub fn is_as_old_as(&self, age: Duration, now: Instant) -> bool {
+        now.nanoseconds().saturating_sub(self.born) >= nanoseconds(age)
     }
 
     /// Whether packets may be sealed with it at `now`.
@@ -116,7 +120,7 @@ impl<E> Keypair<E> {
         // Relaxed, here and below: flags and counters publish nothing; a CPU that reads them late
         // is one that ran early.
         self.may_send.load(Ordering::Relaxed)
-            && self.age(now) < REJECT_AFTER_TIME
+            && !self.is_as_old_as(REJECT_AFTER_TIME, now)
             && self.sent_messages() < REJECT_AFTER_MESSAGES
     }
 
@@ -124,7 +128,7 @@ impl<E> Keypair<E> {
     #[must_use]
     pub fn usable_for_receiving(&self, now: Instant) -> bool {
         self.may_receive.load(Ordering::Relaxed)
-            && self.age(now) < REJECT_AFTER_TIME
+            && !self.is_as_old_as(REJECT_AFTER_TIME, now)
             && !self.window.is_exhausted()
     }
 

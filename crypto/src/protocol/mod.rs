@@ -80,6 +80,12 @@ impl Instant {
         self.0.as_nanos() as u64
     }
 
+    /// The time since `earlier`; none if that is later. Unlike what `Duration` subtracts it cannot end in a panic, which the
+    /// compiler does not see there.
+    pub(crate) fn since(self, earlier: Self) -> Duration {
+        Duration::from_nanos(self.nanoseconds().saturating_sub(earlier.nanoseconds()))
+    }
+
     pub(crate) fn from_nanoseconds(nanoseconds: u64) -> Self {
         Self(Duration::from_nanos(nanoseconds))
     }

@@ -232,7 +232,7 @@ impl<E> Peer<E> {
     /// initiator only.
     // spec: WG 6.2-b
     fn rekey_after_sending(&self, keypair: &Keypair<E>, now: Now) -> Wants {
-        let old = keypair.is_initiator() && keypair.age(now.monotonic) >= REKEY_AFTER_TIME;
+        let old = keypair.is_initiator() && keypair.is_as_old_as(REKEY_AFTER_TIME, now.monotonic);
         if old || keypair.sent_messages() > REKEY_AFTER_MESSAGES {
             self.request_new_initiation(now)
         } else {
@@ -323,8 +323,8 @@ impl<E> Peer<E> {
         self.roam(ground, from);
         let mut wants = self.promote(ground, keypair, now);
         // spec: WG 6.2-c
-        let last_minute =
-            keypair.is_initiator() && keypair.age(now.monotonic) >= REKEY_AFTER_TIME_RECEIVING;
+        let last_minute = keypair.is_initiator()
+            && keypair.is_as_old_as(REKEY_AFTER_TIME_RECEIVING, now.monotonic);
         if last_minute && !self.timers.asked_at_last_minute.swap(true, Ordering::Relaxed) {
             wants |= self.request_new_initiation(now);
         }

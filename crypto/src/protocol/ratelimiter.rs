@@ -168,7 +168,7 @@ impl RateLimiter {
 
     /// Once a second, the young become old and the old are forgotten.
     fn turn(&mut self, now: Instant) -> Forgotten {
-        let since = now.0.saturating_sub(self.turned_at.0);
+        let since = now.since(self.turned_at);
         if since <= RATE_SOURCE_LIFE {
             return Forgotten { _sources: [Sources::new(), Sources::new()] };
         }
@@ -192,7 +192,7 @@ pub struct Forgotten {
 impl Bucket {
     /// Takes the cost of one message if there is credit for it. Time counts as heard either way.
     fn charge(&mut self, now: Instant) -> bool {
-        let earned = now.0.saturating_sub(self.heard_at.0).as_nanos();
+        let earned = now.since(self.heard_at).as_nanos();
         let earned = u64::try_from(earned).unwrap_or(u64::MAX);
         self.heard_at = self.heard_at.max(now);
         let credit = self.credit_ns.saturating_add(earned).min(credit_max());

@@ -192,7 +192,10 @@ impl Segment {
         let Some((front, back)) = to.split_at_mut_checked(self.headers.len) else { return 0 };
         let copied = payload(self.payload_at, back);
         self.finish(Sum::default().and(back));
-        front.copy_from_slice(self.headers());
+        let headers = self.headers();
+        if front.len() == headers.len() {
+            front.copy_from_slice(headers);
+        }
         front.len().saturating_add(copied)
     }
 }

@@ -49,7 +49,11 @@ impl Staged {
                     return Err(reason);
                 }
                 if let Some(packet) = packet.take_if(|packet| queue.has_room_for(packet.len())) {
-                    queue.packets.try_reserve(1).map_err(|_| Discard::NoMemory)?;
+                    // Within its capacity the list does not grow by itself, which could not fail.
+                    let reserved = queue.packets.try_reserve(1);
+                    if reserved.is_err() || queue.packets.len() == queue.packets.capacity() {
+                        return Err(Discard::NoMemory);
+                    }
                     queue.bytes = queue.bytes.saturating_add(packet.len());
                     queue.packets.push_back(packet);
                 }

@@ -302,7 +302,7 @@ impl<E> Tunnel<E> {
 
     /// Whether the earliest timer is overdue by so much that nobody can have been awake.
     fn has_slept(&self, ground: &impl Ground, now: Now) -> bool {
-        self.next_wake(ground).is_some_and(|due| now.monotonic.0.saturating_sub(due.0) > CLOCK_JUMP)
+        self.next_wake(ground).is_some_and(|due| now.monotonic.since(due) > CLOCK_JUMP)
     }
 
     /// Fires the timers of one peer that are due.
