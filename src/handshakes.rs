@@ -249,6 +249,10 @@ impl HandshakeQueue {
                 (false, _) => None,
             };
             let line = if goes_first { &mut lines.first } else { &mut lines.others };
+            // Each has room for all; it would grow without asking.
+            if line.len() == line.capacity() {
+                return Some(message);
+            }
             line.push_back(message);
             self.waiting.store(lines.len(), Ordering::Relaxed);
             dropped

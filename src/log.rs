@@ -68,7 +68,7 @@ impl Log {
                 lines.pop_front();
             }
             // Without memory for it the line is only in the debugger's output.
-            if lines.try_reserve(1).is_ok() {
+            if lines.try_reserve(1).is_ok() && lines.len() < lines.capacity() {
                 lines.push_back(entry);
             }
         });

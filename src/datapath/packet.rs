@@ -52,6 +52,10 @@ impl Held {
         if self.segments.is_empty() {
             self.segments.try_reserve_exact(CHUNK_PACKETS).map_err(|_| Discard::NoMemory)?;
         }
+        // A chunk has no more packets; the list would grow without asking.
+        if self.segments.len() == self.segments.capacity() {
+            return Err(Discard::NoMemory);
+        }
         self.segments.push(segment);
         Ok(self.segments.len().saturating_sub(1))
     }

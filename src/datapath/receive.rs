@@ -393,11 +393,15 @@ fn open_some<'d>(
         let _ = jobs.push(Job { key, counter, source, destination, verdict });
     }
     let written = aead::open(state, &mut jobs);
-    let verdicts: Batch<Verdict, OPEN_PACKETS> = jobs.iter().map(|job| job.verdict).collect();
+    let mut verdicts: Batch<Verdict, OPEN_PACKETS> = Batch::new();
+    // As many as there are jobs.
+    for job in &jobs {
+        let _ = verdicts.push(job.verdict);
+    }
     drop(jobs);
     let opened = packets.iter_mut().filter(|packet| packet.buffer.is_some());
-    for (packet, verdict) in opened.zip(verdicts) {
-        packet.verdict = verdict;
+    for (packet, verdict) in opened.zip(&verdicts) {
+        packet.verdict = *verdict;
     }
     gathered.saturating_add(written)
 }
@@ -441,11 +445,11 @@ fn sealed_pieces<'d>(datagram: &Datagram<'d>) -> Option<Batch<Piece<'d>, DATAGRA
 /// Copies the datagram's bytes after its header to the front of `to`, and returns how many.
 fn gather(datagram: &Datagram<'_>, to: &mut [u8]) -> usize {
     after_header(datagram).fold(0, |at: usize, piece| {
-        let end = at.saturating_add(piece.len());
-        if let Some(place) = to.get_mut(at..end) {
+        let rest = to.get_mut(at..).unwrap_or_default();
+        if let Some(place) = rest.get_mut(..piece.len()) {
             place.copy_from_slice(piece);
         }
-        end
+        at.saturating_add(piece.len())
     })
 }
 

@@ -425,14 +425,18 @@ fn seal_some<'p, 'r>(
     packets: impl Iterator<Item = Batch<Piece<'p>, PACKET_PIECES>>,
     datagrams: &mut impl Iterator<Item = &'r mut [u8]>,
 ) -> usize {
-    let pieces: Batch<_, SEAL_PACKETS> = packets.collect();
+    let mut pieces: Batch<_, SEAL_PACKETS> = Batch::new();
+    // As many as packets, which are at most as many.
+    for packet in packets {
+        let _ = pieces.push(packet);
+    }
     let mut jobs: Batch<Job<'_>, SEAL_PACKETS> = Batch::new();
     for ((pieces, counter), datagram) in pieces.iter().zip(first_counter..).zip(datagrams) {
         let Some((header, sealed)) = datagram.split_first_chunk_mut() else { break };
         *header = Transport::header(keypair.remote_index(), counter);
         let source = Source::Pieces(pieces);
         let (key, verdict) = (keypair.sending(), Verdict::Pending);
-        // As many jobs as packets, which are at most as many.
+        // As above.
         let _ = jobs.push(Job { key, counter, source, destination: sealed, verdict });
     }
     let sealed = aead::seal(state, &mut jobs);

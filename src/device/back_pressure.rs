@@ -23,6 +23,7 @@ use super::Device;
 const SPARE_RUNS: usize = 8;
 /// How long room is waited for.
 const LONGEST_WAIT: Duration = Duration::from_millis(100);
+const LONGEST_WAIT_NANOSECONDS: u64 = LONGEST_WAIT.as_nanos() as u64;
 
 /// How many adapters wait for runs; the driver's.
 #[derive(Default)]
@@ -41,7 +42,7 @@ impl Device {
             self.stop_waiting();
             return true;
         }
-        let nanoseconds = u64::try_from(now.monotonic.0.as_nanos()).unwrap_or(u64::MAX).max(1);
+        let nanoseconds = nanoseconds(now.monotonic.0).max(1);
         let since = self.waits_since.0.compare_exchange(
             0,
             nanoseconds,
@@ -58,7 +59,7 @@ impl Device {
             self.stop_waiting();
             return true;
         }
-        since.is_err_and(|since| is_over(since, now.monotonic.0))
+        since.is_err_and(|since| is_over(since, nanoseconds))
     }
 
     /// A run is back in the pool: who waits for one looks again.
@@ -88,7 +89,7 @@ impl Device {
     /// When nothing is waited for any longer, if the ring waits and that is still to come.
     pub(crate) fn gives_up_at(&self, now: Duration) -> Option<Duration> {
         let since = self.waits_since.0.load(Ordering::Relaxed);
-        (since != 0 && !is_over(since, now))
+        (since != 0 && !is_over(since, nanoseconds(now)))
             .then(|| Duration::from_nanos(since).saturating_add(LONGEST_WAIT))
     }
 
@@ -103,7 +104,12 @@ impl Device {
     }
 }
 
-/// Whether who waits since then, in nanoseconds since boot, has waited for as long as may be.
-fn is_over(since: u64, now: Duration) -> bool {
-    now.saturating_sub(Duration::from_nanos(since)) >= LONGEST_WAIT
+/// A time since boot in nanoseconds, of which there are enough for five centuries.
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Whether who waits since then has waited for as long as may be; both in nanoseconds since boot.
+fn is_over(since: u64, now: u64) -> bool {
+    now.saturating_sub(since) >= LONGEST_WAIT_NANOSECONDS
 }
