@@ -25,14 +25,7 @@ fn is_crate(name: &str) -> bool {
 fn no_batch_reaches_a_panic() {
     let code = Code::read();
     let reached = code.reach(&roots(&code), is_crate);
-    let way = |mut at: u32| {
-        let mut way = vec![code.name(at)];
-        while let Some(from) = reached[&at] {
-            at = from;
-            way.push(code.name(at));
-        }
-        way
-    };
+    let way = |at: u32| code.way(&reached, at);
     for at in reached.keys() {
         let name = code.name(*at);
         assert!(!name.contains("panic") && !name.contains("_failed"), "{:?}", way(*at));

@@ -17,6 +17,8 @@ pub(crate) struct Function {
     pub(crate) frame: usize,
     /// Functions it calls or jumps to.
     pub(crate) calls: BTreeSet<u32>,
+    /// By which instructions it does: their addresses, and where they lead.
+    pub(crate) sites: Vec<(u32, u32)>,
     /// Calls whose target the code does not say.
     pub(crate) is_open: bool,
     /// Addresses of instructions that need vector state beyond SSE: those that are encoded as VEX, EVEX or XOP.
@@ -36,6 +38,22 @@ pub(crate) fn built() -> PathBuf {
 /// The built driver's bytes.
 pub(crate) fn bytes() -> Vec<u8> {
     std::fs::read(built()).expect("scripts/build.sh makes target/driver/penstock.sys")
+}
+
+/// The lines of source that each of these instructions stands for: its function's, innermost of what was inlined first.
+pub(crate) fn lines(instructions: impl IntoIterator<Item = u32>) -> Vec<Vec<String>> {
+    let pdb = pdb_addr2line::pdb::PDB::open(File::open(built().with_extension("pdb")).unwrap());
+    let data = pdb_addr2line::ContextPdbData::try_from_pdb(pdb.unwrap()).unwrap();
+    let context = data.make_context().unwrap();
+    let line = |frame: &pdb_addr2line::Frame<'_>| {
+        format!("{}:{}", frame.file.as_deref().unwrap_or("?"), frame.line.unwrap_or(0))
+    };
+    (instructions.into_iter())
+        .map(|at| {
+            let found = context.find_frames(at).unwrap();
+            found.map(|found| found.frames.iter().map(line).collect()).unwrap_or_default()
+        })
+        .collect()
 }
 
 impl Code {
@@ -105,6 +123,16 @@ impl Code {
         reached
     }
 
+    /// The way by which `at` was reached, from there up.
+    pub(crate) fn way(&self, reached: &BTreeMap<u32, Option<u32>>, mut at: u32) -> Vec<&str> {
+        let mut way = vec![self.name(at)];
+        while let Some(from) = reached[&at] {
+            at = from;
+            way.push(self.name(at));
+        }
+        way
+    }
+
     /// The most stack from `at` down, its return address included; code behind `stop` takes none.
     pub(crate) fn depth(&self, at: u32, stop: &dyn Fn(&str) -> bool) -> usize {
         let Some(function) = self.0.get(&at).filter(|f| !stop(&f.name)) else { return 0 };
@@ -137,6 +165,7 @@ impl Function {
                     let to = instruction.near_branch_target() as u32;
                     if !own.contains(&to) {
                         self.calls.insert(to);
+                        self.sites.push((instruction.ip() as u32, to));
                     }
                 }
                 FlowControl::IndirectCall => self.is_open = true,

@@ -3,4 +3,5 @@
 
 mod aead;
 mod code;
+mod panics;
 mod rules;
