@@ -53,7 +53,7 @@ reasons! {
     Outbound NoMemory,
     /// All run buffers are in flight, or the pipeline's queue is full.
     Outbound QueueFull,
-    /// The session's key expired or ran out of counters before the packet was sealed.
+    /// Never counted, and its number is kept: a packet that finds its session's key expired or out of counters waits for another.
     Outbound KeyExpired,
     /// The routing table has no route to the peer's endpoint.
     Outbound NoRoute,

@@ -512,6 +512,21 @@ fn data_with_one_thing_wrong() {
             .map(|counter| session.seal_at(counter, &inner(b"beyond")))
             .into();
         scene.silent("beyond the last counter", &[Discard::SessionExpired], &beyond);
+        // Authentic, and no packet that alpha lets through.
+        let mut with = |at: usize, bytes: &[u8]| {
+            let mut packet = inner(b"some data");
+            packet[at..at + bytes.len()].copy_from_slice(bytes);
+            session.seal(&packet)
+        };
+        let versions = [0x05, 0x35, 0x55, 0x75, 0xF5].map(|first| with(0, &[first]));
+        let lengths = [0, 1, 19, 49, 4000, u16::MAX].map(|len| with(2, &len.to_be_bytes()));
+        let sources = [[10, 9, 0, 3], [10, 9, 0, 1], [0; 4]].map(|source| with(12, &source));
+        // As long as it is, it is none of IPv6, whose header is longer.
+        let short = [session.seal(&[0x45; 16]), session.seal(&[0x60; 32])];
+        scene.silent("neither IPv4 nor IPv6", &[Discard::InnerVersion], &versions);
+        scene.silent("shorter than its header", &[Discard::InnerVersion], &short);
+        scene.silent("of another length", &[Discard::InnerLength], &lengths);
+        scene.silent("from somebody else", &[Discard::WrongSource], &sources);
         let longer = [[&good[..], &[0; 9000]].concat()];
         // Where datagrams may come as one it is none that came alone.
         let reason = if scene.coalesces { Discard::BadCoalescing } else { Discard::NoBuffer };

@@ -11,6 +11,7 @@ use std::time::Duration;
 use abi::discard::Discard;
 use abi::policy::Policy;
 use abi::statistics::Counter;
+use sim::host::computer::report;
 use sim::host::memory::Network;
 use sim::host::memory::pair::{Pair, Station};
 use sim::nt::wsk;
@@ -76,6 +77,28 @@ fn an_adapter_that_goes_down_meanwhile_leaves_nothing_in_its_ring() {
         pair.alpha.set_up(false).unwrap();
         assert!(released.join(Some(pair.world.now() + Duration::from_secs(1))));
         pair.alpha.set_up(true).unwrap();
+        machines::ping(&pair.alpha, &pair.beta);
+    });
+}
+
+/// What the driver has left in the ring goes no further.
+#[test]
+fn an_adapter_that_is_paused_meanwhile_counts_what_was_in_its_ring() {
+    with_a_network_that_keeps(|pair, keep| {
+        keep(true);
+        fill(pair);
+        let (clock, machine) = (pair.world.clone(), pair.alpha.computer().machine().clone());
+        let released = pair.world.spawn("network", move || {
+            clock.sleep(Duration::from_millis(30));
+            wsk::hold_sends(&machine, false);
+        });
+        // The transmit queue does not end before what it gave is back.
+        let machine = pair.alpha.computer().machine();
+        let restarted = pair.alpha.tunnel().adapter().pause_and_restart(machine);
+        assert!(restarted.is_ok(), "{}", report(machine));
+        assert!(released.join(Some(pair.world.now() + Duration::from_secs(1))));
+        let ledger = Ledger::of(&pair.alpha);
+        assert!(ledger.discarded(Discard::Stopping) > 0, "{ledger}");
         machines::ping(&pair.alpha, &pair.beta);
     });
 }

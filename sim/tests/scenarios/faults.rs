@@ -19,6 +19,7 @@ use std::time::Duration;
 use abi::discard::Discard;
 use abi::policy::Policy;
 use abi::statistics::Counter;
+use sim::host::computer::report;
 use sim::host::memory::pair::{Pair, Station};
 use sim::nt::machine::{Machine, Options};
 use sim::nt::{dpc, fwp, wsk};
@@ -35,6 +36,8 @@ const SIZE: usize = 1000;
 const IN_A_CHUNK: &str = "KeSaveExtendedProcessorState";
 /// Where the owner of a peer's sender is in the middle of a send.
 const IN_A_SEND: &str = "WskSendMessages";
+/// The first thing that NetAdapterCx's callbacks do; of the receiver's hardly any is another.
+const IN_AN_ADVANCE: &str = "WdfObjectGetTypedContextWorker";
 
 fn four() -> Options {
     let policies = [(Policy::FastPath, 0), (Policy::SendEngine, 0)];
@@ -277,6 +280,61 @@ fn sends_that_fail_are_counted() {
         |ended, why| {
             in_order_and_accounted(ended, why);
             assert!(ended.more(0, Discard::SendFailed) > 500, "{why}\n{}", ended.after[0]);
+        },
+    );
+}
+
+#[test]
+fn datagrams_that_cannot_be_mapped_are_counted() {
+    under_a_flow(
+        1..=3,
+        |pair, _| {
+            for _ in 0..10 {
+                machine(&pair.beta).faults().refuse("MmMapLockedPagesSpecifyCache");
+                pair.world.sleep(milliseconds(2));
+                machine(&pair.beta).faults().never();
+                pair.world.sleep(milliseconds(2));
+            }
+        },
+        |ended, why| {
+            in_order_and_accounted(ended, why);
+            assert!(ended.more(1, Discard::Unmapped) > 0, "{why}\n{}", ended.after[1]);
+        },
+    );
+}
+
+/// The CPU that gives the stack what was opened stands still, and the others open more than may wait for it.
+#[test]
+fn what_waits_for_the_receive_ring_is_bounded() {
+    under_a_flow(
+        1..=3,
+        |pair, _| {
+            machine(&pair.beta).faults().stall(IN_AN_ADVANCE, 0, milliseconds(100));
+            pair.world.sleep(milliseconds(110));
+        },
+        |ended, why| {
+            in_order_and_accounted(ended, why);
+            assert!(ended.more(1, Discard::RingFull) > 0, "{why}\n{}", ended.after[1]);
+        },
+    );
+}
+
+/// The same, and the queue ends meanwhile.
+#[test]
+fn what_waits_for_a_receive_ring_that_ends_is_counted() {
+    under_a_flow(
+        1..=3,
+        |pair, _| {
+            machine(&pair.beta).faults().stall(IN_AN_ADVANCE, 0, STALL);
+            pair.world.sleep(STALL / 2);
+            let beta = pair.beta.computer().machine();
+            let restarted = pair.beta.tunnel().adapter().pause_and_restart(beta);
+            assert!(restarted.is_ok(), "{}", report(beta));
+        },
+        |ended, why| {
+            // What is in the ring already, NetAdapterCx does not give to a stack that pauses, and counts itself.
+            ended.assert_in_order(why);
+            assert!(ended.more(1, Discard::NotUp) > 0, "{why}\n{}", ended.after[1]);
         },
     );
 }
