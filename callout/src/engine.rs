@@ -19,6 +19,7 @@ use nt::{
     fwp::{EngineEvents, EngineStates, Session, Transaction, is_running},
     irql::Passive,
     mutex::Mutex,
+    pool::push_within,
     shared::Shared,
     status::NtError,
     thread::Thread,
@@ -179,11 +180,9 @@ impl State {
         let Some(at) = self.wanted.iter().position(|wanted| Some(wanted.context) == context) else {
             return;
         };
-        // There is room: `want` made it.
-        if let Some(filters) = self.wanted.swap_remove(at).filters
-            && self.unwanted.len() < self.unwanted.capacity()
-        {
-            self.unwanted.push(filters);
+        if let Some(filters) = self.wanted.swap_remove(at).filters {
+            // There is room: `want` made it.
+            let _ = push_within(&mut self.unwanted, filters);
         }
     }
 

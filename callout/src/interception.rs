@@ -22,6 +22,7 @@ use nt::{
     fwp::{Callouts, Classifier, Classify, Injected, Metadata, Shape},
     irql::{AtMostDispatch, Dispatch, Passive},
     mutex::Mutex,
+    pool::push_within,
     processor,
     rcu::{Prepared, Rcu, Reclaimer},
     shared::Shared,
@@ -256,12 +257,9 @@ impl<R: Receiver> Core<R> {
     }
 
     fn publish(&self, ports: &Ports<R>, mut table: Prepared<Ports<R>>) {
-        // There is room for all.
-        let list = table.get_mut();
         for port in ports.iter().cloned() {
-            if list.len() < list.capacity() {
-                list.push(port);
-            }
+            // There is room for all.
+            let _ = push_within(table.get_mut(), port);
         }
         self.state.ports.publish(table, &self.reclaimer);
     }

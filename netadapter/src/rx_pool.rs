@@ -26,7 +26,7 @@ use core::{
 use nt::{
     bugcheck::{Impossible, impossible},
     netcx::{Checksums, Finding, RxFragment},
-    pool::{Buffer, Tag, try_box},
+    pool::{Buffer, Tag, push_within, try_box},
     status::NtError,
 };
 
@@ -300,16 +300,14 @@ impl Memory {
 
     fn add_block(&self, blocks: &mut Vec<Buffer>) -> Option<u32> {
         let begin = self.begins.get(blocks.len())?;
-        // There is room: reserved for as many as there are places for beginnings.
-        if blocks.len() == blocks.capacity() {
-            return None;
-        }
         let block = Buffer::try_new(BLOCK_BYTES, BUFFER_ALIGN, TAG).ok()?;
+        let address = block.as_ptr();
         let first = (blocks.len() as u32) << self.block_shift;
         let count = 1 << self.block_shift;
         let last = first + count - 1;
-        begin.store(block.as_ptr(), Ordering::Release);
-        blocks.push(block);
+        // There is room: reserved for as many as there are places for beginnings.
+        push_within(blocks, block).ok()?;
+        begin.store(address, Ordering::Release);
         self.buffers.fetch_add(count, Ordering::Relaxed);
         for index in first + 1..last {
             self.slot(index).word.store(index + 2, Ordering::Relaxed);

@@ -9,7 +9,7 @@
 //!
 //! Source: <https://learn.microsoft.com/windows-hardware/drivers/ddi/wdm/nf-wdm-exallocatepool2>
 
-use alloc::boxed::Box;
+use alloc::{boxed::Box, vec::Vec};
 use core::{
     alloc::{GlobalAlloc, Layout},
     mem::{self, size_of},
@@ -202,6 +202,23 @@ pub fn try_box<T>(value: T) -> Result<Box<T>, NtError> {
     unsafe { block.write(value) };
     // SAFETY: allocated by the global allocator with T's layout, and now holds a T.
     Ok(unsafe { Box::from_raw(block) })
+}
+
+/// Puts `value` at the end of a list that has room for it: a full one would grow by itself, and panic without memory.
+///
+/// # Errors
+///
+/// The value, if there is no room.
+///
+/// # IRQL
+///
+/// Any.
+pub fn push_within<T>(list: &mut Vec<T>, value: T) -> Result<(), T> {
+    if list.len() == list.capacity() {
+        return Err(value);
+    }
+    list.push(value);
+    Ok(())
 }
 
 /// Uninitialised memory for a `T`, which has a size, under a tag of its own.

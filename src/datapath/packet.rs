@@ -11,6 +11,7 @@ use crypto::{
 };
 use heapless::Vec as Batch;
 use netadapter::{Pieces, TxFlight, TxPacket};
+use nt::pool::push_within;
 
 use crate::counters::Counters;
 
@@ -52,11 +53,8 @@ impl Held {
         if self.segments.is_empty() {
             self.segments.try_reserve_exact(CHUNK_PACKETS).map_err(|_| Discard::NoMemory)?;
         }
-        // A chunk has no more packets; the list would grow without asking.
-        if self.segments.len() == self.segments.capacity() {
-            return Err(Discard::NoMemory);
-        }
-        self.segments.push(segment);
+        // A chunk has no more packets.
+        push_within(&mut self.segments, segment).map_err(|_| Discard::NoMemory)?;
         Ok(self.segments.len().saturating_sub(1))
     }
 }

@@ -24,7 +24,7 @@ use crate::{
     irql::{AtMostDispatch, Passive},
     mdl::{PART_BYTES, PartMdl},
     nbl::{NblPools, SendNbl},
-    pool,
+    pool::{self, push_within},
     rundown::Rundown,
     spin_lock::SpinLock,
     status::{NtError, check},
@@ -247,7 +247,7 @@ impl<E: InjectionEvents> Injection<E> {
             return Err((request, Refused::Full));
         };
         if let Err(request) = envelope.fill(request, shape) {
-            core.keep(envelope, level);
+            let _ = push_within(&mut core.free.lock(level), envelope);
             return Err((request, Refused::Layout));
         }
         let at = NonNull::from(Box::leak(envelope));
@@ -407,16 +407,9 @@ impl<E: InjectionEvents> Core<E> {
         let request = envelope.request.take();
         // SAFETY: kept by the envelope's reference to the door.
         let core = unsafe { envelope.core.as_ref() };
-        core.keep(envelope, level);
+        // There is room: as many were allocated as can be away.
+        let _ = push_within(&mut core.free.lock(level), envelope);
         request
-    }
-
-    /// Puts an envelope back. There is room: as many were allocated as can be away.
-    fn keep(&self, envelope: Box<Envelope<E>>, level: &AtMostDispatch) {
-        let mut free = self.free.lock(level);
-        if free.len() < free.capacity() {
-            free.push(envelope);
-        }
     }
 }
 
@@ -470,10 +463,8 @@ impl<E: InjectionEvents> Envelope<E> {
             // as the request, and that as long as the envelope is away.
             let mdl = unsafe { part.describe(begin, room + length) }.ok()?;
             let offset = (room - UDP_HEADER_LEN) as u32;
-            if self.shown.len() == self.shown.capacity() {
-                return None;
-            }
-            self.shown.push(Shown { mdl, offset, length: UDP_HEADER_LEN + length });
+            let shown = Shown { mdl, offset, length: UDP_HEADER_LEN + length };
+            push_within(&mut self.shown, shown).ok()?;
         }
         if self.shown.is_empty() {
             return None;
