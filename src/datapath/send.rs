@@ -337,8 +337,8 @@ impl Device {
             let Some(packet) = peer.take_staged(&ground) else { break };
             let head = packet.get(..HEAD_LEN.min(packet.len())).unwrap_or_default();
             let tos = outgoing(head, packet.len()).map_or(0, |outgoing| outgoing.outer_tos);
-            let takes = |work: &Box<SendWork>| work.tos == tos && !work.packets.is_full();
-            if !work.as_ref().is_some_and(takes) {
+            let takes = |work: &SendWork| work.tos == tos && !work.packets.is_full();
+            if !work.as_deref().is_some_and(takes) {
                 send(work.take());
                 match SendWork::boxed(tos) {
                     Ok(empty) => work = Some(empty),
