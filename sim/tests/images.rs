@@ -8,6 +8,7 @@ use std::time::Duration;
 use sim::loader::pe::{Image, LoadError};
 use sim::loader::probe;
 use sim::nt::machine::{Call, Level, Machine, Options, Power};
+use sim::verifier::explore::{Plan, Preemption};
 use sim::verifier::schedule::{Mode, World};
 
 /// Sections are one page each: code at 0x1000, data (an import table and room) at 0x2000, relocations at 0x3000.
@@ -255,6 +256,9 @@ fn a_wild_read_is_a_page_fault_with_a_stack() {
     let report = machine.stop_report().unwrap();
     assert_eq!((report.code, report.parameters[0]), (0x50, 0x10), "{report}");
     assert!(report.stack[0].0.starts_with("wild+0x1004"), "{report}");
+    let code: Vec<&str> = report.around.iter().map(|line| line.trim()).collect();
+    // It has no unwind data, which says where a function begins.
+    assert_eq!(code[..2], ["=> +0x1004  mov rax,[10h]", "+0x100c  add rsp,28h"], "{report}");
     assert!(
         machine.call_import("ntoskrnl.exe", "KeGetCurrentIrql", &[]).is_err(),
         "a dead machine runs nothing"
@@ -309,6 +313,66 @@ fn spoiled_vector_registers_are_seen() {
             }
         }
     }
+}
+
+/// One thread of a driver is preempted, for another that can run, where `plan` says: what its entry returned, and the world.
+fn preempted(recipe: &Recipe, plan: Plan) -> (Power, i32, usize) {
+    let world = World::exploring(1, plan);
+    let _main = world.enter("main");
+    let machine = Machine::boot(&world, Options { cpus: 2, ..Options::default() });
+    machine.load(&recipe.write("preempted.sys")).unwrap();
+    // Until it is preempted it has the baton: the other can run and does not.
+    let other = world.spawn("other", || {});
+    let status = machine.start().unwrap_or_else(|_| panic!("{}", machine.stop_report().unwrap()));
+    let switches = world.switches().len();
+    other.join(None);
+    (machine, status, switches)
+}
+
+#[test]
+fn who_is_preempted_at_an_atomic_finds_other_vector_registers() {
+    if !std::arch::is_x86_feature_detected!("avx") {
+        return;
+    }
+    let (place, counter) = (DATA + 0x580, DATA + 0x5C0);
+    let with_place = |opcode: &'static [u8], to: u32, behind: &'static [u8]| {
+        move |at: u32| {
+            let end = CODE + at + (opcode.len() + 4 + behind.len()) as u32;
+            [opcode, &to.wrapping_sub(end).to_le_bytes()[..], behind].concat()
+        }
+    };
+    // vextractf128 [place], ymm1, 1; mov rax, [place]; lock inc dword [counter]; and again; sub rax, [place]
+    let look = with_place(&[0xC4, 0xE3, 0x7D, 0x19, 0x0D], place, &[1]);
+    let load = with_place(&[0x48, 0x8B, 0x05], place, &[]);
+    let count = with_place(&[0xF0, 0xFF, 0x05], counter, &[]);
+    let differs = with_place(&[0x48, 0x2B, 0x05], place, &[]);
+    let recipe = Recipe::new(&function(&[&look, &load, &count, &look, &differs]), &[]);
+    let counted = |machine: &Machine| {
+        let base = machine.image().unwrap().base();
+        probe::read::<u32>(base + counter as usize).unwrap()
+    };
+    let (machine, status, switches) = preempted(&recipe, Plan::Listed([].into()));
+    assert_eq!((status, switches, counted(&machine)), (0, 0, 1));
+    // Its first place is where the entry is called, its second the atomic.
+    let at = |point| Plan::Listed([Preemption { actor: 1, point }].into());
+    let (machine, status, switches) = preempted(&recipe, at(1));
+    assert_eq!((status, switches, counted(&machine)), (0, 1, 1));
+    let (machine, status, switches) = preempted(&recipe, at(2));
+    assert_eq!((switches, counted(&machine)), (1, 1));
+    assert_ne!(status, 0, "the upper half of YMM1 is as before");
+}
+
+#[test]
+fn a_loop_that_nobody_can_end_is_a_stop() {
+    // pause; jmp back to it
+    let recipe = Recipe::new(&[0xF3, 0x90, 0xEB, 0xFC], &[]);
+    let world = World::exploring(1, Plan::Listed([].into()));
+    let _main = world.enter("main");
+    let machine = Machine::boot(&world, Options { cpus: 2, ..Options::default() });
+    machine.load(&recipe.write("endless.sys")).unwrap();
+    assert!(machine.start().is_err());
+    let report = machine.stop_report().unwrap().to_string();
+    assert!(report.contains("spins for ever") && report.contains("seed 1, 0 pre"), "{report}");
 }
 
 #[test]

@@ -15,6 +15,7 @@ use sim::verifier::report::Leak;
 pub(crate) mod check;
 pub(crate) mod demo;
 pub(crate) mod policy;
+pub(crate) mod schedules;
 pub(crate) mod soak;
 pub(crate) mod up;
 
@@ -57,6 +58,11 @@ enum Command {
     /// Prints a line a minute. Exit code 1: a packet is not accounted for, memory grows, or nothing goes through any more;
     /// 3: the driver stopped a machine, or left something behind.
     Soak(soak::Soak),
+    /// Run a small scenario under many orders of events: one for each seed, its CPUs switched at imports, callbacks and atomics.
+    ///
+    /// A failure prints its report, the shortest list of switches that still shows it, and how to run that again. Exit code 3:
+    /// something failed.
+    Schedules(schedules::Schedules),
 }
 
 /// Which driver.
@@ -146,6 +152,7 @@ pub(crate) fn run() -> ExitCode {
         Some(Command::Demo(demo)) => demo.run(),
         Some(Command::Check(check)) => check.run(),
         Some(Command::Soak(soak)) => soak.run(),
+        Some(Command::Schedules(schedules)) => schedules.run(),
         None => return ExitCode::from(2),
     };
     match outcome {

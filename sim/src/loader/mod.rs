@@ -1,8 +1,10 @@
 //! Brings a Windows driver image to life in a Linux process: maps it, carries calls across, names its addresses.
 
+pub(crate) mod code;
 pub mod gate;
 pub mod pe;
 pub mod probe;
 pub(crate) mod raw;
+pub(crate) mod sites;
 pub mod symbols;
 pub mod trap;

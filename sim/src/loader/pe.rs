@@ -12,6 +12,8 @@ use object::LittleEndian as LE;
 use object::pe;
 use object::read::pe::{ExportTarget, ImageNtHeaders, ImageOptionalHeader, Import, PeFile64};
 
+use super::sites::{self, Sites};
+
 /// Why a file cannot be loaded as a driver.
 #[derive(Debug)]
 pub enum LoadError {
@@ -77,6 +79,7 @@ pub struct Image {
     sections: Vec<Section>,
     exports: FxHashMap<String, usize>,
     imports: Vec<(String, String)>,
+    sites: Sites,
 }
 
 const PAGE: usize = 4096;
@@ -116,7 +119,7 @@ pub(crate) fn unmap(base: usize, length: usize) {
 
 impl Drop for Image {
     fn drop(&mut self) {
-        unmap(self.base, self.size);
+        unmap(self.base, self.size + sites::ROOM);
     }
 }
 
@@ -148,8 +151,9 @@ impl Image {
         let header = file.nt_headers().optional_header();
         let size = (header.size_of_image() as usize).next_multiple_of(PAGE);
         let preferred = header.image_base();
-        let base = map_anonymous(Some(preferred as usize), size)
-            .or_else(|_| map_anonymous(None, size))
+        let length = size + sites::ROOM;
+        let base = map_anonymous(Some(preferred as usize), length)
+            .or_else(|_| map_anonymous(None, length))
             .map_err(LoadError::Memory)?;
         let mut image = Self {
             path: path.to_owned(),
@@ -160,7 +164,9 @@ impl Image {
             sections: Vec::new(),
             exports: FxHashMap::default(),
             imports: Vec::new(),
+            sites: Sites::default(),
         };
+        protect(base + size, sites::ROOM, libc::PROT_NONE).map_err(LoadError::Memory)?;
         image.copy_sections(&file, data)?;
         image.relocate(&file, data)?;
         image.bind(&file, resolve)?;
@@ -174,6 +180,31 @@ impl Image {
             return Err(LoadError::NotDriver("its entry point is not in executable code"));
         }
         Ok(image)
+    }
+
+    /// Has each of its atomics stop at a breakpoint before it is executed.
+    ///
+    /// # Errors
+    ///
+    /// [`LoadError::Memory`].
+    pub(crate) fn trap_atomics(&mut self) -> Result<(), LoadError> {
+        let copies = self.base + self.size;
+        let (change, execute) =
+            (libc::PROT_READ | libc::PROT_WRITE, libc::PROT_READ | libc::PROT_EXEC);
+        protect(copies, sites::ROOM, change).map_err(LoadError::Memory)?;
+        for section in self.sections.iter().filter(|section| section.executable()) {
+            let length = section.size.max(1).next_multiple_of(PAGE);
+            protect(section.address, length, change).map_err(LoadError::Memory)?;
+            // SAFETY: mapped by this value in one piece, and its code was not called yet.
+            unsafe { self.sites.set(section.address, section.size, copies) };
+            protect(section.address, length, execute).map_err(LoadError::Memory)?;
+        }
+        protect(copies, sites::ROOM, execute).map_err(LoadError::Memory)
+    }
+
+    /// Where its atomics are, if they are trapped.
+    pub(crate) fn sites(&self) -> &Sites {
+        &self.sites
     }
 
     /// Where it is mapped.

@@ -3,6 +3,9 @@
 //! The handler runs on its own stack, allocates nothing and takes no lock: it records registers in the thread's block, sends
 //! RIP to the gate's exit, and returns. Unwinding and symbols come later, in normal context (`nt/thread.rs`).
 //!
+//! A breakpoint at one of the driver's atomics, which there is in a world that explores schedules, is a place where others may
+//! run: that handler waits.
+//!
 //! It also plays two things Windows drivers do without an import: `mov cr8` (inlined IRQL functions) and reads of the shared
 //! user data page (inlined `KeQueryInterruptTime`).
 
@@ -12,9 +15,12 @@ use iced_x86::{Code, Decoder, DecoderOptions, Instruction, OpKind, Register};
 
 use crate::loader::gate::{self, Gate, Registers};
 use crate::loader::raw;
+use crate::loader::sites::Next;
 use crate::nt::level::DISPATCH;
 use crate::nt::machine::Machine;
 use crate::nt::thread::{Thread, block_of_this_thread};
+use crate::nt::xstate;
+use crate::verifier::explore::Place;
 use crate::verifier::rules;
 
 /// A fault in driver code, as the handler recorded it.
@@ -27,6 +33,8 @@ pub(crate) struct Trap {
     address: usize,
 }
 
+/// No trap's number: a `pause` that was executed too often.
+const ENDLESS: i64 = -1;
 /// `#PF`.
 const PAGE_FAULT: i64 = 14;
 /// `KUSER_SHARED_DATA` in kernel space.
@@ -45,6 +53,7 @@ impl Trap {
                 rules::PAGE_FAULT_IN_NONPAGED_AREA
             }
             INTERRUPT => rules::DRIVER_VERIFIER,
+            _ if self.number == ENDLESS => rules::DRIVER_VERIFIER,
             _ => rules::KMODE_EXCEPTION_NOT_HANDLED,
         }
     }
@@ -61,6 +70,7 @@ impl Trap {
             libc::SIGILL => return "undefined instruction".into(),
             libc::SIGFPE => return "division error".into(),
             INTERRUPT => return "interrupted because its machine has stopped".into(),
+            _ if self.number == ENDLESS => return "spins for ever: nobody else can end it".into(),
             libc::SIGTRAP => return "breakpoint or single step".into(),
             _ if self.number != PAGE_FAULT => {
                 return "privileged instruction or non-canonical address".into();
@@ -135,6 +145,7 @@ pub(crate) fn interrupt_driver_threads(machine: &Machine) {
 extern "C" fn on_signal(signal: i32, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
     // SAFETY: the kernel passes a valid context to a SA_SIGINFO handler, for this handler alone.
     let context = unsafe { &mut *context.cast::<libc::ucontext_t>() };
+    let image_of_state = context.uc_mcontext.fpregs.cast::<u8>();
     let registers = &mut context.uc_mcontext.gregs;
     let rip = registers[libc::REG_RIP as usize] as usize;
     if signal != INTERRUPT
@@ -146,6 +157,20 @@ extern "C" fn on_signal(signal: i32, info: *mut libc::siginfo_t, context: *mut l
     let Some(thread) = block_of_this_thread() else { return unhandled(signal) };
     let sp = registers[libc::REG_RSP as usize] as usize;
     let machine = thread.machine();
+    let rip = match copied_from(machine, rip) {
+        Some(site) => {
+            registers[libc::REG_RIP as usize] = site as i64;
+            site
+        }
+        None => rip,
+    };
+    if signal == libc::SIGTRAP && machine.is_driver_code(rip) {
+        match at_site(thread, rip - 1, registers, image_of_state) {
+            Site::Passed => return,
+            Site::SpunTooLong => return note(thread, signal, ENDLESS, rip, registers),
+            Site::No => {}
+        }
+    }
     let (low, high) = thread.bounds();
     let on_driver_stack = (low - 4096..=high).contains(&sp);
     let in_driver = machine.is_driver_code(rip) || raw::range().contains(&rip);
@@ -165,14 +190,56 @@ extern "C" fn on_signal(signal: i32, info: *mut libc::siginfo_t, context: *mut l
     let info = unsafe { &*info };
     // SAFETY: the signals handled here are faults, whose information has an address.
     let address = unsafe { info.si_addr() }.addr();
-    thread.trap.set(Some(Trap {
-        registers: image(registers),
-        signal,
-        number: registers[libc::REG_TRAPNO as usize],
-        error: registers[libc::REG_ERR as usize],
-        address,
-    }));
+    note(thread, signal, registers[libc::REG_TRAPNO as usize], address, registers);
+}
+
+/// Records a fault, and has the driver's frames given up.
+fn note(thread: &Thread, signal: i32, number: i64, address: usize, registers: &mut [i64; 23]) {
+    let error = registers[libc::REG_ERR as usize];
+    thread.trap.set(Some(Trap { registers: image(registers), signal, number, error, address }));
     redirect(registers);
+}
+
+/// The site whose copy of an instruction is at `rip`.
+fn copied_from(machine: &Machine, rip: usize) -> Option<usize> {
+    if !machine.world().explores() || machine.is_driver_code(rip) {
+        return None;
+    }
+    machine.image()?.sites().original(rip)
+}
+
+/// What a breakpoint was.
+enum Site {
+    Passed,
+    SpunTooLong,
+    No,
+}
+
+/// A breakpoint at one of the driver's atomics: others may run, and then the thread goes on. The thread was in driver code, so
+/// nothing of this program is half done, and this may do what an import may.
+fn at_site(thread: &Thread, site: usize, registers: &mut [i64; 23], state: *mut u8) -> Site {
+    let machine = thread.machine();
+    let Some(next) = machine.image().and_then(|image| image.sites().next(site)) else {
+        return Site::No;
+    };
+    let (to, own) = match next {
+        Next::Copy(copy) => (copy, !thread.reach(|| Place::Atomic(site))),
+        Next::Spins(behind) => {
+            if !machine.world().spin() {
+                return Site::SpunTooLong;
+            }
+            (behind, true)
+        }
+    };
+    if !own {
+        // SAFETY: the state of the frame that this handler was given.
+        unsafe { xstate::poison_signal_frame(state) };
+    }
+    registers[libc::REG_RIP as usize] = to as i64;
+    if machine.is_dead() {
+        redirect(registers);
+    }
+    Site::Passed
 }
 
 /// Returns to the gate's exit, with direction and trap flags clear.

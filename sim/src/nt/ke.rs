@@ -56,6 +56,12 @@ fn acquire(thread: &Thread, lock: usize) {
                 );
             }
             Err(_) if thread.machine().is_dead() => return thread.abandon(),
+            Err(_) if thread.machine().world().explores() => {
+                if !thread.machine().world().spin() {
+                    let detail = format!("spin lock {lock:#x} is never released");
+                    return thread.stop("SPINS FOR EVER", detail);
+                }
+            }
             Err(_) => {
                 spins += 1;
                 if spins.is_multiple_of(64) {

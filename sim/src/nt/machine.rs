@@ -352,6 +352,8 @@ impl Machine {
             irql: 0,
             import: None,
             stack: Vec::new(),
+            around: Vec::new(),
+            schedule: self.world.told(self),
         });
     }
 

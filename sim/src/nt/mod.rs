@@ -12,6 +12,7 @@ use rustc_hash::FxHashMap;
 
 use crate::loader::gate::Stubs;
 use crate::nt::machine::Thread;
+use crate::verifier::explore::Place;
 use crate::verifier::schedule::lock;
 
 pub mod call;
@@ -392,6 +393,7 @@ pub(crate) fn enter(thread: &Thread) -> Option<&Thread> {
     if row.point && irql < level::DISPATCH {
         thread.machine().world().point();
     }
+    thread.reach(|| Place::Import(row.name, thread.caller()));
     if thread.machine().is_dead() {
         thread.abandon();
         return None;

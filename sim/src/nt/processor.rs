@@ -99,6 +99,17 @@ impl Processor {
         }
     }
 
+    /// Whether nobody else keeps it at `DISPATCH_LEVEL`.
+    pub(crate) fn is_free_for(&self, thread: &Thread) -> bool {
+        let owner = self.owner.load(Ordering::Acquire);
+        owner == 0 || owner == thread.id()
+    }
+
+    /// Who waits for it waits on this.
+    pub(crate) fn key(&self) -> Key {
+        Key::of(&self.owner)
+    }
+
     /// Puts a DPC into the queue, in front for importance High.
     pub(crate) fn insert(&self, machine: &Machine, queued: Queued, in_front: bool) {
         let delayed = queued.not_before > Duration::ZERO;

@@ -11,6 +11,7 @@ use std::mem::MaybeUninit;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
+use crate::loader::code;
 use crate::loader::gate::{
     self, Gate, HAS_AVX, ImportFrame, MAX_ARGUMENTS, Registers, VERIFY_XSTATE, XsaveArea,
 };
@@ -23,8 +24,11 @@ use crate::nt::memory::Memory;
 use crate::nt::ps::Process;
 use crate::nt::stack::{STACK_FILL, Stack};
 use crate::nt::xstate;
+use crate::verifier::explore::Place;
 use crate::verifier::report::Stop;
 use crate::verifier::rules;
+
+mod preemption;
 
 /// The block of a simulated thread. See the module.
 #[repr(C)]
@@ -47,6 +51,8 @@ pub struct Thread {
     pub(crate) trap: Cell<Option<Trap>>,
     ended: Cell<bool>,
     depth: Cell<u32>,
+    /// Whether the callback's upper vector registers hold what another left there, and no more the canaries.
+    poisoned: Cell<bool>,
 }
 
 thread_local! {
@@ -99,6 +105,7 @@ impl Thread {
             trap: Cell::new(None),
             ended: Cell::new(false),
             depth: Cell::new(0),
+            poisoned: Cell::new(false),
         });
         thread.gate.own.set(&thread.gate);
         thread.gate.kpcr[0x18 / 8].set(std::ptr::from_ref(&thread.gate).expose_provenance() as u64);
@@ -311,6 +318,9 @@ impl Thread {
         let stack = from
             .map(|(registers, outer)| self.machine().walk(self, registers, outer))
             .unwrap_or_default();
+        let around = from
+            .map(|(registers, _)| code::around(self.machine(), registers.rip as usize))
+            .unwrap_or_default();
         let via = self.import_frame().map(|frame| crate::nt::name_of(frame.index).to_owned());
         self.machine().stopped(Stop {
             machine: self.machine().name().to_owned(),
@@ -323,6 +333,8 @@ impl Thread {
             irql: self.irql(),
             import: via,
             stack,
+            around,
+            schedule: self.machine().world().told(self.machine()),
         });
         self.abandon();
     }
@@ -389,9 +401,12 @@ impl Thread {
             // XSAVE wants a zeroed header; and clearing 3 KiB is not for the fast mode.
             after.write(XsaveArea::new());
         }
+        self.reach(|| Place::Begins(call.name, call.function));
+        let poisoned = self.poisoned.replace(false);
         // SAFETY: GS points at this block (`with`), the driver stack belongs to this thread alone, `all` and `after` live
         // across the call, and what the driver does there is the point of the program.
         unsafe { gate::gate_call(&self.gate, call.function, &all, after.as_mut_ptr()) };
+        let poisoned = self.poisoned.replace(poisoned);
         if self.gate.status.get() != 0 {
             return self.after_abandon(irql, locks, saves);
         }
@@ -400,7 +415,7 @@ impl Thread {
         if let Some(after) = after.filter(|_| self.machine().options().remembers) {
             self.machine().extension::<Memory>().returned(self.id, after);
         }
-        if let Some(spoiled) = after.and_then(xstate::spoiled) {
+        if let Some(spoiled) = after.and_then(|after| xstate::spoiled(after, poisoned)) {
             let detail = format!(
                 "{} returned with {spoiled} changed and not saved",
                 self.machine().describe(call.function)
@@ -411,6 +426,7 @@ impl Thread {
             self.judge_stack(call, from, budget);
         }
         self.judge_return(call, irql, locks, saves);
+        self.reach(|| Place::Ended(call.name, call.function));
         Outcome::Returned(self.gate.result.get())
     }
 

@@ -3,13 +3,16 @@
 //! In verified mode the gate's XSAVE image *is* the driver's live state, so save and restore copy to and from it. In fast mode
 //! they run XSAVE and XRSTOR on the CPU, on exactly the mask the driver named.
 //!
+//! A thread or DPC that is preempted (`verifier/explore.rs`) and has saved nothing finds other values in all but the XMM
+//! registers afterwards, as Windows leaves them when it ran other code there.
+//!
 //! Canaries: before each callback every watched register holds a known pattern (YMM upper halves, ZMM, opmasks, and the XMM
-//! registers that win64 preserves); afterwards it must hold it again.
+//! registers that win64 preserves); afterwards it must hold it again, or what a preemption left.
 
 use std::arch::x86_64::{__cpuid_count, _xgetbv};
 use std::sync::OnceLock;
 
-use crate::loader::gate::{VERIFY_XSTATE, XsaveArea};
+use crate::loader::gate::{ImportFrame, VERIFY_XSTATE, XsaveArea};
 use crate::loader::probe;
 use crate::nt::memory::Memory;
 use crate::nt::status::{STATUS_INSUFFICIENT_RESOURCES, STATUS_INVALID_PARAMETER, STATUS_SUCCESS};
@@ -20,6 +23,8 @@ const AVX: u32 = 2;
 const OPMASK: u32 = 5;
 const ZMM_HIGH: u32 = 6;
 const HIGH_ZMM: u32 = 7;
+/// What Windows saves for a thread only when asked.
+const BEYOND_SSE: [u32; 4] = [AVX, OPMASK, ZMM_HIGH, HIGH_ZMM];
 /// SSE, AVX and the three parts of AVX-512.
 const WATCHED: u64 = 0xE6;
 /// `XSTATE_MASK_LEGACY`: x87 and SSE.
@@ -44,6 +49,7 @@ struct Host {
     /// Offset and size of each component.
     parts: [(usize, usize); 8],
     canary: XsaveArea,
+    poison: XsaveArea,
 }
 
 fn host() -> &'static Host {
@@ -55,7 +61,7 @@ fn host() -> &'static Host {
         let enabled = if osxsave { unsafe { xcr0() } } else { LEGACY };
         let mut parts = [(0, 0); 8];
         let mut mask = if osxsave { enabled & WATCHED & LEGACY } else { 0 };
-        for part in [AVX, OPMASK, ZMM_HIGH, HIGH_ZMM] {
+        for part in BEYOND_SSE {
             let answer = __cpuid_count(0xD, part);
             let (offset, size) = (answer.ebx as usize, answer.eax as usize);
             if enabled >> part & 1 != 0 && size > 0 && offset + size <= XsaveArea::SIZE {
@@ -63,7 +69,8 @@ fn host() -> &'static Host {
                 mask |= 1 << part;
             }
         }
-        Host { enabled, mask, parts, canary: pattern(mask, &parts) }
+        let canary = pattern(mask, &parts);
+        Host { enabled, mask, parts, poison: other_than(&canary, &parts), canary }
     })
 }
 
@@ -85,7 +92,7 @@ fn pattern(mask: u64, parts: &[(usize, usize); 8]) -> XsaveArea {
     for (number, byte) in area.0[XMM..XMM + 256].iter_mut().enumerate() {
         *byte = 0x10 ^ number as u8;
     }
-    for part in [AVX, OPMASK, ZMM_HIGH, HIGH_ZMM] {
+    for part in BEYOND_SSE {
         let (offset, size) = parts[part as usize];
         for (number, byte) in area.0[offset..offset + size].iter_mut().enumerate() {
             *byte = (part as u8 * 0x20) ^ (number as u8).wrapping_mul(7) | 1;
@@ -93,6 +100,57 @@ fn pattern(mask: u64, parts: &[(usize, usize); 8]) -> XsaveArea {
     }
     area.0[HEADER..HEADER + 8].copy_from_slice(&mask.to_le_bytes());
     area
+}
+
+/// What is in no register of a canary, with the SSE part as it is.
+fn other_than(canary: &XsaveArea, parts: &[(usize, usize); 8]) -> XsaveArea {
+    let mut area = canary.clone();
+    for part in BEYOND_SSE {
+        let (offset, size) = parts[part as usize];
+        area.0[offset..offset + size].iter_mut().for_each(|byte| *byte ^= 0x5A);
+    }
+    area
+}
+
+/// What a preemption leaves in the driver's registers while it is in an import.
+pub(crate) fn poison_import(frame: &ImportFrame) {
+    // SAFETY: the gate's image of the driver's state, on this thread's host stack while the import runs.
+    let live = unsafe { &mut *frame.xsave };
+    transfer(live, &host().poison, !(1 << SSE));
+}
+
+/// What a preemption leaves in the registers of a signal frame, whose XSAVE image is at `image`.
+///
+/// # Safety
+///
+/// `image` is what the kernel gave a signal handler of this thread as `fpregs`, or null.
+pub(crate) unsafe fn poison_signal_frame(image: *mut u8) {
+    let (host, beyond) = (host(), host().mask & !(1 << SSE));
+    if image.is_null() || beyond == 0 {
+        return;
+    }
+    let word = |at: usize| {
+        // SAFETY: the legacy part of an image is 512 bytes, and its last 48 are the kernel's words.
+        unsafe { image.wrapping_add(at).cast::<u32>().read_unaligned() }
+    };
+    // FP_XSTATE_MAGIC1, and the size of the image (arch/x86/include/uapi/asm/sigcontext.h).
+    if word(464) != 0x4650_5853 {
+        return;
+    }
+    let size = word(480) as usize;
+    for part in BEYOND_SSE {
+        let (offset, length) = host.parts[part as usize];
+        if beyond >> part & 1 != 0 && offset + length <= size {
+            let from = host.poison.0[offset..offset + length].as_ptr();
+            // SAFETY: inside the image, as it says itself.
+            unsafe { std::ptr::copy_nonoverlapping(from, image.wrapping_add(offset), length) };
+        }
+    }
+    let header = image.wrapping_add(HEADER).cast::<u64>();
+    // SAFETY: the header follows the legacy part.
+    let used = unsafe { header.read_unaligned() };
+    // SAFETY: as above.
+    unsafe { header.write_unaligned(used | beyond) };
 }
 
 /// The gate's flags for what the caller wants: vector state is verified only where XSAVE exists.
@@ -121,8 +179,8 @@ fn in_use(area: &XsaveArea) -> u64 {
     u64::from_le_bytes(bytes)
 }
 
-/// Names registers whose canary did not survive.
-pub(crate) fn spoiled(after: &XsaveArea) -> Option<String> {
+/// Names registers whose canary did not survive; with `poisoned`, what a preemption left there is as good.
+pub(crate) fn spoiled(after: &XsaveArea, poisoned: bool) -> Option<String> {
     let host = host();
     let live = in_use(after);
     let groups: [(u32, usize, usize, usize, usize, &str); 5] = [
@@ -140,7 +198,10 @@ pub(crate) fn spoiled(after: &XsaveArea) -> Option<String> {
         let differs = |number: &usize| {
             let range = base + number * width..base + (number + 1) * width;
             let now = &after.0[range.clone()];
-            let was = &host.canary.0[range];
+            let was = &host.canary.0[range.clone()];
+            if poisoned && part != SSE && live >> part & 1 != 0 && *now == host.poison.0[range] {
+                return false;
+            }
             if live >> part & 1 != 0 { now != was } else { was.iter().any(|byte| *byte != 0) }
         };
         let spoiled: Vec<usize> = (first..count).filter(differs).collect();
@@ -168,7 +229,7 @@ fn transfer(to: &mut XsaveArea, from: &XsaveArea, mask: u64) {
         to.0[24..32].copy_from_slice(&from.0[24..32]);
         to.0[XMM..XMM + 256].copy_from_slice(&from.0[XMM..XMM + 256]);
     }
-    for part in [AVX, OPMASK, ZMM_HIGH, HIGH_ZMM] {
+    for part in BEYOND_SSE {
         if mask & host.mask & 1 << part != 0 {
             let (offset, size) = host.parts[part as usize];
             if live >> part & 1 != 0 {

@@ -29,6 +29,10 @@ pub struct Stop {
     pub import: Option<String>,
     /// The driver's stack, innermost first.
     pub stack: Vec<Frame>,
+    /// The instructions around the one that the stack begins at.
+    pub around: Vec<String>,
+    /// How to have it again: the seed, and the preemptions of a world that explores schedules.
+    pub schedule: Vec<String>,
 }
 
 impl fmt::Display for Stop {
@@ -47,6 +51,9 @@ impl fmt::Display for Stop {
         }
         for (number, frame) in self.stack.iter().enumerate() {
             writeln!(f, "  {number:02} {}", frame.0)?;
+        }
+        for line in self.around.iter().chain(&self.schedule) {
+            writeln!(f, "    {line}")?;
         }
         Ok(())
     }

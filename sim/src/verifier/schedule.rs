@@ -12,7 +12,8 @@
 //!
 //! In Virtual mode the baton never moves while an actor is at `DISPATCH_LEVEL`:
 //! the driver's own spin locks spin without telling anybody, so a holder must be able to finish.
-//! The one exception is a call that a test has take time ([`crate::verifier::fault::Faults::slow`]).
+//! The exceptions are a call that a test has take time ([`crate::verifier::fault::Faults::slow`]), and a world that explores
+//! schedules ([`World::exploring`], [`crate::verifier::explore`]).
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
@@ -21,6 +22,11 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::nt::level::DISPATCH;
 use crate::nt::thread::Thread;
+use crate::verifier::explore::{Explorer, Switch};
+
+mod exploring;
+
+use exploring::{PASSED, Passed};
 
 /// How the world runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,6 +91,10 @@ enum State {
 
 struct Actor {
     name: String,
+    /// Never given twice.
+    serial: u64,
+    /// In a world that explores, the runnable actor of the highest rank runs.
+    rank: u64,
     what: &'static str,
     state: State,
     foreground: bool,
@@ -98,6 +108,13 @@ struct Baton {
     running: Option<usize>,
     switches: u64,
     trace: u64,
+    /// Actors there have been.
+    serials: u64,
+    /// The lowest rank that was given away.
+    lowest: u64,
+    spins: u64,
+    /// Preemptions so far.
+    taken: Vec<Switch>,
 }
 
 /// A clock, a generator and the actors that share them. See the module.
@@ -109,6 +126,7 @@ pub struct World {
     generator: AtomicU64,
     lots: Vec<Lot>,
     baton: Mutex<Baton>,
+    explorer: Option<Explorer>,
 }
 
 thread_local! {
@@ -126,7 +144,7 @@ pub struct Trace {
 }
 
 /// SplitMix64: one step of the generator.
-fn mix(state: u64) -> u64 {
+pub(crate) fn mix(state: u64) -> u64 {
     let z = (state ^ (state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
     z ^ (z >> 31)
@@ -137,6 +155,10 @@ const GAMMA: u64 = 0x9E37_79B9_7F4A_7C15;
 impl World {
     /// Makes a world.
     pub fn new(mode: Mode) -> Arc<Self> {
+        Self::made(mode, None)
+    }
+
+    fn made(mode: Mode, explorer: Option<Explorer>) -> Arc<Self> {
         static IDENTITY: AtomicU64 = AtomicU64::new(1);
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let (seed, wall) = match mode {
@@ -150,6 +172,10 @@ impl World {
             running: None,
             switches: 0,
             trace: 0,
+            serials: 0,
+            lowest: 1 << 63,
+            spins: 0,
+            taken: Vec::new(),
         };
         Arc::new(Self {
             mode,
@@ -159,6 +185,7 @@ impl World {
             generator: AtomicU64::new(seed),
             lots: (0..LOTS).map(|_| Lot::default()).collect(),
             baton: Mutex::new(baton),
+            explorer,
         })
     }
 
@@ -184,6 +211,9 @@ impl World {
 
     /// The next number of the seeded generator (in Parallel mode seeded by the clock).
     pub fn random(&self) -> u64 {
+        if let Some(number) = self.drawn() {
+            return number;
+        }
         mix(self.generator.fetch_add(GAMMA, Ordering::Relaxed).wrapping_add(GAMMA))
     }
 
@@ -297,7 +327,7 @@ impl World {
     pub fn point(&self) {
         let Some((identity, number)) = ACTOR.get() else { return };
         let raised = || Thread::current().is_some_and(|thread| thread.irql() >= DISPATCH);
-        if !self.is_virtual() || identity != self.identity || raised() {
+        if !self.is_virtual() || self.explores() || identity != self.identity || raised() {
             return;
         }
         let mut baton = lock(&self.baton);
@@ -366,8 +396,13 @@ impl World {
 
     fn register(&self, name: &str, foreground: bool) -> usize {
         let mut baton = lock(&self.baton);
+        baton.serials += 1;
+        let serial = baton.serials;
+        let rank = self.explorer.as_ref().map_or(0, |explorer| explorer.rank(serial));
         let actor = Actor {
             name: name.to_owned(),
+            serial,
+            rank,
             what: "",
             state: State::Runnable,
             foreground,
@@ -389,6 +424,8 @@ impl World {
     fn begin(&self, number: usize) {
         if self.is_virtual() {
             let mut baton = lock(&self.baton);
+            let serial = baton.actors[number].serial;
+            PASSED.set(Passed { serial, points: 0, turn: 0, drawn: 0 });
             if baton.running.is_none() {
                 baton.running = Some(number);
             }
@@ -413,6 +450,7 @@ impl World {
         while baton.running != Some(number) {
             baton = turn.wait(baton).unwrap_or_else(PoisonError::into_inner);
         }
+        PASSED.set(Passed { turn: 0, ..PASSED.get() });
         baton
     }
 
@@ -462,7 +500,11 @@ impl Baton {
     fn hand_over(&mut self) {
         loop {
             let ready = self.numbers(|actor| matches!(actor.state, State::Runnable | State::Stuck));
-            if let Some(&next) = ready.get(self.draw() as usize % ready.len().max(1)) {
+            // Without explorer all ranks are equal, and the generator chooses.
+            let ranked = ready.iter().max_by_key(|number| self.actors[**number].rank);
+            let ranked = ranked.filter(|number| self.actors[**number].rank > 0);
+            let drawn = || ready.get(self.draw() as usize % ready.len().max(1));
+            if let Some(&next) = ranked.or_else(drawn) {
                 self.running = Some(next);
                 self.switches += 1;
                 self.trace = mix(self.trace ^ next as u64);

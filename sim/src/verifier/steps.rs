@@ -12,9 +12,10 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use iced_x86::{Code, Decoder, DecoderOptions, Instruction, OpKind};
+use iced_x86::{Decoder, DecoderOptions, Instruction};
 
 use super::schedule::lock;
+use crate::loader::sites::locks;
 use crate::nt::machine::Machine;
 
 /// What was counted.
@@ -95,7 +96,7 @@ pub fn count(machine: &Machine, body: impl FnOnce()) -> Counted {
 }
 
 /// Of what an address is described as, the innermost function that is no part of Rust's own libraries.
-fn own_code(description: &str) -> String {
+pub(crate) fn own_code(description: &str) -> String {
     let foreign =
         |frame: &&str| !["!core::", "!alloc::"].iter().any(|library| frame.contains(library));
     let mut frames = description.split(" (inlined) <- ");
@@ -111,11 +112,7 @@ fn is_atomic(place: usize, end: usize) -> bool {
     };
     let mut decoder = Decoder::with_ip(64, bytes, place as u64, DecoderOptions::NONE);
     let instruction: Instruction = decoder.decode();
-    let exchanges = matches!(
-        instruction.code(),
-        Code::Xchg_rm8_r8 | Code::Xchg_rm16_r16 | Code::Xchg_rm32_r32 | Code::Xchg_rm64_r64
-    );
-    instruction.has_lock_prefix() || (exchanges && instruction.op0_kind() == OpKind::Memory)
+    locks(&instruction)
 }
 
 /// Has SIGTRAP handled; what did before.

@@ -26,6 +26,7 @@ mod fragments;
 pub mod link;
 pub mod packet;
 pub mod pair;
+pub mod trial;
 
 use fragments::{Part, Reassembly};
 use link::Link;

@@ -228,6 +228,30 @@ impl Station {
         self.tunnel().set(&written(&fields, peers))
     }
 
+    /// Removes the peer with this key.
+    ///
+    /// # Errors
+    ///
+    /// The status.
+    pub fn remove_peer(&self, public_key: &[u8; 32]) -> Result<(), i32> {
+        let interface = InterfaceFields {
+            flags: 0,
+            listen_port: 0,
+            private_key: &[0; 32],
+            public_key: &[0; 32],
+        };
+        let flags = peer_flag::HAS_PUBLIC_KEY | peer_flag::REMOVE;
+        let fields = PeerFields { flags, ..PeerFields::of(public_key) };
+        let write = |buffer: &mut [u8]| {
+            let mut writer = Writer::new(buffer, &interface);
+            writer.peer(&fields);
+            writer.len_bytes()
+        };
+        let mut buffer = vec![0; write(&mut [])];
+        write(&mut buffer);
+        self.tunnel().set(&buffer)
+    }
+
     /// This station as another is told of it: by its IPv4 address, with its inner addresses.
     ///
     /// # Errors

@@ -28,7 +28,11 @@ impl Machine {
     ///
     /// [`LoadError`] says what is wrong with the file.
     pub fn load(&self, path: &Path) -> Result<(), LoadError> {
-        let image = Arc::new(Image::load(path, crate::nt::address)?);
+        let mut image = Image::load(path, crate::nt::address)?;
+        if self.world.explores() {
+            image.trap_atomics()?;
+        }
+        let image = Arc::new(image);
         self.range[0].store(image.base(), Ordering::Release);
         self.range[1].store(image.base() + image.size(), Ordering::Release);
         self.symbols.forget();
