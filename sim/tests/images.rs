@@ -9,6 +9,7 @@ use sim::loader::pe::{Image, LoadError};
 use sim::loader::probe;
 use sim::nt::machine::{Call, Level, Machine, Options, Power};
 use sim::verifier::explore::{Plan, Preemption};
+use sim::verifier::rules;
 use sim::verifier::schedule::{Mode, World};
 
 /// Sections are one page each: code at 0x1000, data (an import table and room) at 0x2000, relocations at 0x3000.
@@ -255,6 +256,7 @@ fn a_wild_read_is_a_page_fault_with_a_stack() {
     assert!(status.is_err());
     let report = machine.stop_report().unwrap();
     assert_eq!((report.code, report.parameters[0]), (0x50, 0x10), "{report}");
+    assert_eq!(report.rule, &rules::PAGE_FAULT_IN_NONPAGED_AREA);
     assert!(report.stack[0].0.starts_with("wild+0x1004"), "{report}");
     let code: Vec<&str> = report.around.iter().map(|line| line.trim()).collect();
     // It has no unwind data, which says where a function begins.
@@ -279,6 +281,15 @@ fn executing_data_or_writing_code_is_a_fault() {
         let report = machine.stop_report().unwrap().to_string();
         assert!(report.contains(what), "{report}");
     }
+}
+
+#[test]
+fn an_undefined_instruction_is_an_exception() {
+    let code = function(&[&|_| vec![0x0F, 0x0B]]);
+    let (machine, status) = start(&Recipe::new(&code, &[]), "undefined.sys", true);
+    assert!(status.is_err());
+    let report = machine.stop_report().unwrap();
+    assert_eq!(report.rule, &rules::KMODE_EXCEPTION_NOT_HANDLED, "{report}");
 }
 
 #[test]
@@ -372,6 +383,7 @@ fn a_loop_that_nobody_can_end_is_a_stop() {
     machine.load(&recipe.write("endless.sys")).unwrap();
     assert!(machine.start().is_err());
     let report = machine.stop_report().unwrap().to_string();
+    assert_eq!(machine.stop_report().unwrap().rule, &rules::ENDLESS_SPIN);
     assert!(report.contains("spins for ever") && report.contains("seed 1, 0 pre"), "{report}");
 }
 
@@ -408,7 +420,7 @@ fn a_saved_and_restored_state_is_whole() {
     let (machine, status) = start(&Recipe::new(&forgotten, &names), "forgotten.sys", true);
     assert!(status.is_err());
     let report = machine.stop_report().unwrap().to_string();
-    assert!(report.contains("NOT RESTORED"), "{report}");
+    assert!(report.contains("EXTENDED STATE NOT RESTORED"), "{report}");
 }
 
 #[test]
@@ -419,7 +431,7 @@ fn an_endless_loop_ends_with_its_machine() {
     let looping = machine.clone();
     let thread = world.spawn("loop", move || assert!(looping.start().is_err()));
     world.sleep(Duration::from_millis(50));
-    machine.die("TEST", "enough");
+    machine.die(&rules::SIMULATOR, "enough");
     assert!(thread.join(Some(world.now() + Duration::from_secs(10))));
 }
 
@@ -546,6 +558,7 @@ fn a_budget_of_stack_is_kept() {
         let entry = machine.image().unwrap().entry();
         let call = Call::new("Advance", entry, Level::Dispatch).stack(budget);
         assert_eq!(machine.call(call, &[]).is_ok(), fits);
+        assert!(machine.stop_report().is_none_or(|stop| stop.rule == &rules::STACK_BUDGET));
         let used = machine.stack_use()["Advance"];
         assert!((0x1000..0x1200).contains(&used), "{used:#x}");
     }

@@ -3,18 +3,23 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use sim::host::memory::Network;
 use sim::loader::probe;
-use sim::nt::machine::{Machine, Options, Power};
+use sim::nt::machine::{Call, Level, Machine, Options, Power};
 use sim::nt::ps::Process;
 use sim::nt::se::Token;
+use sim::verifier::rules::{self, Rule};
 use sim::verifier::schedule::{Mode, World};
 
 const NT: &str = "ntoskrnl.exe";
+const NETIO: &str = "netio.sys";
 const MODES: [Mode; 2] = [Mode::Parallel, Mode::Virtual { seed: 5 }];
 
 fn boot(world: &Arc<World>, cpus: u32) -> Power {
+    bind();
     Machine::boot(world, Options { name: "test".into(), cpus, ..Options::default() })
 }
 
@@ -43,7 +48,227 @@ fn what_is_for_dispatch_level_is_refused_below_it() {
         let lock = machine.allocate(8) as u64;
         let report = stopped(&machine, "KeReleaseSpinLockFromDpcLevel", &[lock]);
         assert!(report.contains("IRQL_NOT_LESS_OR_EQUAL"), "{report}");
+        let rule = &rules::IRQL_NOT_LESS_OR_EQUAL;
+        assert!(report.contains(&format!("rule: {} (DDI compliance: ", rule.forbids)), "{report}");
     }
+}
+
+/// Makes the calls in one driver callback; the last of them must stop the machine.
+#[track_caller]
+fn breaks(rule: &Rule, calls: &dyn Fn(&Machine)) {
+    let world = World::new(Mode::Virtual { seed: 1 });
+    let _main = world.enter("main");
+    let machine = boot(&world, 2);
+    calls(&machine);
+    let report = machine.stop_report().unwrap_or_else(|| panic!("{rule}: nothing stopped"));
+    assert_eq!(report.rule, rule, "{report}");
+    let shown = report.to_string();
+    assert!(shown.contains(rule.name) && shown.contains(rule.forbids), "{shown}");
+}
+
+/// Calls an import, whatever comes of it.
+fn attempt(machine: &Machine, dll: &str, name: &'static str, arguments: &[u64]) {
+    let _ = machine.call_import(dll, name, arguments);
+}
+
+#[test]
+fn spin_locks_have_one_owner() {
+    extern "win64" fn twice(lock: u64, _: u64) {
+        import(RAISE_AND_ACQUIRE, [lock, 0]);
+        import(ACQUIRE, [lock, 0]);
+    }
+    extern "win64" fn lowers(lock: u64, _: u64) {
+        import(RAISE_AND_ACQUIRE, [lock, 0]);
+        import(LOWER, [0, 0]);
+    }
+    extern "win64" fn keeps(lock: u64, _: u64) {
+        import(ACQUIRE, [lock, 0]);
+    }
+    extern "win64" fn releases(lock: u64, _: u64) {
+        import(RELEASE, [lock, 0]);
+    }
+    for (rule, function, level) in [
+        (&rules::SPIN_LOCK_ALREADY_OWNED, twice as Callback, Level::Passive),
+        (&rules::IRQL_UNDER_SPIN_LOCK, lowers, Level::Passive),
+        (&rules::SPIN_LOCK_HELD, keeps, Level::Dispatch),
+        (&rules::SPIN_LOCK_NOT_OWNED, releases, Level::Dispatch),
+    ] {
+        breaks(rule, &|machine| {
+            let call = Call::new("callback", function as *const () as usize, level);
+            assert!(machine.call(call, &[machine.allocate(8) as u64, 0]).is_err());
+        });
+    }
+}
+
+#[test]
+fn spin_locks_are_taken_in_one_order_and_not_for_long() {
+    extern "win64" fn both(first: u64, second: u64) {
+        import(ACQUIRE, [first, 0]);
+        import(ACQUIRE, [second, 0]);
+        import(RELEASE, [second, 0]);
+        import(IRQL, [0, 0]);
+        import(RELEASE, [first, 0]);
+    }
+    let call = Call::new("callback", both as *const () as usize, Level::Dispatch);
+    breaks(&rules::SPIN_LOCK_ORDER, &|machine| {
+        let locks = [(); 3].map(|()| machine.allocate(8) as u64);
+        for (first, second) in [(0, 1), (1, 2), (0, 2), (0, 1)] {
+            assert_eq!(machine.call(call, &[locks[first], locks[second]]).map(drop), Ok(()));
+        }
+        // Three CPUs could wait for each other.
+        assert!(machine.call(call, &[locks[2], locks[0]]).is_err());
+    });
+    breaks(&rules::SPIN_LOCK_HELD_TOO_LONG, &|machine| {
+        let locks = [(); 2].map(|()| machine.allocate(8) as u64);
+        assert!(machine.call(call, &locks).is_ok());
+        machine.faults().stall("KeGetCurrentIrql", 0, Duration::from_micros(26));
+        assert!(machine.call(call, &locks).is_err());
+    });
+    // A lock in memory that was given up is another one when the memory is used again.
+    let world = World::new(Mode::Virtual { seed: 1 });
+    let _main = world.enter("main");
+    let machine = boot(&world, 1);
+    let locks = [(); 2].map(|()| nt(&machine, "ExAllocatePool2", &[0x40, 8, 7]));
+    assert!(machine.call(call, &locks).is_ok());
+    let address = locks[0];
+    nt(&machine, "ExFreePoolWithTag", &[address, 7]);
+    let other = nt(&machine, "ExAllocatePool2", &[0x40, 8, 7]);
+    assert!(machine.call(call, &[locks[1], other]).is_ok(), "{}", machine.stop_report().unwrap());
+}
+
+#[test]
+fn a_cpu_is_not_kept_at_dispatch_level() {
+    extern "win64" fn works(_: u64, _: u64) {
+        import(IRQL, [0, 0]);
+    }
+    let call = Call::new("DPC", works as *const () as usize, Level::Dispatch);
+    breaks(&rules::DPC_WATCHDOG_VIOLATION, &|machine| {
+        machine.faults().stall("KeGetCurrentIrql", 0, Duration::from_millis(999));
+        assert!(machine.call(call, &[0, 0]).is_ok());
+        machine.faults().stall("KeGetCurrentIrql", 0, Duration::from_millis(1001));
+        assert!(machine.call(call, &[0, 0]).is_err());
+    });
+}
+
+#[test]
+fn nobody_waits_at_dispatch_level() {
+    extern "win64" fn waits(event: u64, _: u64) {
+        import(WAIT, [event, 0]);
+    }
+    breaks(&rules::ATTEMPTED_SWITCH_FROM_DPC, &|machine| {
+        let call = Call::new("DPC", waits as *const () as usize, Level::Dispatch);
+        assert!(machine.call(call, &[machine.allocate(24) as u64, 0]).is_err());
+    });
+}
+
+#[test]
+fn vector_state_is_restored_once() {
+    breaks(&rules::EXTENDED_STATE, &|machine| {
+        let place = machine.allocate(1024) as u64;
+        attempt(machine, NT, "KeRestoreExtendedProcessorState", &[place]);
+    });
+}
+
+#[test]
+fn a_driver_may_stop_the_machine() {
+    breaks(&rules::KE_BUG_CHECK, &|machine| {
+        attempt(machine, NT, "KeBugCheckEx", &[0xE2, 1, 2, 3, 4]);
+        assert_eq!(machine.stop_report().unwrap().code, 0xE2);
+    });
+}
+
+#[test]
+fn wrong_objects_are_refused_by_name() {
+    extern "win64" fn ends(_: u64, _: u64) {
+        import(END_THREAD, [0, 0]);
+    }
+    let no_dpc = [0_u64, 0];
+    type Wrong<'w> = (&'w Rule, &'static str, &'static str, &'w [u64]);
+    let wrongs: [Wrong<'_>; 8] = [
+        (&rules::EVENT, NT, "KeInitializeEvent", &[64, 2, 0]),
+        (&rules::PRIORITY, NT, "KeSetPriorityThread", &[64, 32]),
+        (&rules::TIMER_OR_DPC_INVALID, NT, "ExSetTimer", &[64, 0, 0, 0]),
+        (&rules::EX_TIMER, NT, "ExDeleteTimer", &[64, 0, 1, 0]),
+        (&rules::IP_HELPER_TABLE, NETIO, "FreeMibTable", &[64]),
+        (&rules::IP_HELPER_NOTIFICATION, NETIO, "CancelMibChangeNotify2", &[64]),
+        (&rules::NOT_PROVIDED, NT, "__C_specific_handler", &no_dpc),
+        (&rules::HANDLE, NT, "ZwClose", &[12]),
+    ];
+    for (rule, dll, name, arguments) in wrongs {
+        breaks(rule, &|machine| attempt(machine, dll, name, arguments));
+    }
+    breaks(&rules::WAIT, &|machine| {
+        let place = machine.allocate(64);
+        probe::write(place, 77_u8).unwrap();
+        attempt(machine, NT, "KeWaitForSingleObject", &[place as u64, 0, 0, 0, 0]);
+    });
+    breaks(&rules::SUBJECT_CONTEXT, &|machine| {
+        attempt(machine, NT, "SeReleaseSubjectContext", &[machine.allocate(32) as u64]);
+    });
+    breaks(&rules::THREAD_ENDED, &|machine| {
+        let _ = machine
+            .call(Call::new("callback", ends as *const () as usize, Level::Passive), &[0, 0]);
+    });
+}
+
+/// Cancelling a notification waits for its callback, so not in the callback.
+#[test]
+fn a_notification_is_not_cancelled_in_its_callback() {
+    extern "win64" fn notified(context: u64, _: u64) {
+        import(CANCEL, [probe::read(context as usize).unwrap(), 0]);
+    }
+    let world = World::new(Mode::Virtual { seed: 1 });
+    let _main = world.enter("main");
+    bind();
+    let choices = [("INITIAL_NOTIFICATION_IS_SYNCHRONOUS".to_owned(), false)].into();
+    let machine = Machine::boot(&world, Options { choices, ..Options::default() });
+    let network = Network::new(&world);
+    let host: Arc<dyn sim::host::Outer> = network.plug_in(&["192.0.2.1".parse().unwrap()]);
+    sim::nt::netio::attach(&machine, &host);
+    let handle = machine.allocate(8) as u64;
+    let arguments = [0, notified as *const () as u64, handle, 1, handle];
+    attempt(&machine, NETIO, "NotifyIpInterfaceChange", &arguments);
+    world.sleep(Duration::from_millis(50));
+    let report = machine.stop_report().unwrap();
+    assert_eq!(report.rule, &rules::DEADLOCK_CHANGE_NOTIFICATION, "{report}");
+}
+
+type Callback = extern "win64" fn(u64, u64);
+
+/// What the callbacks here import, bound before they run: a look-up would use vector registers, which a driver must save.
+const IMPORTS: [(&str, &str); 8] = [
+    (NT, "KeAcquireSpinLockRaiseToDpc"),
+    (NT, "KeAcquireSpinLockAtDpcLevel"),
+    (NT, "KeReleaseSpinLockFromDpcLevel"),
+    (NT, "KeLowerIrql"),
+    (NT, "KeGetCurrentIrql"),
+    (NT, "KeWaitForSingleObject"),
+    (NT, "PsTerminateSystemThread"),
+    (NETIO, "CancelMibChangeNotify2"),
+];
+const RAISE_AND_ACQUIRE: usize = 0;
+const ACQUIRE: usize = 1;
+const RELEASE: usize = 2;
+const LOWER: usize = 3;
+const IRQL: usize = 4;
+const WAIT: usize = 5;
+const END_THREAD: usize = 6;
+const CANCEL: usize = 7;
+static BOUND: [AtomicUsize; 8] = [const { AtomicUsize::new(0) }; 8];
+
+fn bind() {
+    for ((dll, name), slot) in IMPORTS.iter().zip(&BOUND) {
+        slot.store(sim::nt::address(dll, name).unwrap(), Ordering::SeqCst);
+    }
+}
+
+/// Calls an import from driver code.
+fn import(number: usize, arguments: [u64; 2]) -> u64 {
+    let address = BOUND[number].load(Ordering::SeqCst);
+    // SAFETY: the gate of a function of at most five arguments, of which those that are not given do not matter here.
+    let function: extern "win64" fn(u64, u64, u64, u64, u64) -> u64 =
+        unsafe { std::mem::transmute(address) };
+    function(arguments[0], arguments[1], 0, 0, 0)
 }
 
 #[test]
@@ -91,7 +316,8 @@ fn freeing_twice_and_wrong_flags_are_stops() {
     let machine = boot(&world, 1);
     let block = nt(&machine, "ExAllocatePool2", &[0x40, 10, 7]);
     nt(&machine, "ExFreePoolWithTag", &[block, 7]);
-    assert!(stopped(&machine, "ExFreePoolWithTag", &[block, 7]).contains("was freed before"));
+    let report = stopped(&machine, "ExFreePoolWithTag", &[block, 7]);
+    assert!(report.contains("BAD_POOL_CALLER") && report.contains("was freed before"), "{report}");
     for (flags, why) in [(0x140, "exactly one kind"), (0x80, "HVCI"), (0x60, "RAISE_ON_FAILURE")] {
         let machine = boot(&world, 1);
         let report = stopped(&machine, "ExAllocatePool2", &[flags, 10, 7]);
@@ -184,7 +410,8 @@ fn rundown_waits_for_its_users() {
         assert_eq!(nt(&machine, "ExAcquireRundownProtection", &[rundown]) as u8, 1);
         nt(&machine, "ExReleaseRundownProtection", &[rundown]);
         assert!(user.join(None));
-        assert!(stopped(&machine, "ExReleaseRundownProtection", &[rundown]).contains("more often"));
+        let report = stopped(&machine, "ExReleaseRundownProtection", &[rundown]);
+        assert!(report.contains("RUNDOWN PROTECTION") && report.contains("more often"), "{report}");
     }
 }
 
@@ -202,7 +429,8 @@ fn mdls_describe_nonpaged_pool_only() {
     nt(&machine, "IoFreeMdl", &[mdl]);
     let paged = nt(&machine, "ExAllocatePool2", &[0x100, 100, 7]);
     let mdl = nt(&machine, "IoAllocateMdl", &[paged, 100, 0, 0, 0]);
-    assert!(stopped(&machine, "MmBuildMdlForNonPagedPool", &[mdl]).contains("paged pool"));
+    let report = stopped(&machine, "MmBuildMdlForNonPagedPool", &[mdl]);
+    assert!(report.contains("MDL (0x0") && report.contains("paged pool"), "{report}");
 }
 
 #[test]
@@ -218,6 +446,11 @@ fn irps_cannot_be_freed_while_sent() {
     assert_eq!(probe::read::<u32>(irp as usize + 48).unwrap(), 5);
     nt(&machine, "IoFreeIrp", &[irp]);
     assert!(machine.unload().unwrap().is_empty());
+    breaks(&rules::IRP, &|machine| attempt(machine, NT, "IoFreeIrp", &[64]));
+    breaks(&rules::MULTIPLE_IRP_COMPLETE_REQUESTS, &|machine| {
+        let irp = nt(machine, "IoAllocateIrp", &[1, 0]) as usize;
+        assert!(sim::nt::io::complete_irp(machine, irp, 0, 0, Level::Current).is_err());
+    });
 }
 
 #[test]
@@ -266,9 +499,11 @@ fn a_foreign_handle_and_object_are_stops() {
     assert!(leaks[0].to_string().contains("1 to System (4)"), "{leaks:?}");
     nt(&machine, "ObfDereferenceObject", &[process]);
     assert!(machine.unload().unwrap().is_empty());
-    assert!(stopped(&machine, "ZwClose", &[12]).contains("no open handle"));
+    let report = stopped(&machine, "ZwClose", &[12]);
+    assert!(report.contains("HANDLE (0x0") && report.contains("no open handle"), "{report}");
     let machine = boot(&world, 1);
-    assert!(stopped(&machine, "ObfDereferenceObject", &[0x1000]).contains("no object"));
+    let report = stopped(&machine, "ObfDereferenceObject", &[0x1000]);
+    assert!(report.contains("REFERENCE_BY_POINTER") && report.contains("no object"), "{report}");
 }
 
 #[test]
@@ -291,7 +526,11 @@ fn a_missing_function_stops_by_name() {
     let call = sim::nt::thread::Call::new("table slot", address, sim::nt::thread::Level::Passive);
     assert!(machine.call(call, &[]).is_err());
     let report = machine.stop_report().unwrap().to_string();
-    assert!(report.contains("WdfXyz is not provided by this simulator"), "{report}");
+    assert!(
+        report.contains("NOT PROVIDED")
+            && report.contains("WdfXyz is not provided by this simulator"),
+        "{report}"
+    );
 }
 
 #[test]

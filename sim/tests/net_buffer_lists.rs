@@ -36,7 +36,7 @@ fn nt(machine: &Machine, name: &'static str, arguments: &[u64]) -> u64 {
 #[track_caller]
 fn rule(machine: &Machine, name: &'static str, arguments: &[u64]) -> String {
     assert!(machine.call_import("ndis.sys", name, arguments).is_err(), "{name} did not stop");
-    machine.stop_report().unwrap().rule
+    machine.stop_report().unwrap().rule.to_string()
 }
 
 fn parameters(machine: &Machine, with_buffer: bool, context: u16, tag: u32, data: u32) -> u64 {
@@ -201,72 +201,90 @@ fn each_rule_stops_the_caller_that_breaks_it() {
         rule(machine, GET, &[buffer as u64, 4, 0, 1, 0])
     }
     let wrongs: &[(&str, Wrong)] = &[
-        ("N1", |m| spoilt(m, |_, mdls| probe::write(mdls[1] as usize, mdls[0]).unwrap())),
-        ("N1", |m| spoilt(m, |_, mdls| probe::write(mdls[1] as usize, 0x10_u64).unwrap())),
-        ("N2", |m| spoilt(m, |buffer, _| probe::write(buffer + CURRENT_MDL, 1_u64).unwrap())),
-        ("N2", |m| spoilt(m, |buffer, _| probe::write(buffer + CHAIN, 0_u64).unwrap())),
-        ("N3", |m| spoilt(m, |buffer, _| probe::write(buffer + OFFSET, 11_u32).unwrap())),
-        ("N4", |m| {
+        ("NBL_VIOLATION: N1", |m| {
+            spoilt(m, |_, mdls| probe::write(mdls[1] as usize, mdls[0]).unwrap())
+        }),
+        ("NBL_VIOLATION: N1", |m| {
+            spoilt(m, |_, mdls| probe::write(mdls[1] as usize, 0x10_u64).unwrap())
+        }),
+        ("NBL_VIOLATION: N2", |m| {
+            spoilt(m, |buffer, _| probe::write(buffer + CURRENT_MDL, 1_u64).unwrap())
+        }),
+        ("NBL_VIOLATION: N2", |m| {
+            spoilt(m, |buffer, _| probe::write(buffer + CHAIN, 0_u64).unwrap())
+        }),
+        ("NBL_VIOLATION: N3", |m| {
+            spoilt(m, |buffer, _| probe::write(buffer + OFFSET, 11_u32).unwrap())
+        }),
+        ("NBL_VIOLATION: N4", |m| {
             spoilt(m, |buffer, _| {
                 probe::write(buffer + OFFSET, 20_u32).unwrap();
                 probe::write(buffer + CURRENT_OFFSET, 20_u32).unwrap();
             })
         }),
-        ("N5", |m| spoilt(m, |buffer, _| probe::write(buffer + LENGTH, 91_u64).unwrap())),
-        ("M1", |m| spoilt(m, |_, mdls| probe::write(mdls[0] as usize + 8, 48_u16).unwrap())),
-        ("M2", |m| spoilt(m, |_, mdls| probe::write(mdls[0] as usize + 44, 4096_u32).unwrap())),
-        ("M3", |m| spoilt(m, |_, mdls| probe::write(mdls[0] as usize + 24, 0_u64).unwrap())),
-        ("L3", |m| {
+        ("NBL_VIOLATION: N5", |m| {
+            spoilt(m, |buffer, _| probe::write(buffer + LENGTH, 91_u64).unwrap())
+        }),
+        ("NBL_VIOLATION: M1", |m| {
+            spoilt(m, |_, mdls| probe::write(mdls[0] as usize + 8, 48_u16).unwrap())
+        }),
+        ("NBL_VIOLATION: M2", |m| {
+            spoilt(m, |_, mdls| probe::write(mdls[0] as usize + 44, 4096_u32).unwrap())
+        }),
+        ("NBL_VIOLATION: M3", |m| {
+            spoilt(m, |_, mdls| probe::write(mdls[0] as usize + 24, 0_u64).unwrap())
+        }),
+        ("NBL_VIOLATION: L3", |m| {
             let pool = pool(m, true, 0);
             let (list, _) = list(m, pool, 0, 0, 0);
             probe::write(list as usize + CHILDREN, 1_u32).unwrap();
             rule(m, LIST, &[list])
         }),
-        ("L4", |m| {
+        ("NBL_VIOLATION: L4", |m| {
             let pool = pool(m, true, 0);
             list(m, pool, 0, 0, 0);
             rule(m, "NdisFreeNetBufferListPool", &[pool])
         }),
-        ("L4", |m| {
+        ("NBL_VIOLATION: L4", |m| {
             let pool = pool(m, true, 0);
             let (list, _) = list(m, pool, 0, 0, 0);
             ndis(m, LIST, &[list]);
             rule(m, LIST, &[list])
         }),
-        ("L4", |m| {
+        ("NBL_VIOLATION: L4", |m| {
             let pool = pool(m, false, 0);
             rule(m, "NdisAllocateNetBufferAndNetBufferList", &[pool, 0, 0, 0, 0, 0])
         }),
-        ("L4", |m| {
+        ("NBL_VIOLATION: L4", |m| {
             let parameters = parameters(m, true, 0, 0, 0);
             rule(m, "NdisAllocateNetBufferListPool", &[0, parameters])
         }),
-        ("L4", |m| {
+        ("NBL_VIOLATION: L4", |m| {
             let parameters = parameters(m, true, 8, 7, 0);
             rule(m, "NdisAllocateNetBufferListPool", &[0, parameters])
         }),
-        ("L4", |m| {
+        ("NBL_VIOLATION: L4", |m| {
             let parameters = parameters(m, false, 0, 7, 64);
             rule(m, "NdisAllocateNetBufferListPool", &[0, parameters])
         }),
-        ("L4", |m| rule(m, "NdisFreeGenericObject", &[64])),
-        ("L5", |m| {
+        ("NBL_VIOLATION: L4", |m| rule(m, "NdisFreeGenericObject", &[64])),
+        ("NBL_VIOLATION: L5", |m| {
             let pool = pool(m, true, 0);
             let (list, _) = list(m, pool, 0, 0, 0);
             probe::write(list as usize + FIRST, 0_u64).unwrap();
             rule(m, LIST, &[list])
         }),
-        ("N5", |m| {
+        ("NBL_VIOLATION: N5", |m| {
             let pool = pool(m, true, 0);
             let (_, mdls) = chain(m, &[20]);
             let (_, buffer) = list(m, pool, mdls[0], 0, 10);
             rule(m, "NdisAdvanceNetBufferDataStart", &[buffer as u64, 11, 0, 0])
         }),
-        ("alignment", |m| rule(m, GET, &[0, 1, 0, 3, 0])),
+        ("NBL_VIOLATION: alignment", |m| rule(m, GET, &[0, 1, 0, 3, 0])),
     ];
     for (number, (expected, wrong)) in wrongs.iter().enumerate() {
         let machine = boot();
-        assert_eq!(wrong(&machine), format!("NBL_VIOLATION: {expected}"), "case {number}");
+        assert_eq!(wrong(&machine), *expected, "case {number}");
     }
 }
 
@@ -277,7 +295,7 @@ fn buffer_pool(machine: &Machine, data: u32) -> Result<u64, String> {
     probe::write(parameters + 8, data).unwrap();
     let made =
         machine.call_import("ndis.sys", "NdisAllocateNetBufferPool", &[0, parameters as u64]);
-    made.map_err(|_| machine.stop_report().unwrap().rule)
+    made.map_err(|_| machine.stop_report().unwrap().rule.to_string())
 }
 
 #[test]
@@ -307,17 +325,20 @@ fn buffers_on_their_own_are_freed_on_their_own() {
         wrong(&machine, pool)
     };
     for (wrong, expected) in [
-        ((|m, _| rule(m, "NdisFreeNetBuffer", &[64])) as fn(&Machine, u64) -> String, "L4"),
-        (|m, pool| rule(m, "NdisAllocateNetBuffer", &[pool, 0, 0, 1]), "N2"),
-        (|m, _| rule(m, "NdisAllocateNetBuffer", &[64, 0, 0, 0]), "L4"),
+        (
+            (|m, _| rule(m, "NdisFreeNetBuffer", &[64])) as fn(&Machine, u64) -> String,
+            "NBL_VIOLATION: L4",
+        ),
+        (|m, pool| rule(m, "NdisAllocateNetBuffer", &[pool, 0, 0, 1]), "NBL_VIOLATION: N2"),
+        (|m, _| rule(m, "NdisAllocateNetBuffer", &[64, 0, 0, 0]), "NBL_VIOLATION: L4"),
         (
             |m, pool| {
                 ndis(m, "NdisAllocateNetBuffer", &[pool, 0, 0, 0]);
                 rule(m, "NdisFreeNetBufferPool", &[pool])
             },
-            "L4",
+            "NBL_VIOLATION: L4",
         ),
-        (|m, _| buffer_pool(m, 64).unwrap_err(), "L4"),
+        (|m, _| buffer_pool(m, 64).unwrap_err(), "NBL_VIOLATION: L4"),
         (
             |m, buffers| {
                 let pool = pool(m, true, 0);
@@ -326,10 +347,10 @@ fn buffers_on_their_own_are_freed_on_their_own() {
                 probe::write(first, more).unwrap();
                 rule(m, "NdisFreeNetBufferList", &[list])
             },
-            "L5",
+            "NBL_VIOLATION: L5",
         ),
     ] {
-        assert_eq!(rule_of(wrong), format!("NBL_VIOLATION: {expected}"));
+        assert_eq!(rule_of(wrong), expected);
     }
 }
 

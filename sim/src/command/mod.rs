@@ -15,6 +15,7 @@ use sim::verifier::report::Leak;
 pub(crate) mod check;
 pub(crate) mod demo;
 pub(crate) mod policy;
+pub(crate) mod rules;
 pub(crate) mod schedules;
 pub(crate) mod soak;
 pub(crate) mod up;
@@ -63,6 +64,8 @@ enum Command {
     /// A failure prints its report, the shortest list of switches that still shows it, and how to run that again. Exit code 3:
     /// something failed.
     Schedules(schedules::Schedules),
+    /// List the rules that stop a simulated machine: what each forbids, whose it is in Windows, and the test that proves it.
+    Rules(rules::Rules),
 }
 
 /// Which driver.
@@ -153,6 +156,7 @@ pub(crate) fn run() -> ExitCode {
         Some(Command::Check(check)) => check.run(),
         Some(Command::Soak(soak)) => soak.run(),
         Some(Command::Schedules(schedules)) => schedules.run(),
+        Some(Command::Rules(rules)) => rules.run(),
         None => return ExitCode::from(2),
     };
     match outcome {

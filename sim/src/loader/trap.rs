@@ -21,7 +21,7 @@ use crate::nt::machine::Machine;
 use crate::nt::thread::{Thread, block_of_this_thread};
 use crate::nt::xstate;
 use crate::verifier::explore::Place;
-use crate::verifier::rules;
+use crate::verifier::rules::{self, Rule};
 
 /// A fault in driver code, as the handler recorded it.
 #[derive(Clone, Copy, Debug)]
@@ -46,15 +46,15 @@ const ARCH_SET_GS: i32 = 0x1001;
 const INTERRUPT: i32 = libc::SIGUSR2;
 
 impl Trap {
-    /// The bugcheck it would be.
-    pub(crate) fn code(&self) -> u32 {
+    /// The rule it breaks.
+    pub(crate) fn rule(&self) -> &'static Rule {
         match self.signal {
             libc::SIGSEGV | libc::SIGBUS if self.number == PAGE_FAULT => {
-                rules::PAGE_FAULT_IN_NONPAGED_AREA
+                &rules::PAGE_FAULT_IN_NONPAGED_AREA
             }
-            INTERRUPT => rules::DRIVER_VERIFIER,
-            _ if self.number == ENDLESS => rules::DRIVER_VERIFIER,
-            _ => rules::KMODE_EXCEPTION_NOT_HANDLED,
+            INTERRUPT => &rules::SIMULATOR,
+            _ if self.number == ENDLESS => &rules::ENDLESS_SPIN,
+            _ => &rules::KMODE_EXCEPTION_NOT_HANDLED,
         }
     }
 

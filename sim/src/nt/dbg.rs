@@ -127,7 +127,7 @@ crate::nt::imports! {
         } else {
             "the driver stopped the machine".into()
         };
-        thread.bugcheck(code, [a, b, c, d], detail);
+        thread.bugcheck_of_driver(code, [a, b, c, d], detail);
     }
 }
 

@@ -113,7 +113,7 @@ fn insert(thread: &Thread, dpc: usize, arguments: [u64; 2]) -> Result<bool, prob
     let machine = thread.machine();
     if probe::read::<u8>(dpc + TYPE)? != DPC_TYPE {
         thread.bugcheck(
-            rules::TIMER_OR_DPC_INVALID,
+            &rules::TIMER_OR_DPC_INVALID,
             [0, dpc as u64, 0, 0],
             "KeInsertQueueDpc of what is no DPC",
         );

@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 
 use crate::loader::probe;
 use crate::nt::thread::Thread;
+use crate::verifier::rules;
 use crate::verifier::schedule::{Key, WaitEnd};
 
 const ACTIVE: u64 = 1;
@@ -30,8 +31,9 @@ fn release(thread: &Thread, place: usize) {
     {
         Ok(before) if before == ACTIVE + ONE_USER => thread.machine().world().wake(Key(place)),
         Ok(_) => {}
-        Err(_) => thread
-            .stop("RUNDOWN PROTECTION", format!("{place:#x} released more often than acquired")),
+        Err(_) => {
+            thread.stop(&rules::RUNDOWN, format!("{place:#x} released more often than acquired"))
+        }
     }
 }
 
@@ -50,7 +52,7 @@ fn wait_for_release(thread: &Thread, place: usize) {
         Err(Some(WaitEnd::Stuck | WaitEnd::TimedOut)) => {
             let users = word.load(Ordering::Relaxed) / ONE_USER;
             thread.stop(
-                "DEADLOCK",
+                &rules::DEADLOCK,
                 format!("rundown of {place:#x} waits for {users} users, and nobody can run"),
             );
         }
@@ -96,7 +98,7 @@ crate::nt::imports! {
                     thread.bad_pointer("RunRef", place);
                 }
             }
-            Ok(_) => thread.stop("RUNDOWN PROTECTION", format!("{place:#x} initialised again without a rundown")),
+            Ok(_) => thread.stop(&rules::RUNDOWN, format!("{place:#x} initialised again without a rundown")),
             Err(_) => {
                 thread.bad_pointer("RunRef", place);
             }

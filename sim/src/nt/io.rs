@@ -78,18 +78,18 @@ pub fn take_irp(thread: &Thread, irp: usize) -> bool {
     match before {
         Some(State::Driver) => {}
         Some(State::Sent) => {
-            thread.stop("IRP", format!("{irp:#x} is sent again before it has completed"));
+            thread.stop(&rules::IRP, format!("{irp:#x} is sent again before it has completed"));
             return false;
         }
         None => {
-            thread.stop("IRP", format!("{irp:#x} is no IRP"));
+            thread.stop(&rules::IRP, format!("{irp:#x} is no IRP"));
             return false;
         }
     }
     match enter_location(irp) {
         Ok(true) => true,
         Ok(false) => {
-            thread.stop("IRP", format!("{irp:#x} has no stack location left"));
+            thread.stop(&rules::IRP, format!("{irp:#x} has no stack location left"));
             false
         }
         Err(_) => {
@@ -140,7 +140,7 @@ pub fn complete_irp(
     if before != Some(State::Sent) {
         machine.with_thread(|thread| {
             let detail = format!("IRP {irp:#x} is completed, but nobody has sent it");
-            thread.bugcheck(rules::MULTIPLE_IRP_COMPLETE_REQUESTS, [irp as u64, 0, 0, 0], detail);
+            thread.bugcheck(&rules::MULTIPLE_IRP_COMPLETE_REQUESTS, [irp as u64, 0, 0, 0], detail);
         });
         return Err(Dead);
     }
@@ -148,7 +148,7 @@ pub fn complete_irp(
         Ok(routine) => routine,
         Err(Fault(at)) => {
             machine.die(
-                "IRP",
+                &rules::IRP,
                 format!("{irp:#x} is completed, but {at:#x} in it is not mapped any more"),
             );
             return Err(Dead);
@@ -156,7 +156,7 @@ pub fn complete_irp(
     };
     let Some((routine, context)) = routine else {
         machine.die(
-            "IRP",
+            &rules::IRP,
             format!("{irp:#x} completes and has no completion routine for status {status:#x}"),
         );
         return Err(Dead);
@@ -166,7 +166,7 @@ pub fn complete_irp(
     if answer != STATUS_MORE_PROCESSING_REQUIRED {
         let what = "must return STATUS_MORE_PROCESSING_REQUIRED for an IRP of its driver's own";
         machine.die(
-            "IRP",
+            &rules::IRP,
             format!(
                 "completion routine {} returned {answer:#x}; it {what}",
                 machine.describe(routine)
@@ -220,11 +220,11 @@ fn is_drivers(thread: &Thread, irp: usize, what: &str) -> bool {
     match state {
         Some(State::Driver) => true,
         Some(State::Sent) => {
-            thread.stop("IRP", format!("{what} of {irp:#x}, which has not completed"));
+            thread.stop(&rules::IRP, format!("{what} of {irp:#x}, which has not completed"));
             false
         }
         None => {
-            thread.stop("IRP", format!("{what} of {irp:#x}, which is no IRP"));
+            thread.stop(&rules::IRP, format!("{what} of {irp:#x}, which is no IRP"));
             false
         }
     }

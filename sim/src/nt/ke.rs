@@ -13,7 +13,7 @@ use crate::nt::machine::Machine;
 use crate::nt::ob::THREAD_TYPE;
 use crate::nt::status::{STATUS_INVALID_PARAMETER, STATUS_SUCCESS, STATUS_TIMEOUT};
 use crate::nt::thread::Thread;
-use crate::nt::{timer, topology};
+use crate::nt::{lock_order, timer, topology};
 use crate::verifier::rules;
 use crate::verifier::schedule::{Key, WaitEnd, lock};
 
@@ -40,17 +40,20 @@ fn acquire(thread: &Thread, lock: usize) {
         thread.bad_pointer("SpinLock", lock);
         return;
     };
+    if !lock_order::take(thread, lock) {
+        return;
+    }
     let mut spins = 0_u64;
     loop {
         match word.compare_exchange_weak(0, thread.id(), Ordering::Acquire, Ordering::Relaxed) {
             Ok(_) => {
-                thread.locks().borrow_mut().push(lock);
+                lock_order::taken(thread, lock);
                 return;
             }
             Err(owner) if owner == thread.id() => {
                 let detail = format!("spin lock {lock:#x} is this thread's already");
                 return thread.bugcheck(
-                    rules::SPIN_LOCK_ALREADY_OWNED,
+                    &rules::SPIN_LOCK_ALREADY_OWNED,
                     [lock as u64, 0, 0, 0],
                     detail,
                 );
@@ -59,7 +62,7 @@ fn acquire(thread: &Thread, lock: usize) {
             Err(_) if thread.machine().world().explores() => {
                 if !thread.machine().world().spin() {
                     let detail = format!("spin lock {lock:#x} is never released");
-                    return thread.stop("SPINS FOR EVER", detail);
+                    return thread.stop(&rules::ENDLESS_SPIN, detail);
                 }
             }
             Err(_) => {
@@ -80,15 +83,16 @@ fn release(thread: &Thread, lock: usize) {
         return;
     };
     let owner = word.load(Ordering::Relaxed);
-    let held = thread.locks().borrow().iter().rposition(|held| *held == lock);
+    let held = thread.locks().borrow().iter().rposition(|held| held.lock == lock);
     match held {
         Some(at) if owner == thread.id() => {
-            thread.locks().borrow_mut().remove(at);
+            let held = thread.locks().borrow_mut().remove(at);
             word.store(0, Ordering::Release);
+            lock_order::released(thread, held);
         }
         _ => {
             let detail = format!("spin lock {lock:#x} is not this thread's to release");
-            thread.bugcheck(rules::SPIN_LOCK_NOT_OWNED, [lock as u64, owner, 0, 0], detail);
+            thread.bugcheck(&rules::SPIN_LOCK_NOT_OWNED, [lock as u64, owner, 0, 0], detail);
         }
     }
 }
@@ -97,7 +101,7 @@ fn raise(thread: &Thread, to: u8) -> u8 {
     let before = thread.irql();
     if to < before {
         let detail = format!("KeRaiseIrql to {to} at IRQL {before}");
-        thread.bugcheck(rules::IRQL_NOT_LESS_OR_EQUAL, [0, before.into(), to.into(), 0], detail);
+        thread.bugcheck(&rules::IRQL_NOT_LESS_OR_EQUAL, [0, before.into(), to.into(), 0], detail);
         return before;
     }
     match thread.raise(to) {
@@ -114,13 +118,13 @@ fn lower(thread: &Thread, to: u8) {
     if to > now {
         let detail = format!("KeLowerIrql to {to} at IRQL {now}");
         return thread.bugcheck(
-            rules::IRQL_NOT_LESS_OR_EQUAL,
+            &rules::IRQL_NOT_LESS_OR_EQUAL,
             [0, now.into(), to.into(), 1],
             detail,
         );
     }
     if now >= DISPATCH && to < DISPATCH && !thread.locks().borrow().is_empty() {
-        return thread.stop("IRQL LOWERED UNDER A SPIN LOCK", format!("to {to}"));
+        return thread.stop(&rules::IRQL_UNDER_SPIN_LOCK, format!("to {to}"));
     }
     thread.lower(to);
     if thread.machine().is_dead() {
@@ -142,13 +146,13 @@ fn try_wait(object: usize, kind: u8) -> Result<Option<()>, Fault> {
 fn wait(thread: &Thread, object: usize, timeout: usize) -> Result<i32, Fault> {
     let kind = probe::read::<u8>(object)? & 0x7F;
     if !matches!(kind, NOTIFICATION | SYNCHRONIZATION | THREAD_TYPE) {
-        thread.stop("WAIT", format!("{object:#x} is no event or thread (type {kind})"));
+        thread.stop(&rules::WAIT, format!("{object:#x} is no event or thread (type {kind})"));
         return Ok(STATUS_INVALID_PARAMETER);
     }
     let due = if timeout == 0 { None } else { Some(probe::read::<i64>(timeout)?) };
     if thread.irql() >= DISPATCH && due != Some(0) {
         thread.bugcheck(
-            rules::ATTEMPTED_SWITCH_FROM_DPC,
+            &rules::ATTEMPTED_SWITCH_FROM_DPC,
             [0; 4],
             "KeWaitForSingleObject at DISPATCH_LEVEL",
         );
@@ -171,8 +175,10 @@ fn wait(thread: &Thread, object: usize, timeout: usize) -> Result<i32, Fault> {
         Err(Some(WaitEnd::TimedOut)) => Ok(STATUS_TIMEOUT),
         Err(Some(WaitEnd::Stuck)) => {
             let others = machine.world().waiting().join("; ");
-            thread
-                .stop("DEADLOCK", format!("nobody can ever signal {object:#x}; waiting: {others}"));
+            thread.stop(
+                &rules::DEADLOCK,
+                format!("nobody can ever signal {object:#x}; waiting: {others}"),
+            );
             Ok(STATUS_TIMEOUT)
         }
         Err(None) => {
@@ -252,7 +258,7 @@ crate::nt::imports! {
     [max: DISPATCH, mark: Documented, source: "DDI wdm/nf-wdm-keinitializeevent"]
     fn KeInitializeEvent(thread, event: usize, kind: u32, state: u8) {
         if kind > 1 {
-            return thread.stop("EVENT", format!("KeInitializeEvent of type {kind}"));
+            return thread.stop(&rules::EVENT, format!("KeInitializeEvent of type {kind}"));
         }
         let fields = probe::fill(event, 0, EVENT)
             .and_then(|()| probe::write(event, kind as u8))
@@ -267,7 +273,7 @@ crate::nt::imports! {
     [max: DISPATCH, mark: Documented, source: "DDI wdm/nf-wdm-kesetevent", point: true]
     fn KeSetEvent(thread, event: usize, increment: i32, wait: u8) -> i32 {
         if wait != 0 && thread.irql() > APC {
-            thread.bugcheck(rules::IRQL_NOT_LESS_OR_EQUAL, [0, 2, 0, 0], "KeSetEvent with Wait above APC_LEVEL");
+            thread.bugcheck(&rules::IRQL_NOT_LESS_OR_EQUAL, [0, 2, 0, 0], "KeSetEvent with Wait above APC_LEVEL");
             return 0;
         }
         match probe::atomic_u32(event + SIGNAL_STATE) {
@@ -304,7 +310,7 @@ crate::nt::imports! {
     [max: PASSIVE, mark: Documented, source: "DDI wdm/nf-wdm-kesetprioritythread"]
     fn KeSetPriorityThread(thread, object: usize, priority: i32) -> i32 {
         if !(1..=31).contains(&priority) {
-            thread.stop("PRIORITY", format!("KeSetPriorityThread to {priority}"));
+            thread.stop(&rules::PRIORITY, format!("KeSetPriorityThread to {priority}"));
         }
         if !thread.machine().objects().is_object(object) {
             return thread.bad_pointer("Thread", object);

@@ -19,6 +19,7 @@ use crate::loader::pe::Image;
 use crate::loader::probe;
 use crate::loader::symbols::Symbols;
 use crate::nt::level::{DISPATCH, PASSIVE};
+use crate::nt::lock_order;
 use crate::nt::memory::{self, Memory};
 use crate::nt::ob::Objects;
 use crate::nt::pool::Pool;
@@ -32,7 +33,7 @@ use crate::nt::topology::Topology;
 use crate::nt::{Behaviour, Mark};
 use crate::verifier::fault::{Delay, Faults};
 use crate::verifier::report::{Frame, Leak, Stop};
-use crate::verifier::rules;
+use crate::verifier::rules::Rule;
 use crate::verifier::schedule::{JoinHandle, Key, World, lock};
 
 mod driver;
@@ -335,7 +336,7 @@ impl Machine {
     }
 
     /// Stops it for a reason that is not in driver code.
-    pub fn die(&self, rule: &str, detail: impl Into<String>) {
+    pub fn die(&self, rule: &'static Rule, detail: impl Into<String>) {
         if let Some(thread) =
             Thread::current().filter(|thread| std::ptr::eq(thread.machine(), self))
         {
@@ -343,8 +344,8 @@ impl Machine {
         }
         self.stopped(Stop {
             machine: self.options.name.clone(),
-            code: rules::DRIVER_VERIFIER,
-            rule: rule.to_owned(),
+            code: rule.code,
+            rule,
             parameters: [0; 4],
             detail: detail.into(),
             thread: std::thread::current().name().unwrap_or("host").to_owned(),
@@ -477,6 +478,7 @@ impl Machine {
     /// Frees what [`Machine::allocate`] gave; false if it did not.
     pub fn release(&self, address: usize) -> bool {
         let Some(block) = lock(&self.owned).remove(&address) else { return false };
+        lock_order::forget(self, address, size_of_val(&*block));
         if self.options.remembers {
             let what = "released memory of the frameworks".to_owned();
             self.extension::<Memory>().keep(what, memory::bytes(address, size_of_val(&*block)));

@@ -116,7 +116,7 @@ fn build(thread: &Thread, mdl: usize) -> Result<(), Fault> {
         Some(true) => {}
         Some(false) => {
             thread.stop(
-                "MDL",
+                &rules::MDL,
                 format!("MmBuildMdlForNonPagedPool over paged pool at {:#x}", piece.address),
             );
         }
@@ -127,7 +127,7 @@ fn build(thread: &Thread, mdl: usize) -> Result<(), Fault> {
                 "{} bytes at {:#x}, which are not in one pool block",
                 piece.length, piece.address
             );
-            thread.stop("MDL", format!("MmBuildMdlForNonPagedPool over {what}"));
+            thread.stop(&rules::MDL, format!("MmBuildMdlForNonPagedPool over {what}"));
         }
     }
     let flags = probe::read::<u16>(mdl + FLAGS)?;
@@ -145,11 +145,11 @@ fn pieces_of_one(mdl: usize) -> Result<Option<Piece>, Fault> {
 fn map(thread: &Thread, mdl: usize) -> Result<usize, Fault> {
     let flags = probe::read::<u16>(mdl + FLAGS)?;
     if flags & (LOCKED | NONPAGED) == 0 {
-        thread.stop("MDL", format!("{mdl:#x} is mapped, its pages are not locked"));
+        thread.stop(&rules::MDL, format!("{mdl:#x} is mapped, its pages are not locked"));
         return Ok(0);
     }
     if flags & MAPPED != 0 {
-        thread.stop("MDL", format!("{mdl:#x} is mapped twice"));
+        thread.stop(&rules::MDL, format!("{mdl:#x} is mapped twice"));
         return Ok(0);
     }
     let address =
@@ -175,10 +175,10 @@ crate::nt::imports! {
     [max: DISPATCH, mark: Documented, source: "DDI wdm/nf-wdm-iofreemdl"]
     fn IoFreeMdl(thread, mdl: usize) {
         if let Some(list) = ndis(thread.machine()).user_of(mdl) {
-            return thread.stop("NBL_VIOLATION: M5", format!("IoFreeMdl of {mdl:#x}, which is in list {list:#x} under way"));
+            return thread.stop(&rules::NBL_M5, format!("IoFreeMdl of {mdl:#x}, which is in list {list:#x} under way"));
         }
         if let Err(wrong) = thread.machine().pool().free(mdl, TAG, thread.caller()) {
-            thread.bugcheck(rules::BAD_POOL_CALLER, [0x7, 0, TAG.into(), mdl as u64], format!("IoFreeMdl: {wrong}"));
+            thread.bugcheck(&rules::BAD_POOL_CALLER, [0x7, 0, TAG.into(), mdl as u64], format!("IoFreeMdl: {wrong}"));
         }
     }
 
@@ -200,7 +200,7 @@ crate::nt::imports! {
     [max: DISPATCH, mark: Documented, source: "DDI wdm/nf-wdm-mmmaplockedpagesspecifycache", fail: 0]
     fn MmMapLockedPagesSpecifyCache(thread, mdl: usize, mode: u8, cache: u32, base: usize, bugcheck: u32, priority: u32) -> usize {
         if mode != 0 {
-            thread.stop("MDL", "MmMapLockedPagesSpecifyCache to user mode is not modelled");
+            thread.stop(&rules::MDL, "MmMapLockedPagesSpecifyCache to user mode is not modelled");
             return 0;
         }
         match map(thread, mdl) {

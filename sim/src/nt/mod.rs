@@ -13,6 +13,7 @@ use rustc_hash::FxHashMap;
 use crate::loader::gate::Stubs;
 use crate::nt::machine::Thread;
 use crate::verifier::explore::Place;
+use crate::verifier::rules;
 use crate::verifier::schedule::lock;
 
 pub mod call;
@@ -23,6 +24,7 @@ pub mod ex;
 pub mod fwp;
 pub mod io;
 pub mod ke;
+pub mod lock_order;
 pub mod machine;
 pub mod memory;
 pub mod mm;
@@ -365,7 +367,7 @@ fn slot(number: u64) -> Option<Slot> {
 extern "win64" fn not_provided() {
     let thread = Thread::at_import();
     let name = name_of(thread.import_number());
-    thread.stop("NOT PROVIDED", format!("{name} is not provided by this simulator"));
+    thread.stop(&rules::NOT_PROVIDED, format!("{name} is not provided by this simulator"));
 }
 
 /// What every import does first: the rules of its row. `None`: the machine has stopped, return anything.
@@ -380,11 +382,7 @@ pub(crate) fn enter(thread: &Thread) -> Option<&Thread> {
         let (word, limit) =
             if irql > row.max { ("at most", row.max) } else { ("at least", row.min) };
         let detail = format!("{} wants IRQL {word} {limit}, called at IRQL {irql}", row.name);
-        thread.bugcheck(
-            crate::verifier::rules::IRQL_NOT_LESS_OR_EQUAL,
-            [0, irql.into(), 0, 0],
-            detail,
-        );
+        thread.bugcheck(&rules::IRQL_NOT_LESS_OR_EQUAL, [0, irql.into(), 0, 0], detail);
         return None;
     }
     if let Some(delay) = thread.machine().faults().delay_of(row.name) {

@@ -24,6 +24,7 @@ use crate::nt::thread::{Call, Level, Thread};
 use crate::nt::wsk::{self, layout};
 use crate::nt::{behaviours, imports};
 use crate::verifier::report::Leak;
+use crate::verifier::rules;
 use crate::verifier::schedule::{Key, lock};
 
 const SUCCESS: i32 = 0;
@@ -58,7 +59,7 @@ imports! {
             .and_then(|()| probe::write_bytes(made + TABLE_HEAD, &rows.concat()))
             .and_then(|()| probe::write(table, made));
         if written.is_err() {
-            thread.stop("IP_HELPER_VIOLATION: GetIpForwardTable2", format!("cannot write {table:#x}"));
+            return thread.bad_pointer("Table", table);
         }
         SUCCESS
     }
@@ -73,7 +74,7 @@ imports! {
                 lock(&netio.tables).swap_remove(at);
                 thread.machine().release(table);
             }
-            None => thread.stop("IP_HELPER_VIOLATION: FreeMibTable", format!("{table:#x} is no table, or was freed")),
+            None => thread.stop(&rules::IP_HELPER_TABLE, format!("{table:#x} is no table, or was freed")),
         }
     }
 
@@ -110,7 +111,7 @@ imports! {
         let written = probe::write_bytes(row, &netio.forward_row(&tables, route))
             .and_then(|()| probe::write_bytes(best, &layout::ip_bytes(from, to.is_ipv6())));
         if written.is_err() {
-            thread.stop("IP_HELPER_VIOLATION: GetBestRoute2", "cannot write the answer");
+            return thread.bad_pointer("BestRoute or BestSourceAddress", row);
         }
         SUCCESS
     }
@@ -123,8 +124,7 @@ imports! {
         let luid = probe::read::<u64>(row + 8);
         let index = probe::read::<u32>(row + 16);
         let (Ok(family), Ok(luid), Ok(index)) = (family, luid, index) else {
-            thread.stop("IP_HELPER_VIOLATION: GetIpInterfaceEntry", format!("cannot read {row:#x}"));
-            return 0;
+            return thread.bad_pointer("Row", row);
         };
         if !matches!(family, layout::AF_INET | layout::AF_INET6) {
             return INVALID_PARAMETER;
@@ -133,7 +133,7 @@ imports! {
         let Some(interface) = netio.find(&tables, luid, index) else { return NOT_FOUND };
         let filled = netio.interface_row(interface, family);
         if probe::write_bytes(row, &filled).is_err() {
-            thread.stop("IP_HELPER_VIOLATION: GetIpInterfaceEntry", format!("cannot write {row:#x}"));
+            return thread.bad_pointer("Row", row);
         }
         SUCCESS
     }
@@ -158,19 +158,19 @@ imports! {
         }
         let (machine, netio) = (thread.machine(), netio(thread.machine()));
         let Some(gone) = lock(&netio.subscriptions).remove(&handle) else {
-            thread.stop("IP_HELPER_VIOLATION: CancelMibChangeNotify2", format!("{handle:#x} is no handle"));
+            thread.stop(&rules::IP_HELPER_NOTIFICATION, format!("{handle:#x} is no handle"));
             return 0;
         };
         gone.cancelled.store(true, Ordering::SeqCst);
         machine.release(handle);
         if lock(&gone.runs_on).is_some_and(|id| id == std::thread::current().id()) {
-            thread.stop("DEADLOCK: CancelMibChangeNotify2", "called inside the callback it waits for");
+            thread.stop(&rules::DEADLOCK_CHANGE_NOTIFICATION, "called inside the callback it waits for");
             return 0;
         }
         let idle = || lock(&gone.runs_on).is_none().then_some(());
         let deadline = machine.world().now() + std::time::Duration::from_secs(20);
         if machine.wait(gone.key(), Some(deadline), "CancelMibChangeNotify2", idle).is_err() && !machine.is_dead() {
-            thread.stop("DEADLOCK: CancelMibChangeNotify2", "the callback it waits for does not return");
+            thread.stop(&rules::DEADLOCK_CHANGE_NOTIFICATION, "the callback it waits for does not return");
         }
         SUCCESS
     }
@@ -306,8 +306,7 @@ fn subscribe(thread: &Thread, subject: Subject, what: (u16, usize, u64, u8), han
         }
     }
     if probe::write(handle, made).is_err() {
-        thread
-            .stop("IP_HELPER_VIOLATION: change notification", format!("cannot write {handle:#x}"));
+        return thread.bad_pointer("NotificationHandle", handle);
     }
     SUCCESS
 }

@@ -248,7 +248,7 @@ fn drop_reference(thread: &Thread, object: usize) {
         return;
     }
     let detail = format!("ObDereferenceObject of {object:#x}, which is no object");
-    thread.bugcheck(rules::REFERENCE_BY_POINTER, [0, object as u64, 0, 0], detail);
+    thread.bugcheck(&rules::REFERENCE_BY_POINTER, [0, object as u64, 0, 0], detail);
 }
 
 crate::nt::imports! {
@@ -279,7 +279,7 @@ crate::nt::imports! {
             objects.note_driver(object, 1);
         } else {
             let detail = format!("ObReferenceObject of {object:#x}, which is no object");
-            thread.bugcheck(rules::REFERENCE_BY_POINTER, [0, object as u64, 0, 0], detail);
+            thread.bugcheck(&rules::REFERENCE_BY_POINTER, [0, object as u64, 0, 0], detail);
         }
         0
     }

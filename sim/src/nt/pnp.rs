@@ -14,6 +14,7 @@ use crate::nt::wdf::device::{Device, PnpCallback};
 use crate::nt::wdf::status::{self, NtStatus};
 use crate::nt::wdf::{Wdf, driver};
 use crate::verifier::report::Leak;
+use crate::verifier::rules;
 use crate::verifier::schedule::{Key, lock};
 
 const D3: u64 = 4;
@@ -216,8 +217,10 @@ impl DeviceNode {
         if let Err(Some(_)) =
             self.machine.wait(key, Some(deadline), "programs to close their handles", closed)
         {
-            self.machine
-                .die("SIMULATOR", "a device is removed while a program keeps its handle for 60 s");
+            self.machine.die(
+                &rules::SIMULATOR,
+                "a device is removed while a program keeps its handle for 60 s",
+            );
         }
     }
 

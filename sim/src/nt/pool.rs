@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::loader::{pe, probe};
 use crate::nt::level::APC;
+use crate::nt::lock_order;
 use crate::nt::machine::Machine;
 use crate::nt::memory::{self, Region};
 use crate::nt::thread::Thread;
@@ -37,6 +38,24 @@ const POOL_FLAG_NON_PAGED_EXECUTE: u64 = 0x80;
 const POOL_FLAG_PAGED: u64 = 0x100;
 /// What uninitialised memory is filled with in verified mode.
 const GARBAGE: u8 = 0xCD;
+
+/// What cannot be chance: so many bytes of uninitialised memory after another.
+const CERTAIN: usize = 16;
+
+/// Stops the machine if `bytes`, which leave it by `way`, were never written.
+pub(crate) fn judge_leaving(machine: &Machine, way: &str, bytes: &[u8]) {
+    let found = bytes.windows(CERTAIN).position(|part| part.iter().all(|byte| *byte == GARBAGE));
+    if let Some(at) = found {
+        let detail = format!("{way}: byte {at} of {} and those after it", bytes.len());
+        machine.die(&rules::UNINITIALISED_MEMORY_LEAVES, detail);
+    }
+}
+
+/// Fills memory as uninitialised memory is filled.
+pub(crate) fn spoil(address: usize, size: usize) {
+    let filled = probe::fill(address, GARBAGE, size);
+    debug_assert!(filled.is_ok());
+}
 
 #[derive(Clone, Debug)]
 struct Block {
@@ -133,10 +152,14 @@ impl Pool {
         state.most_bytes = state.most_bytes.max(state.bytes);
         drop(state);
         if self.verified && flags & POOL_FLAG_UNINITIALIZED != 0 {
-            let filled = probe::fill(address, GARBAGE, size);
-            debug_assert!(filled.is_ok());
+            spoil(address, size);
         }
         Some(address)
+    }
+
+    /// How long the block at `address` is; 0 if there is none.
+    fn size(&self, address: usize) -> usize {
+        lock(&self.state).live.get(&address).map_or(0, |block| block.size)
     }
 
     /// Frees a block.
@@ -327,7 +350,7 @@ fn flags_are_right(thread: &Thread, flags: u64, tag: u32) -> bool {
         return true;
     };
     thread.bugcheck(
-        rules::BAD_POOL_CALLER,
+        &rules::BAD_POOL_CALLER,
         [0, flags, tag.into(), 0],
         format!("ExAllocatePool2: {wrong}"),
     );
@@ -349,9 +372,11 @@ crate::nt::imports! {
     /// Frees pool under its own tag; tag 0 fits any.
     [max: DISPATCH, mark: Documented, source: "DDI wdm/nf-wdm-exfreepoolwithtag"]
     fn ExFreePoolWithTag(thread, address: usize, tag: u32) {
+        let size = thread.machine().pool().size(address);
+        lock_order::forget(thread.machine(), address, size);
         if let Err(wrong) = thread.machine().pool().free(address, tag, thread.caller()) {
             let detail = format!("ExFreePoolWithTag: {wrong}");
-            thread.bugcheck(rules::BAD_POOL_CALLER, [0x7, 0, tag.into(), address as u64], detail);
+            thread.bugcheck(&rules::BAD_POOL_CALLER, [0x7, 0, tag.into(), address as u64], detail);
         }
     }
 }

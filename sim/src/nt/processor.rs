@@ -12,6 +12,7 @@ use crate::nt::level::{DISPATCH, PASSIVE};
 use crate::nt::machine::Machine;
 use crate::nt::stack::Stack;
 use crate::nt::thread::{Call, Dead, Level, Thread};
+use crate::verifier::rules;
 use crate::verifier::schedule::{Key, lock};
 
 /// A DPC in a queue: what the callback gets, and when it may run.
@@ -39,6 +40,20 @@ pub(crate) struct Processor {
 
 /// Attempts to take a busy CPU before the thread is parked (Parallel mode).
 const SPINS: u32 = 200;
+
+/// How long a CPU may be kept at `DISPATCH_LEVEL`. Windows allows 20 s for a DPC and 120 s in all; whatever takes 1 s is wrong.
+const AT_DISPATCH: Duration = Duration::from_secs(1);
+
+/// Judges how long a CPU was kept at `DISPATCH_LEVEL`, by the clock of Virtual mode.
+pub(crate) fn watch(thread: &Thread, what: &str, began: Duration) {
+    let world = thread.machine().world();
+    let time = world.now().saturating_sub(began);
+    if world.is_virtual() && time > AT_DISPATCH && !thread.machine().is_dead() {
+        let detail = format!("{what} kept CPU {} for {time:?}", thread.cpu());
+        let (rule, milliseconds) = (&rules::DPC_WATCHDOG_VIOLATION, time.as_millis() as u64);
+        thread.bugcheck(rule, [0, milliseconds, AT_DISPATCH.as_millis() as u64, 0], detail);
+    }
+}
 
 impl Processor {
     pub(crate) fn new(number: u32) -> Self {
@@ -176,8 +191,12 @@ impl Processor {
             return;
         }
         let machine = thread.machine();
+        let began = machine.world().now();
         while let Some(queued) = self.pop(machine, false) {
             self.run(thread, queued);
+        }
+        if machine.options().verified {
+            watch(thread, "DPCs, one after the other,", began);
         }
         self.draining.store(0, Ordering::Release);
     }

@@ -3,6 +3,7 @@
 //! `memcpy` and the like are in `loader/raw.rs`: they are called too often for a gate.
 
 use crate::loader::probe::{self, Fault};
+use crate::verifier::rules;
 
 fn copy_string(to: usize, from: usize) -> Result<(), Fault> {
     if from == 0 {
@@ -27,7 +28,7 @@ crate::nt::imports! {
     /// The handler of `__try` in C: faults are stops here, so it is never called by the simulator.
     [max: HIGH, mark: Inferred, source: "facts/simulator.md, SEH"]
     fn __C_specific_handler(thread, record: usize, frame: usize, context: usize, dispatcher: usize) -> i32 {
-        thread.stop("EXCEPTION", "exceptions are not modelled: a fault in driver code is a stop");
+        thread.stop(&rules::NOT_PROVIDED, "exceptions are not modelled: a fault in driver code is a stop");
         1
     }
 }

@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering;
 use crate::loader::probe::{self, Fault};
 use crate::nt::status::{STATUS_ACCESS_DENIED, STATUS_SUCCESS};
 use crate::nt::thread::Thread;
+use crate::verifier::rules;
 
 /// A security identifier in its binary form.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -282,7 +283,7 @@ fn check(thread: &Thread, check: &Check) -> Result<Option<u32>, Fault> {
     }
     let token = probe::read::<usize>(check.subject + PRIMARY_TOKEN)?;
     let Some(process) = thread.machine().process(token.wrapping_sub(TOKEN_OFFSET)) else {
-        thread.stop("SUBJECT CONTEXT", format!("{:#x} was not captured", check.subject));
+        thread.stop(&rules::SUBJECT_CONTEXT, format!("{:#x} was not captured", check.subject));
         return Ok(None);
     };
     let descriptor = Descriptor::read(check.descriptor)?;
@@ -316,7 +317,7 @@ crate::nt::imports! {
     [max: PASSIVE, mark: Documented, source: "DDI ntifs/nf-ntifs-sereleasesubjectcontext"]
     fn SeReleaseSubjectContext(thread, subject: usize) {
         match probe::read::<usize>(subject + PRIMARY_TOKEN) {
-            Ok(0) => thread.stop("SUBJECT CONTEXT", "released without a capture, or twice"),
+            Ok(0) => thread.stop(&rules::SUBJECT_CONTEXT, "released without a capture, or twice"),
             Ok(_) => {
                 thread.machine().objects().captures.fetch_sub(1, Ordering::Relaxed);
                 if probe::fill(subject, 0, SUBJECT).is_err() {

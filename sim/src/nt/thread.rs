@@ -19,14 +19,16 @@ use crate::loader::trap::{self, Trap};
 pub(crate) use crate::nt::call::Outcome;
 pub use crate::nt::call::{Call, Dead, Level};
 use crate::nt::level::{DISPATCH, PASSIVE};
+use crate::nt::lock_order::Held;
 use crate::nt::machine::Machine;
 use crate::nt::memory::Memory;
+use crate::nt::processor;
 use crate::nt::ps::Process;
 use crate::nt::stack::{STACK_FILL, Stack};
 use crate::nt::xstate;
 use crate::verifier::explore::Place;
 use crate::verifier::report::Stop;
-use crate::verifier::rules;
+use crate::verifier::rules::{self, Rule};
 
 mod preemption;
 
@@ -46,7 +48,7 @@ pub struct Thread {
     object: Cell<usize>,
     stack: Stack,
     bounds: Cell<(usize, usize)>,
-    locks: RefCell<Vec<usize>>,
+    locks: RefCell<Vec<Held>>,
     pub(crate) saves: RefCell<Vec<xstate::Save>>,
     pub(crate) trap: Cell<Option<Trap>>,
     ended: Cell<bool>,
@@ -242,7 +244,7 @@ impl Thread {
             crate::nt::name_of(self.import_number())
         );
         self.bugcheck(
-            rules::PAGE_FAULT_IN_NONPAGED_AREA,
+            &rules::PAGE_FAULT_IN_NONPAGED_AREA,
             [address as u64, 0, self.caller() as u64, 0],
             detail,
         );
@@ -262,7 +264,7 @@ impl Thread {
         self.stack.bounds()
     }
 
-    pub(crate) fn locks(&self) -> &RefCell<Vec<usize>> {
+    pub(crate) fn locks(&self) -> &RefCell<Vec<Held>> {
         &self.locks
     }
 
@@ -293,14 +295,19 @@ impl Thread {
         self.abandon();
     }
 
-    /// Stops the machine for a broken rule: 0xC4, `DRIVER_VERIFIER_DETECTED_VIOLATION`.
-    pub fn stop(&self, rule: &str, detail: impl Into<String>) {
-        self.stopped(rules::DRIVER_VERIFIER, rule, [0; 4], detail.into(), self.at_frame());
+    /// Stops the machine for a broken rule.
+    pub fn stop(&self, rule: &'static Rule, detail: impl Into<String>) {
+        self.bugcheck(rule, [0; 4], detail);
     }
 
-    /// Stops the machine with a bugcheck.
-    pub fn bugcheck(&self, code: u32, parameters: [u64; 4], detail: impl Into<String>) {
-        self.stopped(code, rules::name(code), parameters, detail.into(), self.at_frame());
+    /// Stops the machine for a broken rule whose bugcheck has parameters.
+    pub fn bugcheck(&self, rule: &'static Rule, parameters: [u64; 4], detail: impl Into<String>) {
+        self.stopped(rule.code, rule, parameters, detail.into(), self.at_frame());
+    }
+
+    /// Stops the machine as the driver asks for it.
+    pub(crate) fn bugcheck_of_driver(&self, code: u32, parameters: [u64; 4], detail: String) {
+        self.stopped(code, &rules::KE_BUG_CHECK, parameters, detail, self.at_frame());
     }
 
     fn at_frame(&self) -> Option<(Registers, *const ImportFrame)> {
@@ -310,7 +317,7 @@ impl Thread {
     fn stopped(
         &self,
         code: u32,
-        rule: &str,
+        rule: &'static Rule,
         parameters: [u64; 4],
         detail: String,
         from: Option<(Registers, *const ImportFrame)>,
@@ -325,7 +332,7 @@ impl Thread {
         self.machine().stopped(Stop {
             machine: self.machine().name().to_owned(),
             code,
-            rule: rule.to_owned(),
+            rule,
             parameters,
             detail,
             thread: self.name.clone(),
@@ -349,7 +356,7 @@ impl Thread {
             Outcome::Returned(value) => Ok(value),
             Outcome::ThreadEnded => {
                 self.stop(
-                    "THREAD ENDED IN A CALLBACK",
+                    &rules::THREAD_ENDED,
                     format!("{} ended a thread that is not the driver's", call.name),
                 );
                 Err(Dead)
@@ -367,7 +374,7 @@ impl Thread {
         match call.level {
             Level::Passive if before != PASSIVE => {
                 self.stop(
-                    "SIMULATOR",
+                    &rules::SIMULATOR,
                     format!("{} is a PASSIVE_LEVEL callback, called at IRQL {before}", call.name),
                 );
                 return Outcome::Stopped;
@@ -377,7 +384,12 @@ impl Thread {
             }
             _ => {}
         }
+        let watched = self.irql() >= DISPATCH && self.machine().options().verified;
+        let began = watched.then(|| self.machine().world().now());
         let outcome = self.cross(call, arguments);
+        if let Some(began) = began {
+            processor::watch(self, call.name, began);
+        }
         if call.level == Level::Dispatch && before < DISPATCH {
             self.lower(before);
         }
@@ -420,7 +432,7 @@ impl Thread {
                 "{} returned with {spoiled} changed and not saved",
                 self.machine().describe(call.function)
             );
-            self.stop("EXTENDED STATE CORRUPTED", detail);
+            self.stop(&rules::EXTENDED_STATE_CORRUPTED, detail);
         }
         if let Some((from, budget)) = paint {
             self.judge_stack(call, from, budget);
@@ -433,8 +445,8 @@ impl Thread {
     fn after_abandon(&self, irql: u8, locks: usize, saves: usize) -> Outcome {
         if let Some(trap) = self.trap.take() {
             self.stopped(
-                trap.code(),
-                rules::name(trap.code()),
+                trap.rule().code,
+                trap.rule(),
                 trap.parameters(),
                 trap.describe(self),
                 Some((trap.registers, self.gate.import.get())),
@@ -458,7 +470,7 @@ impl Thread {
                 call.name,
                 who()
             );
-            self.bugcheck(rules::IRQL_UNEXPECTED_VALUE, [now.into(), irql.into(), 0, 0], detail);
+            self.bugcheck(&rules::IRQL_UNEXPECTED_VALUE, [now.into(), irql.into(), 0, 0], detail);
             if now >= DISPATCH && irql < DISPATCH {
                 self.machine().processor(self.cpu()).release(self);
             }
@@ -467,7 +479,7 @@ impl Thread {
         let held = self.locks.borrow().len();
         if held != locks {
             self.stop(
-                "SPIN LOCK HELD",
+                &rules::SPIN_LOCK_HELD,
                 format!(
                     "{} ({}) returned with {held} spin locks, was called with {locks}",
                     call.name,
@@ -479,7 +491,7 @@ impl Thread {
         let open = self.saves.borrow().len();
         if open != saves {
             self.stop(
-                "EXTENDED STATE NOT RESTORED",
+                &rules::EXTENDED_STATE_NOT_RESTORED,
                 format!("{} ({}) left {open} saves, found {saves}", call.name, who()),
             );
             self.saves.borrow_mut().truncate(saves);
@@ -506,7 +518,7 @@ impl Thread {
         self.machine().note_stack(call.name, used);
         if used > budget {
             self.stop(
-                "STACK BUDGET",
+                &rules::STACK_BUDGET,
                 format!("{} used {used} bytes of stack, it may use {budget}", call.name),
             );
         }

@@ -171,7 +171,7 @@ fn with_timer<R>(thread: &Thread, address: usize, body: impl FnOnce(&mut Timer) 
         None => {
             drop(timers);
             let detail = format!("{address:#x} is no timer, or was deleted");
-            thread.bugcheck(rules::TIMER_OR_DPC_INVALID, [1, address as u64, 0, 0], detail);
+            thread.bugcheck(&rules::TIMER_OR_DPC_INVALID, [1, address as u64, 0, 0], detail);
             None
         }
     }
@@ -216,7 +216,8 @@ fn delete(thread: &Thread, address: usize, wait: bool, parameters: usize) -> u8 
             (!lock(&machine.timers().0).contains_key(&address)).then_some(())
         });
         if ended.is_err() {
-            thread.stop("DEADLOCK", "ExDeleteTimer waits for a callback that does not return");
+            thread
+                .stop(&rules::DEADLOCK, "ExDeleteTimer waits for a callback that does not return");
         }
     }
     was_set.into()
@@ -261,11 +262,11 @@ crate::nt::imports! {
     [max: DISPATCH, mark: Documented, source: "DDI wdm/nf-wdm-exdeletetimer", point: true]
     fn ExDeleteTimer(thread, address: usize, cancel: u8, wait: u8, parameters: usize) -> u8 {
         if wait != 0 && cancel == 0 {
-            thread.stop("EX_TIMER", "ExDeleteTimer: Wait without Cancel");
+            thread.stop(&rules::EX_TIMER, "ExDeleteTimer: Wait without Cancel");
             return 0;
         }
         if wait != 0 && thread.irql() > APC {
-            thread.bugcheck(rules::IRQL_NOT_LESS_OR_EQUAL, [0, 2, 0, 0], "ExDeleteTimer with Wait above APC_LEVEL");
+            thread.bugcheck(&rules::IRQL_NOT_LESS_OR_EQUAL, [0, 2, 0, 0], "ExDeleteTimer with Wait above APC_LEVEL");
             return 0;
         }
         delete(thread, address, wait != 0, parameters)

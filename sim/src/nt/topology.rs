@@ -8,6 +8,7 @@ use crate::loader::probe::{self, Fault};
 use crate::nt::machine::Machine;
 use crate::nt::status::{STATUS_INFO_LENGTH_MISMATCH, STATUS_INVALID_PARAMETER, STATUS_SUCCESS};
 use crate::nt::thread::Thread;
+use crate::verifier::rules;
 
 /// `RelationProcessorCore`.
 const CORE: u32 = 0;
@@ -152,7 +153,7 @@ crate::nt::imports! {
     fn KeQueryLogicalProcessorRelationship(thread, number: usize, relation: u32, information: usize, length: usize) -> i32 {
         if number == 0 || !matches!(relation, CORE | NODE) {
             let detail = format!("relation {relation} of {}", if number == 0 { "every CPU" } else { "a CPU" });
-            thread.stop("NOT PROVIDED", detail);
+            thread.stop(&rules::NOT_PROVIDED, detail);
             return 0;
         }
         match query(thread, number, relation, information, length) {

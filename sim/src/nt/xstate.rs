@@ -17,6 +17,7 @@ use crate::loader::probe;
 use crate::nt::memory::Memory;
 use crate::nt::status::{STATUS_INSUFFICIENT_RESOURCES, STATUS_INVALID_PARAMETER, STATUS_SUCCESS};
 use crate::nt::thread::Thread;
+use crate::verifier::rules;
 
 const SSE: u32 = 1;
 const AVX: u32 = 2;
@@ -308,14 +309,14 @@ crate::nt::imports! {
     [max: DISPATCH, mark: Documented, source: "DDI wdm/nf-wdm-kerestoreextendedprocessorstate"]
     fn KeRestoreExtendedProcessorState(thread, place: usize) {
         let Some(saved) = thread.saves.borrow_mut().pop() else {
-            return thread.stop("EXTENDED STATE", "restored without a save in this thread");
+            return thread.stop(&rules::EXTENDED_STATE, "restored without a save in this thread");
         };
         if saved.place != place {
-            return thread.stop("EXTENDED STATE", format!("restored from {place:#x}, the last save was to {:#x}", saved.place));
+            return thread.stop(&rules::EXTENDED_STATE, format!("restored from {place:#x}, the last save was to {:#x}", saved.place));
         }
         if saved.irql != thread.irql() {
             let detail = format!("saved at IRQL {}, restored at IRQL {}", saved.irql, thread.irql());
-            return thread.stop("EXTENDED STATE", detail);
+            return thread.stop(&rules::EXTENDED_STATE, detail);
         }
         restore(thread, &saved);
     }

@@ -1,6 +1,7 @@
 //! System services (`Zw*`).
 
 use crate::nt::status::{STATUS_INVALID_HANDLE, STATUS_SUCCESS};
+use crate::verifier::rules;
 
 crate::nt::imports! {
     pub(crate) static IMPORTS: "ntoskrnl.exe";
@@ -11,7 +12,7 @@ crate::nt::imports! {
         if thread.machine().objects().close(handle) {
             return STATUS_SUCCESS;
         }
-        thread.stop("HANDLE", format!("ZwClose of {handle:#x}, which is no open handle"));
+        thread.stop(&rules::HANDLE, format!("ZwClose of {handle:#x}, which is no open handle"));
         STATUS_INVALID_HANDLE
     }
 }

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::rules::Rule;
+
 /// One line of a driver's call stack.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frame(pub String);
@@ -11,10 +13,10 @@ pub struct Frame(pub String);
 pub struct Stop {
     /// The machine.
     pub machine: String,
-    /// The bugcheck code; 0xC4 for rules of the simulator.
+    /// The bugcheck code: the rule's, or the one that the driver asked for.
     pub code: u32,
-    /// The rule's name, or the bugcheck's.
-    pub rule: String,
+    /// The rule that was broken.
+    pub rule: &'static Rule,
     /// The bugcheck's parameters.
     pub parameters: [u64; 4],
     /// What happened, in words.
@@ -40,6 +42,7 @@ impl fmt::Display for Stop {
         let [a, b, c, d] = self.parameters;
         writeln!(f, "*** STOP {:#x} {} ({a:#x}, {b:#x}, {c:#x}, {d:#x})", self.code, self.rule)?;
         writeln!(f, "    {}", self.detail)?;
+        writeln!(f, "    rule: {} {}", self.rule.forbids, self.rule.origin())?;
         write!(
             f,
             "    machine {}, thread {}, CPU {}, IRQL {}",

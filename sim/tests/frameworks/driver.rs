@@ -10,6 +10,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use sim::nt::machine::{Call, Dead, Level, Machine};
 
+use super::mistakes;
+
 /// Deliberate mistakes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
@@ -42,6 +44,43 @@ pub(crate) enum Wrong {
     KeepsControlDevice,
     NobodyMayOpen,
     DeletesPnpDevice,
+    // One call each: `mistakes`.
+    TakesFsContext,
+    NoFileConfig,
+    FreesDeviceInit,
+    ForeignGlobals,
+    UsesDeviceInitLate,
+    FinishesPnpDevice,
+    EnqueuesPresented,
+    CompletesPending,
+    UsesCompletedRequest,
+    ShortStructure,
+    NoCallbacks,
+    NoAdapterInit,
+    NoPlaceForAdapter,
+    ForeignNetGlobals,
+    SecondAdapter,
+    StartsBare,
+    QueueOutside,
+    NoSuchOffload,
+    NoSuchLink,
+    TransmitsNothing,
+    OddAlignment,
+    CutsNothing,
+    CutsIntoNone,
+    ForeignQueueInit,
+    QueueWithParent,
+    SecondQueue,
+    QueueOfOtherKind,
+    ExtensionOfOtherRing,
+    ExtensionOfNothing,
+    // In the rings, and with requests.
+    MovesBeginOutside,
+    WildRxBuffer,
+    LosesRxBuffer,
+    LiesAboutChecksum,
+    KeepsRequest,
+    RefusesScaling,
 }
 
 static WRONG: AtomicU32 = AtomicU32::new(0);
@@ -63,7 +102,7 @@ pub(crate) fn turn(wrong: Wrong) -> MutexGuard<'static, ()> {
     turn
 }
 
-fn wrong(which: Wrong) -> bool {
+pub(crate) fn wrong(which: Wrong) -> bool {
     WRONG.load(SeqCst) == which as u32
 }
 
@@ -74,9 +113,9 @@ static NET_TABLE: [AtomicU64; 122] = [const { AtomicU64::new(0) }; 122];
 static DRIVER: AtomicU64 = AtomicU64::new(0);
 pub(crate) static DEVICE: AtomicU64 = AtomicU64::new(0);
 static MANUAL: AtomicU64 = AtomicU64::new(0);
-static ADAPTER: AtomicU64 = AtomicU64::new(0);
-static TX: AtomicU64 = AtomicU64::new(0);
-static RX: AtomicU64 = AtomicU64::new(0);
+pub(crate) static ADAPTER: AtomicU64 = AtomicU64::new(0);
+pub(crate) static TX: AtomicU64 = AtomicU64::new(0);
+pub(crate) static RX: AtomicU64 = AtomicU64::new(0);
 static PENDING: AtomicU64 = AtomicU64::new(0);
 static RX_ARMED: AtomicBool = AtomicBool::new(false);
 pub(crate) static CLEANUPS: AtomicUsize = AtomicUsize::new(0);
@@ -92,18 +131,32 @@ fn function(address: u64) -> Function {
     unsafe { std::mem::transmute::<usize, Function>(address as usize) }
 }
 
-fn wdf(index: u64, a: [u64; 6]) -> u64 {
-    let entry = (TABLE.load(SeqCst) + 8 * index) as *const u64;
-    // SAFETY: the table has 458 entries and every index here is below that.
-    let address = unsafe { entry.read() };
-    function(address)(GLOBALS.load(SeqCst), a[0], a[1], a[2], a[3], a[4], a[5])
+pub(crate) fn wdf(index: u64, a: [u64; 6]) -> u64 {
+    wdf_function(index)(GLOBALS.load(SeqCst), a[0], a[1], a[2], a[3], a[4], a[5])
 }
 
-fn net(index: usize, a: [u64; 4]) -> u64 {
+/// As [`wdf`], with globals that are another driver's.
+pub(crate) fn foreign(index: u64, a: [u64; 2]) -> u64 {
+    wdf_function(index)(GLOBALS.load(SeqCst) + 8, a[0], a[1], 0, 0, 0, 0)
+}
+
+fn wdf_function(index: u64) -> Function {
+    let entry = (TABLE.load(SeqCst) + 8 * index) as *const u64;
+    // SAFETY: the table has 458 entries and every index here is below that.
+    function(unsafe { entry.read() })
+}
+
+pub(crate) fn net(index: usize, a: [u64; 4]) -> u64 {
     function(NET_TABLE[index].load(SeqCst))(NET_GLOBALS.load(SeqCst), a[0], a[1], a[2], a[3], 0, 0)
 }
 
-fn address<T>(place: &T) -> u64 {
+/// As [`net`], with globals that are another driver's.
+pub(crate) fn foreign_net(index: usize, a: [u64; 4]) -> u64 {
+    let function = function(NET_TABLE[index].load(SeqCst));
+    function(NET_GLOBALS.load(SeqCst) + 8, a[0], a[1], a[2], a[3], 0, 0)
+}
+
+pub(crate) fn address<T>(place: &T) -> u64 {
     std::ptr::from_ref(place).expose_provenance() as u64
 }
 
@@ -143,7 +196,7 @@ fn attributes(with_callbacks: bool) -> [u64; 7] {
     [56, cleanup, destroy, 1 << 32 | 1, 0, 0, address(&TYPE)]
 }
 
-extern "win64" fn on_cleanup(_: u64) {
+pub(crate) extern "win64" fn on_cleanup(_: u64) {
     CLEANUPS.fetch_add(1, SeqCst);
 }
 
@@ -151,7 +204,7 @@ extern "win64" fn on_destroy(_: u64) {
     DESTROYS.fetch_add(1, SeqCst);
 }
 
-fn wide<const N: usize>(text: &str) -> [u16; N] {
+pub(crate) fn wide<const N: usize>(text: &str) -> [u16; N] {
     let mut units = [0; N];
     for (unit, byte) in units.iter_mut().zip(text.bytes()) {
         *unit = byte.into();
@@ -213,6 +266,8 @@ extern "win64" fn device_add(_: u64, init: u64) -> i32 {
     if status < 0 {
         return status;
     }
+    let token = init.load(SeqCst);
+    mistakes::with_device_init(token);
     let file_size = if wrong(Wrong::FileConfigSize) { 39 } else { 40 };
     let file = [file_size, on_create as *const () as u64, 0, 0, 2 | 4 << 32];
     wdf(71, [init.load(SeqCst), address(&file), 0, 0, 0, 0]);
@@ -224,6 +279,7 @@ extern "win64" fn device_add(_: u64, init: u64) -> i32 {
         return status;
     }
     let device = DEVICE.load(SeqCst);
+    mistakes::with_device(token);
     if wrong(Wrong::UnlistedFunction) {
         wdf(0, [device, 0, 0, 0, 0, 0]);
     }
@@ -278,13 +334,16 @@ fn make_queues(device: u64) {
 
 fn make_adapter(device: u64) -> i32 {
     let init = net(0, [device, 0, 0, 0]);
+    mistakes::with_adapter_init(init);
     let callbacks = [24, create_tx as *const () as u64, create_rx as *const () as u64];
     net(2, [init, address(&callbacks), 0, 0]);
     let status = net(3, [init, 0, address(&ADAPTER), 0]) as i32;
+    mistakes::with_used_adapter_init(init);
     net(1, [init, 0, 0, 0]);
     if status < 0 {
         return status;
     }
+    mistakes::with_bare_adapter();
     let adapter = ADAPTER.load(SeqCst);
     let link_layer = [24_u64, 1 << 30, 1 << 30];
     net(6, [adapter, address(&link_layer), 0, 0]);
@@ -321,7 +380,9 @@ extern "win64" fn in_caller_context(device: u64, request: u64) {
 extern "win64" fn device_control(_: u64, request: u64, output: u64, input: u64, code: u64) {
     HANDLED_BY.store(imported(CURRENT_PROCESS)(0, 0, 0, 0, 0, 0, 0) as usize, SeqCst);
     let (buffer, length) = (AtomicU64::new(0), AtomicU64::new(0));
+    mistakes::with_request(DEVICE.load(SeqCst), request);
     match code >> 2 & 0xFFF {
+        0x800 if wrong(Wrong::KeepsRequest) => {}
         0x800 => {
             let status = wdf(269, [request, 1, address(&buffer), address(&length), 0, 0]) as i32;
             if status < 0 {
@@ -342,6 +403,7 @@ extern "win64" fn device_control(_: u64, request: u64, output: u64, input: u64, 
                 output.min(input).min(1)
             };
             wdf(265, [request, 0, information, 0, 0, 0]);
+            mistakes::with_completed_request(request);
             if wrong(Wrong::CompletesTwice) {
                 wdf(263, [request, 0, 0, 0, 0, 0]);
             }
@@ -387,10 +449,14 @@ struct Ring(u64);
 /// Packet and fragment ring of transmit, then of receive.
 static RINGS: [AtomicU64; 4] = [const { AtomicU64::new(0) }; 4];
 /// Base and stride of the addresses of transmit, those of receive, the return contexts of receive.
-static SLOTS: [[AtomicU64; 5]; 3] = [const { [const { AtomicU64::new(0) }; 5] }; 3];
+static SLOTS: [[AtomicU64; 5]; 4] = [const { [const { AtomicU64::new(0) }; 5] }; 4];
 const TX_ADDRESS: usize = 0;
 const RX_ADDRESS: usize = 1;
 const RX_CONTEXT: usize = 2;
+/// Of a packet.
+const RX_CHECKSUM: usize = 3;
+/// The IP header is right, in a `NET_PACKET_CHECKSUM`.
+const CHECKSUM_VALID: u8 = 1 << 2;
 
 /// Asks for a queue's rings, as a driver does once, in the creating callback.
 fn find_rings(queue: u64, get: usize, into: usize) {
@@ -402,10 +468,11 @@ fn find_rings(queue: u64, get: usize, into: usize) {
     }
 }
 
-/// Asks for a fragment extension: `ms_fragment_virtualaddress` or `ms_fragment_returncontext`.
+/// Asks for an extension of a fragment, or the one of a packet.
 fn find_extension(queue: u64, get: usize, name: &str, into: usize) {
     let name: [u16; 28] = wide(name);
-    let query = [24, address(&name), 1 | 2 << 32];
+    let of: u64 = if into == RX_CHECKSUM { 1 } else { 2 };
+    let query = [24, address(&name), 1 | of << 32];
     net(get, [queue, address(&query), address(&SLOTS[into]), 0]);
 }
 
@@ -461,8 +528,10 @@ extern "win64" fn create_tx(_: u64, init: u64) -> i32 {
     let cancel = if wrong(Wrong::QueueWithoutCancel) { 0 } else { tx_advance as *const () as u64 };
     let config =
         [56, 0, 0, tx_advance as *const () as u64, notify_tx as *const () as u64, cancel, 0];
+    mistakes::with_queue_init(init, address(&config));
     let status = net(63, [init, 0, address(&config), address(&TX)]) as i32;
     if status >= 0 {
+        mistakes::with_queue(init, address(&config));
         find_rings(TX.load(SeqCst), 66, 0);
         find_extension(TX.load(SeqCst), 67, "ms_fragment_virtualaddress", TX_ADDRESS);
     }
@@ -484,6 +553,7 @@ extern "win64" fn create_rx(_: u64, init: u64) -> i32 {
         find_rings(RX.load(SeqCst), 61, 2);
         find_extension(RX.load(SeqCst), 62, "ms_fragment_virtualaddress", RX_ADDRESS);
         find_extension(RX.load(SeqCst), 62, "ms_fragment_returncontext", RX_CONTEXT);
+        find_extension(RX.load(SeqCst), 62, "ms_packet_checksum", RX_CHECKSUM);
     }
     status
 }
@@ -492,6 +562,10 @@ extern "win64" fn notify_tx(_: u64, _: u8) {}
 
 extern "win64" fn notify_rx(_: u64, _: u8) {
     RX_ARMED.store(true, SeqCst);
+    if wrong(Wrong::MovesBeginOutside) {
+        let fragments = Ring::number(3);
+        fragments.set_begin(fragments.next(fragments.begin()));
+    }
 }
 
 extern "win64" fn tx_advance(_: u64) {
@@ -563,7 +637,8 @@ extern "win64" fn rx_advance(_: u64) {
         let buffer = head % BUFFERS;
         let bits = LENGTHS[buffer].load(SeqCst) | (BUFFER as u64) << 26;
         write(fragments.element(fragment), bits);
-        write(slot(RX_ADDRESS, fragment), address(&MEMORY[buffer]));
+        let at = if wrong(Wrong::WildRxBuffer) { 0x1000 } else { address(&MEMORY[buffer]) };
+        write(slot(RX_ADDRESS, fragment), at);
         let handle = if wrong(Wrong::LinksTwice) { 1 } else { head as u64 + 1 };
         write(slot(RX_CONTEXT, fragment), handle);
         let element = packets.element(packet);
@@ -571,9 +646,19 @@ extern "win64" fn rx_advance(_: u64) {
         write(element + 4, 1_u16);
         write(element + 6, 0_u32);
         write(element + 10, 0_u8);
+        if wrong(Wrong::LiesAboutChecksum) && SLOTS[RX_CHECKSUM][0].load(SeqCst) != 0 {
+            write(slot(RX_CHECKSUM, packet), CHECKSUM_VALID);
+        }
         packet = packets.next(packet);
         fragment = fragments.next(fragment);
         HEAD.store(head + 1, SeqCst);
+    }
+    if wrong(Wrong::LosesRxBuffer) && fragment != fragments.begin() && fragment != fragments.end() {
+        // One fragment more than packets refer to.
+        write(fragments.element(fragment), (BUFFER as u64) << 26);
+        write(slot(RX_ADDRESS, fragment), address(&MEMORY[BUFFERS - 1]));
+        write(slot(RX_CONTEXT, fragment), 0xBAD_u64);
+        fragment = fragments.next(fragment);
     }
     packets.set_begin(packet);
     fragments.set_begin(fragment);

@@ -27,6 +27,7 @@ use sim::verifier::schedule::{Mode, Presence, World};
 
 mod copies;
 mod driver;
+mod mistakes;
 use driver::Wrong;
 
 const CLASS: [u8; 16] = [0x11; 16];
@@ -272,30 +273,78 @@ fn a_wrong_record_is_not_bound() {
 fn each_mistake_is_stopped_by_name() {
     for (wrong, rule) in [
         (Wrong::UnlistedFunction, "NOT PROVIDED: WdfChildListCreate"),
-        (Wrong::DereferencesTooOften, "WDF_VIOLATION"),
-        (Wrong::FileConfigSize, "WDF_VIOLATION: WdfDeviceInitSetFileObjectConfig"),
-        (Wrong::CompletesTwice, "WDF_VIOLATION"),
-        (Wrong::TooMuchInformation, "WDF_REQUEST_FATAL_ERROR"),
-        (Wrong::NullHandle, "WDF_VIOLATION: WDF_INVALID_HANDLE: NULL"),
-        (Wrong::WrongHandle, "WDF_VIOLATION: WDF_INVALID_HANDLE"),
-        (Wrong::StartsTwice, "AdapterAlreadyStarted"),
-        (Wrong::MtuZero, "MtuMustBeGreaterThanZero"),
-        (Wrong::NoReturnCallback, "InvalidAdapterRxCapabilities"),
-        (Wrong::QueueWithoutCancel, "NetQueueInvalidConfiguration"),
-        (Wrong::WritesTxPacket, "InvalidRingImmutableDriverTxPacket"),
-        (Wrong::WritesTxData, "NBL_VIOLATION: L5"),
-        (Wrong::MovesBeginBack, "InvalidRingBeginIndex"),
-        (Wrong::LinksTwice, "RX BUFFER LINKED TWICE"),
-        (Wrong::WritesRxBuffer, "RX BUFFER WRITTEN"),
-        (Wrong::KeepsTxPackets, "DRIVER_POWER_STATE_FAILURE"),
-        (Wrong::NobodyMayOpen, "WDF_VIOLATION: WdfControlDeviceInitAllocate"),
-        (Wrong::DeletesPnpDevice, "WDF_VIOLATION: WdfObjectDelete on a WDFDEVICE"),
+        (Wrong::DereferencesTooOften, "WDF_OBJECT_ERROR: "),
+        (Wrong::FileConfigSize, "WDF_VIOLATION: ignored call: WdfDeviceInitSetFileObjectConfig"),
+        (Wrong::CompletesTwice, "DoubleCompletion: "),
+        (Wrong::UsesCompletedRequest, "BufAfterReqCompleted: "),
+        (Wrong::TooMuchInformation, "WDF_REQUEST_FATAL_ERROR: "),
+        (Wrong::CompletesPending, "WDF_REQUEST_FATAL_ERROR: "),
+        (Wrong::EnqueuesPresented, "WDF_QUEUE_FATAL_ERROR: "),
+        (Wrong::NullHandle, "WDF_INVALID_HANDLE: NULL"),
+        (Wrong::WrongHandle, "WDF_INVALID_HANDLE: "),
+        (Wrong::NoFileConfig, "WDF_REQUIRED_PARAMETER_IS_NULL: FileObjectConfig"),
+        (Wrong::ForeignGlobals, "WDF_VIOLATION: driver globals: "),
+        (Wrong::TakesFsContext, "WDF_VIOLATION: FsContext: "),
+        (Wrong::FreesDeviceInit, "ChildDeviceInitAPI: "),
+        (Wrong::UsesDeviceInitLate, "ChildDeviceInitAPI: "),
+        (Wrong::NobodyMayOpen, "CtlDeviceFinishInit: WdfControlDeviceInitAllocate"),
+        (Wrong::FinishesPnpDevice, "CtlDeviceFinishInit: "),
+        (Wrong::DeletesPnpDevice, "WDF_OBJECT_ERROR: WdfObjectDelete on a WDFDEVICE"),
+        (Wrong::ForeignNetGlobals, "CorruptedPrivateGlobals: "),
+        (Wrong::ShortStructure, "InvalidStructTypeSize: "),
+        (Wrong::NoCallbacks, "InvalidDatapathCallbacks: "),
+        (Wrong::NoAdapterInit, "InvalidNetAdapterInitSignature: "),
+        (Wrong::NoPlaceForAdapter, "ParameterCantBeNull: Adapter"),
+        (Wrong::SecondAdapter, "NetAdapterInitAlreadyUsed: "),
+        (Wrong::StartsBare, "AdapterNotConfigured: "),
+        (Wrong::StartsTwice, "AdapterAlreadyStarted: "),
+        (Wrong::MtuZero, "MtuMustBeGreaterThanZero: "),
+        (Wrong::NoSuchLink, "InvalidLinkState: "),
+        (Wrong::NoSuchOffload, "InvalidNetOffload: "),
+        (Wrong::TransmitsNothing, "InvalidAdapterTxCapabilities: "),
+        (Wrong::OddAlignment, "NotPowerOfTwo: "),
+        (Wrong::CutsNothing, "InvalidGsoHardwareCapabilities: "),
+        (Wrong::CutsIntoNone, "InvalidGsoCapabilities: "),
+        (Wrong::NoReturnCallback, "InvalidAdapterRxCapabilities: "),
+        (Wrong::QueueOutside, "CreatingNetQueueFromWrongThread: "),
+        (Wrong::ForeignQueueInit, "BadQueueInitContext: "),
+        (Wrong::QueueWithParent, "ParentObjectNotNull: "),
+        (Wrong::SecondQueue, "QueueAlreadyCreated: "),
+        (Wrong::QueueOfOtherKind, "InvalidQueueHandle: "),
+        (Wrong::QueueWithoutCancel, "NetQueueInvalidConfiguration: "),
+        (Wrong::ExtensionOfOtherRing, "InvalidNetExtensionName: "),
+        (Wrong::ExtensionOfNothing, "InvalidNetExtensionType: "),
+        (Wrong::WritesTxPacket, "InvalidRingImmutableDriverTxPacket: "),
+        (Wrong::WritesTxData, "NBL_VIOLATION: L5: "),
+        (Wrong::MovesBeginBack, "InvalidRingBeginIndex: "),
+        (Wrong::MovesBeginOutside, "RingMovedOutsideCallback: "),
+        (Wrong::LinksTwice, "RX BUFFER LINKED TWICE: "),
+        (Wrong::WritesRxBuffer, "RX BUFFER WRITTEN: "),
+        (Wrong::WildRxBuffer, "INVALID RX BUFFER: "),
+        (Wrong::LosesRxBuffer, "RX BUFFER LOST: "),
+        (Wrong::LiesAboutChecksum, "RX CHECKSUM NOT TRUE: "),
+        (Wrong::RefusesScaling, "RECEIVE SCALING: "),
+        (Wrong::KeepsTxPackets, "DRIVER_POWER_STATE_FAILURE: "),
     ] {
         let _turn = driver::turn(wrong);
         let bench = Bench::new(Mode::Virtual { seed: 1 });
         run_into_it(&bench);
         assert!(bench.stopped().starts_with(rule), "{wrong:?}: {:?}", bench.stopped());
     }
+}
+
+#[test]
+fn a_request_that_is_kept_for_ever_is_a_stop() {
+    let _turn = driver::turn(Wrong::KeepsRequest);
+    let bench = Bench::new(Mode::Virtual { seed: 1 });
+    let _node = bench.started();
+    let process = Process::start("program", Token::system());
+    let handle = bench.machine.open(CLASS, "penstock", &process).unwrap();
+    let buffer = UserBuffer::new(1, 4).unwrap();
+    let _kept = handle.begin(code(0x800, 0), &[1], &buffer).unwrap();
+    bench.machine.world().sleep(Duration::from_millis(5));
+    handle.close();
+    assert!(bench.stopped().starts_with("DeferredRequestCompleted: "), "{:?}", bench.stopped());
 }
 
 /// Does a little of everything until the machine stops.
@@ -359,6 +408,6 @@ fn a_driver_with_a_control_device_is_not_unloaded() {
     let node = bench.started();
     assert!(matches!(node.remove(), Ok(Ok(()))), "{}", bench.stopped());
     assert!(driver::release(&bench.machine).is_err());
-    let rule = "WDF_VIOLATION: DriverUnload while there is a control device";
+    let rule = "WDF_VIOLATION: DriverUnload: DriverUnload while there is a control device";
     assert!(bench.stopped().starts_with(rule), "{:?}", bench.stopped());
 }

@@ -18,6 +18,7 @@ use crate::loader::probe;
 use crate::nt::imports;
 use crate::nt::machine::Machine;
 use crate::nt::thread::{Call, Level};
+use crate::verifier::rules;
 use crate::verifier::schedule::{Key, lock};
 
 /// How long a stopping service waits for its subscribers, if it does.
@@ -172,7 +173,7 @@ imports! {
     [max: PASSIVE, mark: Documented, source: "DDI fwpmk/nf-fwpmk-fwpmbfestatesubscribechanges0", fail: answer::INSUFFICIENT_RESOURCES]
     fn FwpmBfeStateSubscribeChanges0(thread, device: usize, callback: usize, context: u64, handle: usize) -> i32 {
         if device == 0 || callback == 0 {
-            thread.stop("WFP_VIOLATION: FwpmBfeStateSubscribeChanges0", "no device object, or no callback");
+            thread.stop(&rules::WFP_SUBSCRIPTION, "no device object, or no callback");
             return 0;
         }
         let (machine, fwp) = (thread.machine(), fwp(thread.machine()));
@@ -191,19 +192,19 @@ imports! {
     fn FwpmBfeStateUnsubscribeChanges0(thread, handle: usize) -> i32 {
         let (machine, fwp) = (thread.machine(), fwp(thread.machine()));
         let Some(gone) = lock(&fwp.bfe.subscribers).remove(&handle) else {
-            thread.stop("WFP_VIOLATION: FwpmBfeStateUnsubscribeChanges0", format!("{handle:#x} is no subscription"));
+            thread.stop(&rules::WFP_SUBSCRIPTION, format!("{handle:#x} is no subscription"));
             return 0;
         };
         gone.cancelled.store(true, Ordering::SeqCst);
         machine.release(handle);
         if lock(&gone.runs_on).is_some_and(|id| id == std::thread::current().id()) {
-            thread.stop("DEADLOCK: FwpmBfeStateUnsubscribeChanges0", "called inside the callback it waits for");
+            thread.stop(&rules::DEADLOCK_BFE_SUBSCRIPTION, "called inside the callback it waits for");
             return 0;
         }
         let idle = || lock(&gone.runs_on).is_none().then_some(());
         let deadline = machine.world().now() + Duration::from_secs(20);
         if machine.wait(gone.key(), Some(deadline), "FwpmBfeStateUnsubscribeChanges0", idle).is_err() && !machine.is_dead() {
-            thread.stop("DEADLOCK: FwpmBfeStateUnsubscribeChanges0", "the callback it waits for does not return");
+            thread.stop(&rules::DEADLOCK_BFE_SUBSCRIPTION, "the callback it waits for does not return");
         }
         answer::SUCCESS
     }

@@ -20,6 +20,7 @@ use crate::loader::probe::{self, Fault};
 use crate::nt::imports;
 use crate::nt::machine::Machine;
 use crate::nt::thread::{Call, Level, Thread};
+use crate::verifier::rules;
 use crate::verifier::schedule::{Key, lock};
 
 /// `FWPS_CALLOUT_NOTIFY_ADD_FILTER`.
@@ -108,12 +109,11 @@ fn register(thread: &Thread, device: usize, callout: usize, id: usize) -> i32 {
         return thread.bad_pointer("callout", callout);
     };
     if device == 0 || classify == 0 || notify == 0 {
-        thread
-            .stop("WFP_VIOLATION: FwpsCalloutRegister", "no device object, classifyFn or notifyFn");
+        thread.stop(&rules::WFP_CALLOUT, "no device object, classifyFn or notifyFn");
         return 0;
     }
     if flags & CONDITIONAL_ON_FLOW != 0 {
-        thread.stop("NOT PROVIDED", "a callout that is conditional on flow contexts");
+        thread.stop(&rules::NOT_PROVIDED, "a callout that is conditional on flow contexts");
         return 0;
     }
     let fwp = fwp(thread.machine());
@@ -155,10 +155,7 @@ fn unregister(thread: &Thread, id: u32) -> i32 {
     let ended =
         machine.wait(Key::of(&callout.running), Some(deadline), "classifies of a callout", idle);
     if ended.is_err() && !machine.is_dead() {
-        thread.stop(
-            "DEADLOCK: FwpsCalloutUnregisterById0",
-            "a classify of the callout does not return",
-        );
+        thread.stop(&rules::DEADLOCK_CALLOUT, "a classify of the callout does not return");
     }
     answer::SUCCESS
 }

@@ -22,6 +22,7 @@ use super::received::Received;
 use crate::loader::probe;
 use crate::nt::machine::{Dead, Machine};
 use crate::nt::thread::{Call, Level};
+use crate::verifier::rules;
 use crate::verifier::schedule::lock;
 
 /// The action of others' filters whose callout blocks, and lets lighter sublayers decide otherwise.
@@ -368,7 +369,7 @@ fn call(
     let out = Out { action: read(0), rights: read(24), flags: read(28) };
     if verified {
         if let Some(wrong) = judge(active, indication, so_far, kept, out) {
-            machine.die("WFP_VIOLATION: classifyFn", wrong);
+            machine.die(&rules::WFP_CLASSIFY, wrong);
             return Err(Dead);
         }
         // A pointer into the frame that was kept leads to this now.

@@ -14,6 +14,7 @@ use super::{Fwp, fwp};
 use crate::loader::probe;
 use crate::nt::machine::Machine;
 use crate::nt::ndis::layout::{Buffer, list};
+use crate::verifier::rules;
 
 /// Pool tag of clones.
 pub(super) const TAG: u32 = u32::from_le_bytes(*b"NbrC");
@@ -87,7 +88,7 @@ impl Fwp {
         let at = parent.at();
         let made = Received::clone_of(machine, (parent, buffers), lead, about);
         if made.is_none() {
-            machine.die("OUT OF MEMORY", format!("no memory for a clone of {at:#x}"));
+            machine.die(&rules::SIMULATOR, format!("no memory for a clone of {at:#x}"));
         }
         made
     }

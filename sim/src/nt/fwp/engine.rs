@@ -20,6 +20,7 @@ use crate::loader::probe;
 use crate::nt::imports;
 use crate::nt::machine::Machine;
 use crate::nt::thread::Thread;
+use crate::verifier::rules;
 use crate::verifier::schedule::{Key, lock};
 
 /// How long a call waits for another session's transaction if its session does not say.
@@ -132,8 +133,8 @@ fn enter(thread: &Thread, fwp: &Fwp, handle: usize, function: &str) -> Result<Ow
         Some(session) => session.wait,
         None => {
             thread.stop(
-                &format!("WFP_VIOLATION: {function}"),
-                format!("{handle:#x} is no engine handle"),
+                &rules::WFP_ENGINE_HANDLE,
+                format!("{function}: {handle:#x} is no engine handle"),
             );
             return Err(answer::INVALID_HANDLE);
         }
@@ -287,7 +288,7 @@ imports! {
         }
         let gone = lock(&fwp.engine).sessions.remove(&handle);
         let Some(gone) = gone else {
-            thread.stop("WFP_VIOLATION: FwpmEngineClose0", format!("{handle:#x} is no engine handle"));
+            thread.stop(&rules::WFP_ENGINE_HANDLE, format!("FwpmEngineClose0: {handle:#x} is no engine handle"));
             return 0;
         };
         machine.release(handle);

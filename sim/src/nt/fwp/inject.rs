@@ -34,6 +34,7 @@ use crate::nt::ndis::{allocate_over, violation};
 use crate::nt::thread::{Call, Level, Thread};
 use crate::nt::wsk::layout::{AF_INET, AF_INET6};
 use crate::nt::wsk::send_status;
+use crate::verifier::rules;
 use crate::verifier::schedule::{Key, lock};
 
 mod request;
@@ -56,9 +57,9 @@ mod state {
 }
 
 /// One injection handle.
-struct Handle {
+pub(super) struct Handle {
     family: u16,
-    pending: usize,
+    pub(super) pending: usize,
     closing: bool,
 }
 
@@ -91,7 +92,7 @@ struct Done {
 /// The injections of one machine.
 #[derive(Default)]
 pub(crate) struct Injections {
-    handles: Mutex<FxHashMap<usize, Handle>>,
+    pub(super) handles: Mutex<FxHashMap<usize, Handle>>,
     /// Lists inside the stack: by which handle, and with which context.
     inside: Mutex<FxHashMap<usize, (usize, u64)>>,
     late: Mutex<Vec<Late>>,
@@ -186,19 +187,17 @@ fn complete(machine: &Machine, done: Done, level: Level) {
         |(at, bytes): &(usize, Vec<u8>)| probe::bytes(*at, bytes.len()).as_ref() != Ok(bytes);
     if done.frozen.iter().any(changed) {
         return machine.die(
-            "WFP_VIOLATION: injection",
+            &rules::WFP_INJECTION_CHANGED,
             "the address or control messages changed before completion",
         );
     }
     if let Err(Broken { rule, detail }) = ndis(machine).hand_back(machine, done.list) {
-        return machine.die(&format!("NBL_VIOLATION: {rule}"), detail);
+        return machine.die(rule, detail);
     }
     lock(&fwp.injections.inside).remove(&done.list);
     if probe::write(done.list + list::STATUS, done.status).is_err() {
-        return machine.die(
-            "NBL_VIOLATION: L8",
-            format!("list {:#x} is gone before its completion", done.list),
-        );
+        return machine
+            .die(&rules::NBL_L8, format!("list {:#x} is gone before its completion", done.list));
     }
     let raised = match level {
         Level::Dispatch => true,
@@ -302,7 +301,6 @@ fn transmit(
 }
 
 fn inject(thread: &Thread, request: Request, flags: u32) -> i32 {
-    const FUNCTION: &str = "WFP_VIOLATION: FwpsInjectTransportSendAsync1";
     let (machine, fwp) = (thread.machine(), fwp(thread.machine()));
     let family = match lock(&fwp.injections.handles).get(&request.handle) {
         None => None,
@@ -310,11 +308,11 @@ fn inject(thread: &Thread, request: Request, flags: u32) -> i32 {
         Some(handle) => Some(handle.family),
     };
     let Some(family) = family else {
-        thread.stop(FUNCTION, format!("{:#x} is no injection handle", request.handle));
+        thread.stop(&rules::WFP_INJECTION, format!("{:#x} is no injection handle", request.handle));
         return 0;
     };
     if let Some(wrong) = wrong(&fwp, &request, flags) {
-        thread.stop(FUNCTION, wrong);
+        thread.stop(&rules::WFP_INJECTION, wrong);
         return 0;
     }
     let Some(endpoint) = fwp.endpoints.find(request.endpoint) else {
@@ -344,11 +342,11 @@ fn inject(thread: &Thread, request: Request, flags: u32) -> i32 {
             send(thread, &fwp, request, &*endpoint, route, &datagrams)
         }
         Ok(_) => {
-            thread.stop(FUNCTION, "the list has no buffer");
+            thread.stop(&rules::WFP_INJECTION, "the list has no buffer");
             0
         }
         Err(wrong) => {
-            thread.stop(FUNCTION, wrong);
+            thread.stop(&rules::WFP_INJECTION, wrong);
             0
         }
     }
@@ -410,10 +408,7 @@ fn destroy(thread: &Thread, handle: usize) -> i32 {
         _ => false,
     };
     if !known {
-        thread.stop(
-            "WFP_VIOLATION: FwpsInjectionHandleDestroy0",
-            format!("{handle:#x} is no injection handle"),
-        );
+        thread.stop(&rules::WFP_INJECTION_HANDLE, format!("{handle:#x} is no injection handle"));
         return 0;
     }
     injections.release(machine, |late| late.done.handle == handle);
@@ -423,7 +418,7 @@ fn destroy(thread: &Thread, handle: usize) -> i32 {
     let deadline = machine.world().now() + PATIENCE;
     let ended = machine.wait(injections.idle_key(), Some(deadline), "injections of a handle", idle);
     if ended.is_err() && !machine.is_dead() {
-        thread.stop("DEADLOCK: FwpsInjectionHandleDestroy0", "an injection is not completed");
+        thread.stop(&rules::DEADLOCK_INJECTION, "an injection is not completed");
         return 0;
     }
     lock(&injections.handles).remove(&handle);
@@ -438,7 +433,7 @@ imports! {
     [max: PASSIVE, mark: Documented, source: "DDI fwpsk/nf-fwpsk-fwpsinjectionhandlecreate0", fail: answer::TCPIP_NOT_READY]
     fn FwpsInjectionHandleCreate0(thread, family: u16, flags: u32, handle: usize) -> i32 {
         if flags != TRANSPORT {
-            thread.stop("NOT PROVIDED", format!("FwpsInjectionHandleCreate0 with flags {flags:#x}"));
+            thread.stop(&rules::NOT_PROVIDED, format!("FwpsInjectionHandleCreate0 with flags {flags:#x}"));
             return 0;
         }
         if !matches!(family, 0 | AF_INET | AF_INET6) {
@@ -465,7 +460,7 @@ imports! {
         let fwp = fwp(thread.machine());
         let known = lock(&fwp.injections.handles).contains_key(&handle);
         if !known {
-            thread.stop("WFP_VIOLATION: FwpsQueryPacketInjectionState0", format!("{handle:#x} is no injection handle"));
+            thread.stop(&rules::WFP_INJECTION_STATE, format!("{handle:#x} is no injection handle"));
             return 0;
         }
         let inside = lock(&fwp.injections.inside).get(&at).copied();
@@ -473,7 +468,7 @@ imports! {
             (Some(inside), _) => (inside, (0, 0)),
             (None, Some(received)) => ((received.about.injected_by, 0), received.about.before),
             (None, None) => {
-                thread.stop("WFP_VIOLATION: FwpsQueryPacketInjectionState0", format!("{at:#x} is no list in the stack"));
+                thread.stop(&rules::WFP_INJECTION_STATE, format!("{at:#x} is no list in the stack"));
                 return 0;
             }
         };

@@ -22,6 +22,7 @@ use crate::nt::ndis::layout::{Buffer, NBL_IS_IPV4, NBL_IS_IPV6, NBL_IS_UDP, info
 use crate::nt::ndis::lent::{Lent, Packet};
 use crate::nt::thread::Thread;
 use crate::nt::wsk;
+use crate::verifier::rules;
 use crate::verifier::schedule::lock;
 
 /// Pool tag of lists of the network card.
@@ -155,10 +156,10 @@ impl Nic {
         let children = clones::children(received.at);
         if children != 0 {
             let detail = format!("{:#x} is given back and has {children} clones", received.at);
-            machine.die("NBL_VIOLATION: L2", detail);
+            machine.die(&rules::NBL_L2, detail);
         }
         if let Some(wrong) = received.changed() {
-            machine.die("WFP_VIOLATION: NET_BUFFER_LIST", wrong);
+            machine.die(&rules::WFP_LIST_CHANGED, wrong);
         }
         received.list.free(machine);
         if let Some(parent) = &received.parent {
@@ -249,8 +250,10 @@ impl Fwp {
         let usable =
             found.filter(|list| list.indicated.load(Ordering::SeqCst) || list.references() > 0);
         if usable.is_none() {
-            let detail = format!("{at:#x} is no list that is being classified or was referenced");
-            thread.stop(&format!("WFP_VIOLATION: {function}"), detail);
+            let detail = format!(
+                "{function}: {at:#x} is no list that is being classified or was referenced"
+            );
+            thread.stop(&rules::WFP_LIST_REFERENCE, detail);
         }
         usable
     }
@@ -272,11 +275,11 @@ imports! {
     fn FwpsDereferenceNetBufferList0(thread, at: usize, dispatch_level: u8) {
         let (machine, fwp) = (thread.machine(), fwp(thread.machine()));
         if dispatch_level != 0 && thread.irql() < DISPATCH {
-            return thread.stop("WFP_VIOLATION: FwpsDereferenceNetBufferList0", "dispatchLevel below DISPATCH_LEVEL");
+            return thread.stop(&rules::WFP_LIST_REFERENCE, "dispatchLevel below DISPATCH_LEVEL");
         }
         let Some(list) = fwp.usable(thread, at, "FwpsDereferenceNetBufferList0") else { return };
         if list.references() == 0 {
-            return thread.stop("WFP_VIOLATION: FwpsDereferenceNetBufferList0", format!("{at:#x} is not referenced"));
+            return thread.stop(&rules::WFP_LIST_REFERENCE, format!("{at:#x} is not referenced"));
         }
         fwp.nic.dereference(machine, &list);
     }

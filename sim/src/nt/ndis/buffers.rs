@@ -16,6 +16,7 @@ use crate::loader::probe::{self, Fault};
 use crate::nt::imports;
 use crate::nt::thread::Thread;
 use crate::verifier::report::Leak;
+use crate::verifier::rules::{self, Rule};
 use crate::verifier::schedule::lock;
 
 struct Pool {
@@ -33,7 +34,7 @@ pub(crate) struct Buffers {
     all: Mutex<FxHashMap<usize, usize>>,
 }
 
-fn wrong<T>(rule: &'static str, detail: String) -> Result<T, Broken> {
+fn wrong<T>(rule: &'static Rule, detail: String) -> Result<T, Broken> {
     Err(Broken { rule, detail })
 }
 
@@ -48,14 +49,14 @@ impl Buffers {
     fn make_pool(&self, thread: &Thread, parameters: usize) -> Result<usize, Broken> {
         let read = |at| probe::read::<u32>(parameters + at);
         let (Ok(header), Ok(tag), Ok(data)) = (read(0), read(4), read(8)) else {
-            return wrong("L4", format!("{parameters:#x} is not memory"));
+            return wrong(&rules::NBL_L4, format!("{parameters:#x} is not memory"));
         };
         if header != 0x000C_0180 || tag == 0 {
-            return wrong("L4", format!("header {header:#x}, tag {tag:#x}"));
+            return wrong(&rules::NBL_L4, format!("header {header:#x}, tag {tag:#x}"));
         }
         if data != 0 {
             return wrong(
-                "L4",
+                &rules::NBL_L4,
                 "a pool with data is for NdisAllocateNetBufferMdlAndData, which is not provided"
                     .into(),
             );
@@ -68,10 +69,10 @@ impl Buffers {
     fn free_pool(&self, thread: &Thread, handle: usize) -> Result<(), Broken> {
         let mut pools = lock(&self.pools);
         match pools.get(&handle) {
-            None => return wrong("L4", format!("{handle:#x} is no buffer pool")),
+            None => return wrong(&rules::NBL_L4, format!("{handle:#x} is no buffer pool")),
             Some(pool) if pool.out > 0 => {
                 return wrong(
-                    "L4",
+                    &rules::NBL_L4,
                     format!("pool {handle:#x} is freed with {} buffers out", pool.out),
                 );
             }
@@ -90,10 +91,10 @@ impl Buffers {
     /// Allocates a buffer over a chain of MDLs; 0: no memory.
     fn allocate(&self, thread: &Thread, handle: usize, mut said: Buffer) -> Result<usize, Broken> {
         if said.chain == 0 && (said.offset != 0 || said.length != 0) {
-            return wrong("N2", "an offset or a length without an MDL".into());
+            return wrong(&rules::NBL_N2, "an offset or a length without an MDL".into());
         }
         let (tag, spare) = match lock(&self.pools).get_mut(&handle) {
-            None => return wrong("L4", format!("{handle:#x} is no buffer pool")),
+            None => return wrong(&rules::NBL_L4, format!("{handle:#x} is no buffer pool")),
             Some(pool) => {
                 pool.out += 1;
                 (pool.tag, pool.spare.pop())
@@ -115,8 +116,10 @@ impl Buffers {
             said.adjust()?;
             said.write(block)
         });
-        built
-            .map_err(|Fault(at)| Broken { rule: "N1", detail: format!("{at:#x} is not memory") })?;
+        built.map_err(|Fault(at)| Broken {
+            rule: &rules::NBL_N1,
+            detail: format!("{at:#x} is not memory"),
+        })?;
         if machine.options().verified {
             invariants::buffer(block)?;
         }
@@ -126,14 +129,20 @@ impl Buffers {
     fn free(&self, thread: &Thread, at: usize) -> Result<(), Broken> {
         let machine = thread.machine();
         if let Some(list) = ndis(machine).user_of(at) {
-            return wrong("L8", format!("buffer {at:#x} is in list {list:#x}, which is under way"));
+            return wrong(
+                &rules::NBL_L8,
+                format!("buffer {at:#x} is in list {list:#x}, which is under way"),
+            );
         }
         let Some(handle) = lock(&self.all).remove(&at) else {
-            return wrong("L4", format!("{at:#x} is no buffer of a buffer pool, or was freed"));
+            return wrong(
+                &rules::NBL_L4,
+                format!("{at:#x} is no buffer of a buffer pool, or was freed"),
+            );
         };
         let mut pools = lock(&self.pools);
         let Some(pool) = pools.get_mut(&handle) else {
-            return wrong("L4", format!("the pool of buffer {at:#x} is gone"));
+            return wrong(&rules::NBL_L4, format!("the pool of buffer {at:#x} is gone"));
         };
         pool.out -= 1;
         if !machine.options().verified {
@@ -143,7 +152,7 @@ impl Buffers {
         let tag = pool.tag;
         drop(pools);
         let freed = machine.pool().free(at, tag, thread.caller());
-        freed.map_err(|detail| Broken { rule: "L4", detail })
+        freed.map_err(|detail| Broken { rule: &rules::NBL_L4, detail })
     }
 }
 
@@ -163,7 +172,7 @@ imports! {
     fn NdisAllocateNetBufferPool(thread, handle: usize, parameters: usize) -> usize {
         let ndis = ndis(thread.machine());
         if !ndis.is_handle(handle) {
-            thread.stop("NBL_VIOLATION: L4", format!("NdisAllocateNetBufferPool: {handle:#x} is no NDIS handle"));
+            thread.stop(&rules::NBL_L4, format!("NdisAllocateNetBufferPool: {handle:#x} is no NDIS handle"));
             return 0;
         }
         answer(thread, "NdisAllocateNetBufferPool", ndis.buffers.make_pool(thread, parameters), 0)

@@ -11,6 +11,7 @@ use super::lists::ndis;
 use crate::loader::probe::{self, Fault};
 use crate::nt::mm;
 use crate::nt::thread::Thread;
+use crate::verifier::rules;
 use crate::verifier::schedule::lock;
 
 /// Tag of the MDLs that retreats allocate.
@@ -28,7 +29,7 @@ pub(crate) struct Move {
 }
 
 fn fault(Fault(at): Fault) -> Broken {
-    Broken { rule: "N6", detail: format!("{at:#x} is not memory") }
+    Broken { rule: &rules::NBL_N6, detail: format!("{at:#x} is not memory") }
 }
 
 /// What a buffer says; checked, but not in fast mode.
@@ -79,7 +80,7 @@ pub(crate) fn advance(thread: &Thread, at: usize, delta: u32, free: bool) -> Res
     let mut buffer = look(thread, at)?;
     if delta > buffer.length {
         let detail = format!("buffer {at:#x} of {} bytes is advanced by {delta}", buffer.length);
-        return Err(Broken { rule: "N5", detail });
+        return Err(Broken { rule: &rules::NBL_N5, detail });
     }
     buffer.length -= delta;
     buffer.offset += delta;
@@ -90,12 +91,12 @@ pub(crate) fn advance(thread: &Thread, at: usize, delta: u32, free: bool) -> Res
             let detail = format!(
                 "MDL {mdl:#x}, which a retreat put in front of buffer {at:#x}, is not in front any more"
             );
-            return Err(Broken { rule: "M5", detail });
+            return Err(Broken { rule: &rules::NBL_M5, detail });
         }
         buffer.chain = head.next;
         buffer.offset -= head.count;
         let freed = thread.machine().pool().free(mdl, TAG, thread.caller());
-        freed.map_err(|detail| Broken { rule: "M5", detail })?;
+        freed.map_err(|detail| Broken { rule: &rules::NBL_M5, detail })?;
     }
     buffer.adjust().and_then(|()| buffer.write(at)).map_err(fault)
 }

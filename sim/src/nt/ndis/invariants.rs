@@ -24,6 +24,7 @@
 
 use super::layout::{self, Buffer, Mdl, info, list};
 use crate::loader::probe::{self, Fault};
+use crate::verifier::rules::{self, Rule};
 
 /// Buffers of a list, and MDLs of a chain, at most: what is longer has no end.
 pub(crate) const LONGEST: usize = 4096;
@@ -35,17 +36,17 @@ const MAPPED: u16 = 0x5;
 /// A rule, and how it is broken.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Broken {
-    /// Its number.
-    pub(crate) rule: &'static str,
+    /// Which.
+    pub(crate) rule: &'static Rule,
     /// In words.
     pub(crate) detail: String,
 }
 
-fn broken<T>(rule: &'static str, detail: impl Into<String>) -> Result<T, Broken> {
+fn broken<T>(rule: &'static Rule, detail: impl Into<String>) -> Result<T, Broken> {
     Err(Broken { rule, detail: detail.into() })
 }
 
-fn gone(rule: &'static str) -> impl Fn(Fault) -> Broken {
+fn gone(rule: &'static Rule) -> impl Fn(Fault) -> Broken {
     move |Fault(at)| Broken { rule, detail: format!("{at:#x} is not memory") }
 }
 
@@ -53,7 +54,7 @@ fn gone(rule: &'static str) -> impl Fn(Fault) -> Broken {
 fn mdl(head: &Mdl) -> Result<(), Broken> {
     if head.byte_offset as usize >= PAGE || !head.start.is_multiple_of(PAGE) {
         return broken(
-            "M2",
+            &rules::NBL_M2,
             format!(
                 "MDL {:#x}: StartVa {:#x}, ByteOffset {}",
                 head.at, head.start, head.byte_offset
@@ -63,12 +64,12 @@ fn mdl(head: &Mdl) -> Result<(), Broken> {
     let pages = (head.byte_offset as usize + head.count as usize).div_ceil(PAGE);
     if usize::from(head.size) < MDL_HEAD + 8 * pages {
         return broken(
-            "M1",
+            &rules::NBL_M1,
             format!("MDL {:#x} of {} bytes describes {pages} pages", head.at, head.size),
         );
     }
     if head.flags & MAPPED != 0 && head.mapped == 0 && head.count > 0 {
-        return broken("M3", format!("MDL {:#x} is mapped nowhere", head.at));
+        return broken(&rules::NBL_M3, format!("MDL {:#x} is mapped nowhere", head.at));
     }
     Ok(())
 }
@@ -79,9 +80,9 @@ fn chain(first: usize) -> Result<Vec<Mdl>, Broken> {
     let mut at = first;
     while at != 0 {
         if all.len() == LONGEST {
-            return broken("N1", format!("the MDL chain {first:#x} does not end"));
+            return broken(&rules::NBL_N1, format!("the MDL chain {first:#x} does not end"));
         }
-        let head = Mdl::read(at).map_err(gone("N1"))?;
+        let head = Mdl::read(at).map_err(gone(&rules::NBL_N1))?;
         mdl(&head)?;
         at = head.next;
         all.push(head);
@@ -91,7 +92,7 @@ fn chain(first: usize) -> Result<Vec<Mdl>, Broken> {
 
 /// Checks one buffer and returns what it says.
 pub(crate) fn buffer(at: usize) -> Result<Buffer, Broken> {
-    let buffer = Buffer::read(at).map_err(gone("L1"))?;
+    let buffer = Buffer::read(at).map_err(gone(&rules::NBL_L1))?;
     let chain = chain(buffer.chain)?;
     let who = || format!("buffer {at:#x} (offset {}, length {})", buffer.offset, buffer.length);
     if chain.is_empty() {
@@ -99,11 +100,18 @@ pub(crate) fn buffer(at: usize) -> Result<Buffer, Broken> {
             && buffer.current_offset == 0
             && buffer.offset == 0
             && buffer.length == 0;
-        return if empty { Ok(buffer) } else { broken("N2", format!("{} has no MDL", who())) };
+        return if empty {
+            Ok(buffer)
+        } else {
+            broken(&rules::NBL_N2, format!("{} has no MDL", who()))
+        };
     }
     let total: u64 = chain.iter().map(|mdl| u64::from(mdl.count)).sum();
     if u64::from(buffer.offset) + u64::from(buffer.length) > total {
-        return broken("N5", format!("{} is longer than its chain of {total} bytes", who()));
+        return broken(
+            &rules::NBL_N5,
+            format!("{} is longer than its chain of {total} bytes", who()),
+        );
     }
     // With no data left, where the current MDL is means nothing.
     if buffer.length == 0 {
@@ -111,14 +119,14 @@ pub(crate) fn buffer(at: usize) -> Result<Buffer, Broken> {
     }
     let Some(at) = chain.iter().position(|mdl| mdl.at == buffer.current_mdl) else {
         return broken(
-            "N2",
+            &rules::NBL_N2,
             format!("{}: CurrentMdl {:#x} is not in the chain", who(), buffer.current_mdl),
         );
     };
     let before: u64 = chain[..at].iter().map(|mdl| u64::from(mdl.count)).sum();
     if before + u64::from(buffer.current_offset) != u64::from(buffer.offset) {
         return broken(
-            "N3",
+            &rules::NBL_N3,
             format!(
                 "{}: {before} bytes before CurrentMdl and {} in it",
                 who(),
@@ -128,13 +136,13 @@ pub(crate) fn buffer(at: usize) -> Result<Buffer, Broken> {
     }
     if buffer.current_offset >= chain[at].count {
         return broken(
-            "N4",
+            &rules::NBL_N4,
             format!("{}: CurrentMdlOffset {} of {}", who(), buffer.current_offset, chain[at].count),
         );
     }
-    for (address, length) in layout::data(&buffer).map_err(gone("N6"))? {
+    for (address, length) in layout::data(&buffer).map_err(gone(&rules::NBL_N6))? {
         let ends = probe::read::<u8>(address).and_then(|_| probe::read::<u8>(address + length - 1));
-        ends.map_err(gone("N6"))?;
+        ends.map_err(gone(&rules::NBL_N6))?;
     }
     Ok(buffer)
 }
@@ -142,35 +150,40 @@ pub(crate) fn buffer(at: usize) -> Result<Buffer, Broken> {
 /// Checks a list with all its buffers, and returns their addresses and what they say.
 pub(crate) fn check(at: usize) -> Result<Vec<(usize, Buffer)>, Broken> {
     let mut all = Vec::new();
-    let mut next: usize = probe::read(at + list::FIRST_BUFFER).map_err(gone("L1"))?;
+    let mut next: usize = probe::read(at + list::FIRST_BUFFER).map_err(gone(&rules::NBL_L1))?;
     while next != 0 {
         if all.len() == LONGEST {
-            return broken("L1", format!("the buffers of list {at:#x} do not end"));
+            return broken(&rules::NBL_L1, format!("the buffers of list {at:#x} do not end"));
         }
         let said = buffer(next)?;
         all.push((next, said));
         next = said.next;
     }
-    let children: i32 = probe::read(at + list::CHILD_REFERENCES).map_err(gone("L3"))?;
+    let children: i32 = probe::read(at + list::CHILD_REFERENCES).map_err(gone(&rules::NBL_L3))?;
     if children < 0 {
-        return broken("L3", format!("list {at:#x}: ChildRefCount is {children}"));
+        return broken(&rules::NBL_L3, format!("list {at:#x}: ChildRefCount is {children}"));
     }
     Ok(all)
 }
 
 /// Checks the info slots of a list that is to be sent.
 pub(crate) fn send_info(at: usize) -> Result<(), Broken> {
-    let slot = |number: usize| probe::read::<u64>(at + list::INFO + 8 * number).map_err(gone("L7"));
+    let slot = |number: usize| {
+        probe::read::<u64>(at + list::INFO + 8 * number).map_err(gone(&rules::NBL_L7))
+    };
     let checksum = slot(info::CHECKSUM)?;
     let bit = |number: u32| checksum >> number & 1 != 0;
     let (ipv4, ipv6, tcp, udp, header) = (bit(0), bit(1), bit(2), bit(3), bit(4));
     let wrong =
         (ipv4 && ipv6) || (tcp && udp) || ((tcp || udp) && !(ipv4 || ipv6)) || (header && !ipv4);
     if wrong {
-        return broken("L7", format!("list {at:#x}: checksum slot {checksum:#x}"));
+        return broken(&rules::NBL_L7, format!("list {at:#x}: checksum slot {checksum:#x}"));
     }
     if slot(info::LARGE_SEND)? != 0 && slot(info::UDP_SEGMENTATION)? != 0 {
-        return broken("L7", format!("list {at:#x}: large send and UDP segmentation at once"));
+        return broken(
+            &rules::NBL_L7,
+            format!("list {at:#x}: large send and UDP segmentation at once"),
+        );
     }
     Ok(())
 }

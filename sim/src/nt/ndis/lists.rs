@@ -17,6 +17,7 @@ use crate::nt::machine::Machine;
 use crate::nt::mm;
 use crate::nt::thread::Thread;
 use crate::verifier::report::Leak;
+use crate::verifier::rules;
 use crate::verifier::schedule::lock;
 
 /// What reserved fields hold in verified mode: contents that mean nothing.
@@ -126,11 +127,14 @@ impl Ndis {
     pub(crate) fn free_pool(&self, thread: &Thread, handle: usize) -> Result<(), Broken> {
         let mut pools = lock(&self.pools);
         let Some(pool) = pools.get(&handle) else {
-            return Err(Broken { rule: "L4", detail: format!("{handle:#x} is no NBL pool") });
+            return Err(Broken {
+                rule: &rules::NBL_L4,
+                detail: format!("{handle:#x} is no NBL pool"),
+            });
         };
         if pool.out > 0 {
             let detail = format!("pool {handle:#x} is freed with {} lists out", pool.out);
-            return Err(Broken { rule: "L4", detail });
+            return Err(Broken { rule: &rules::NBL_L4, detail });
         }
         let Some(pool) = pools.remove(&handle) else { return Ok(()) };
         drop(pools);
@@ -203,17 +207,22 @@ impl Ndis {
         let more = chained != 0 && probe::read::<usize>(chained).unwrap_or(0) != 0;
         let mut lists = lock(&self.lists);
         let wrong = match lists.get(&at) {
-            None => ("L4", "is no list of the driver's, or was freed".to_owned()),
-            Some(record) if record.made != made => {
-                ("L4", format!("is {:?}'s, and freed by {made:?}'s function", record.made))
+            None => (&rules::NBL_L4, "is no list of the driver's, or was freed".to_owned()),
+            Some(record) if record.made != made => (
+                &rules::NBL_L4,
+                format!("is {:?}'s, and freed by {made:?}'s function", record.made),
+            ),
+            Some(record) if record.under_way.is_some() => {
+                (&rules::NBL_L8, "is under way".to_owned())
             }
-            Some(record) if record.under_way.is_some() => ("L8", "is under way".to_owned()),
-            Some(_) if children != 0 => ("L3", format!("has {children} clones")),
+            Some(_) if children != 0 => (&rules::NBL_L3, format!("has {children} clones")),
             Some(record) if chained != record.own_buffer => (
-                "L5",
+                &rules::NBL_L5,
                 format!("begins with buffer {chained:#x}, came with {:#x}", record.own_buffer),
             ),
-            Some(_) if more => ("L5", "still has other buffers behind its own".to_owned()),
+            Some(_) if more => {
+                (&rules::NBL_L5, "still has other buffers behind its own".to_owned())
+            }
             Some(record) => {
                 let (pool, context) = (record.pool, record.context);
                 lists.remove(&at);
@@ -235,7 +244,10 @@ impl Ndis {
         lock(&self.moves).remove(&(at + BUFFER_AT));
         let mut pools = lock(&self.pools);
         let Some(pool) = pools.get_mut(&handle) else {
-            return Err(Broken { rule: "L4", detail: format!("the pool of {at:#x} is gone") });
+            return Err(Broken {
+                rule: &rules::NBL_L4,
+                detail: format!("the pool of {at:#x} is gone"),
+            });
         };
         pool.out -= 1;
         if !machine.options().verified && context == pool.terms.context {
@@ -245,7 +257,7 @@ impl Ndis {
         let tag = pool.terms.tag;
         drop(pools);
         let freed = machine.pool().free(at, tag, thread.caller());
-        freed.map_err(|detail| Broken { rule: "L4", detail })
+        freed.map_err(|detail| Broken { rule: &rules::NBL_L4, detail })
     }
 
     /// Takes a list from the driver: nothing of it may change until [`Ndis::hand_back`].
@@ -258,17 +270,20 @@ impl Ndis {
         let mut lists = lock(&self.lists);
         let Some(record) = lists.get_mut(&at) else {
             return Err(Broken {
-                rule: "L4",
+                rule: &rules::NBL_L4,
                 detail: format!("{at:#x} is no list of the driver's, or was freed"),
             });
         };
         if record.under_way.is_some() {
-            return Err(Broken { rule: "L8", detail: format!("{at:#x} is handed over twice") });
+            return Err(Broken {
+                rule: &rules::NBL_L8,
+                detail: format!("{at:#x} is handed over twice"),
+            });
         }
         let mut under_way = UnderWay::default();
         if machine.options().verified {
             under_way = freeze(at, &buffers).map_err(|Fault(at)| Broken {
-                rule: "N6",
+                rule: &rules::NBL_N6,
                 detail: format!("{at:#x} is not memory"),
             })?;
             self.claim(at, &under_way.parts)?;
@@ -299,7 +314,7 @@ impl Ndis {
                     "{} bytes at {address:#x} of list {at:#x} changed while it was under way",
                     bytes.len()
                 );
-                return Err(Broken { rule: "L8", detail });
+                return Err(Broken { rule: &rules::NBL_L8, detail });
             }
         }
         self.take_back(at);
@@ -321,7 +336,7 @@ impl Ndis {
             let detail = format!(
                 "MDL {mdl:#x} is in list {at:#x} and in list {other:#x}, which is under way"
             );
-            return Err(Broken { rule: "N7", detail });
+            return Err(Broken { rule: &rules::NBL_N7, detail });
         }
         parts.extend(wanted.iter().map(|part| (*part, at)));
         Ok(())

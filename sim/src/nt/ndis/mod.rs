@@ -11,6 +11,7 @@
 use crate::loader::probe::{self, Fault};
 use crate::nt::thread::Thread;
 use crate::nt::{behaviours, imports};
+use crate::verifier::rules;
 use crate::verifier::schedule::lock;
 
 pub(crate) mod buffers;
@@ -48,7 +49,7 @@ behaviours! {
 
 /// Stops the machine over a broken rule.
 pub(crate) fn violation(thread: &Thread, function: &str, Broken { rule, detail }: Broken) {
-    thread.stop(&format!("NBL_VIOLATION: {rule}"), format!("{function}: {detail}"));
+    thread.stop(rule, format!("{function}: {detail}"));
 }
 
 /// What a pool is to be made for; `None` if the parameters forbid it, after a stop.
@@ -77,7 +78,7 @@ fn terms(thread: &Thread, parameters: usize) -> Option<Terms> {
     } else {
         return Some(terms);
     };
-    thread.stop("NBL_VIOLATION: L4", format!("NdisAllocateNetBufferListPool: {wrong}"));
+    thread.stop(&rules::NBL_L4, format!("NdisAllocateNetBufferListPool: {wrong}"));
     None
 }
 
@@ -103,10 +104,7 @@ pub(crate) fn allocate_over(
         String::new()
     };
     if !wrong.is_empty() {
-        thread.stop(
-            "NBL_VIOLATION: L4",
-            format!("{made:?}AllocateNetBufferAndNetBufferList: {wrong}"),
-        );
+        thread.stop(&rules::NBL_L4, format!("{made:?}AllocateNetBufferAndNetBufferList: {wrong}"));
         return None;
     }
     let made = ndis.allocate(thread, (pool, made), (context.0.into(), context.1.into()));
@@ -119,7 +117,10 @@ pub(crate) fn allocate_over(
         Ok(first)
     });
     match built
-        .map_err(|Fault(at)| Broken { rule: "N1", detail: format!("{at:#x} is not memory") })
+        .map_err(|Fault(at)| Broken {
+            rule: &rules::NBL_N1,
+            detail: format!("{at:#x} is not memory"),
+        })
         .and_then(invariants::buffer)
     {
         Ok(_) => Some(list),
@@ -138,7 +139,7 @@ imports! {
     fn NdisAllocateNetBufferListPool(thread, handle: usize, parameters: usize) -> usize {
         let ndis = ndis(thread.machine());
         if !ndis.is_handle(handle) {
-            thread.stop("NBL_VIOLATION: L4", format!("NdisAllocateNetBufferListPool: {handle:#x} is no NDIS handle"));
+            thread.stop(&rules::NBL_L4, format!("NdisAllocateNetBufferListPool: {handle:#x} is no NDIS handle"));
             return 0;
         }
         let Some(terms) = terms(thread, parameters) else { return 0 };
@@ -159,7 +160,7 @@ imports! {
         let ndis = ndis(thread.machine());
         let fits = |terms: &Terms| terms.with_buffer == (terms.data > 0);
         if !ndis.terms(pool).as_ref().is_some_and(fits) {
-            thread.stop("NBL_VIOLATION: L4", format!("NdisAllocateNetBufferList: {pool:#x} is no pool for this function"));
+            thread.stop(&rules::NBL_L4, format!("NdisAllocateNetBufferList: {pool:#x} is no pool for this function"));
             return 0;
         }
         ndis.allocate(thread, (pool, Made::Ndis), (context.into(), backfill.into())).unwrap_or(0)
@@ -185,7 +186,7 @@ imports! {
     [max: DISPATCH, mark: Documented, source: "DDI nblapi/nf-nblapi-ndisretreatnetbufferdatastart", fail: RESOURCES]
     fn NdisRetreatNetBufferDataStart(thread, buffer: usize, delta: u32, backfill: u32, allocator: usize) -> i32 {
         if allocator != 0 {
-            thread.stop("NOT PROVIDED", "NdisRetreatNetBufferDataStart with an allocator of MDLs");
+            thread.stop(&rules::NOT_PROVIDED, "NdisRetreatNetBufferDataStart with an allocator of MDLs");
             return RESOURCES;
         }
         match data_start::retreat(thread, buffer, delta, backfill) {
@@ -202,7 +203,7 @@ imports! {
     [max: DISPATCH, mark: Documented, source: "DDI nblapi/nf-nblapi-ndisadvancenetbufferdatastart"]
     fn NdisAdvanceNetBufferDataStart(thread, buffer: usize, delta: u32, free: u8, freer: usize) {
         if freer != 0 {
-            return thread.stop("NOT PROVIDED", "NdisAdvanceNetBufferDataStart with a routine that frees MDLs");
+            return thread.stop(&rules::NOT_PROVIDED, "NdisAdvanceNetBufferDataStart with a routine that frees MDLs");
         }
         if let Err(broken) = data_start::advance(thread, buffer, delta, free != 0) {
             violation(thread, "NdisAdvanceNetBufferDataStart", broken);
@@ -213,7 +214,7 @@ imports! {
     [max: DISPATCH, mark: Documented, source: "DDI nblapi/nf-nblapi-ndisgetdatabuffer", fail: 0]
     fn NdisGetDataBuffer(thread, buffer: usize, needed: u32, storage: usize, multiple: u32, offset: u32) -> usize {
         if !multiple.is_power_of_two() || offset >= multiple {
-            thread.stop("NBL_VIOLATION: alignment", format!("NdisGetDataBuffer: multiple {multiple}, offset {offset}"));
+            thread.stop(&rules::NBL_ALIGNMENT, format!("NdisGetDataBuffer: multiple {multiple}, offset {offset}"));
             return 0;
         }
         let checked = if thread.machine().options().verified { invariants::buffer(buffer).map(|_| ()) } else { Ok(()) };
@@ -244,7 +245,7 @@ imports! {
                 lock(&ndis.objects).swap_remove(at);
                 thread.machine().release(object);
             }
-            None => thread.stop("NBL_VIOLATION: L4", format!("NdisFreeGenericObject: {object:#x} is no object")),
+            None => thread.stop(&rules::NBL_L4, format!("NdisFreeGenericObject: {object:#x} is no object")),
         }
     }
 }

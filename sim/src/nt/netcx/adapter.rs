@@ -23,6 +23,7 @@ use crate::nt::machine::{Call, Dead, Level, Machine};
 use crate::nt::wdf::device::{ClassExtension, Device};
 use crate::nt::wdf::object::Object;
 use crate::nt::wdf::status::{self, NtStatus};
+use crate::verifier::rules::{self, Rule};
 use crate::verifier::schedule::{Key, lock};
 
 /// What the driver declares before it starts its adapter.
@@ -381,20 +382,20 @@ impl Adapter {
     pub(crate) fn start(
         self: &Arc<Self>,
         machine: &Arc<Machine>,
-    ) -> Result<Result<(), &'static str>, Dead> {
+    ) -> Result<Result<(), Option<&'static Rule>>, Dead> {
         {
             let mut state = lock(&self.state);
             if state.gone {
-                return Ok(Err("InvalidObjectState"));
+                return Ok(Err(None));
             }
             if state.started {
-                return Ok(Err("AdapterAlreadyStarted"));
+                return Ok(Err(Some(&rules::ADAPTER_ALREADY_STARTED)));
             }
             if !state.capabilities.link_layer
                 || !state.capabilities.data_path
                 || state.capabilities.mtu == 0
             {
-                return Ok(Err("AdapterNotConfigured"));
+                return Ok(Err(Some(&rules::ADAPTER_NOT_CONFIGURED)));
             }
             state.started = true;
         }

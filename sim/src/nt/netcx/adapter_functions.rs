@@ -19,6 +19,7 @@ use crate::nt::wdf::device::Device;
 use crate::nt::wdf::driver_memory::Address;
 use crate::nt::wdf::object::Kind;
 use crate::nt::wdf::status::{self, NtStatus};
+use crate::verifier::rules::{self, Rule};
 use crate::verifier::schedule::lock;
 
 const DATAPATH_CALLBACKS_SIZE: u32 = 24;
@@ -56,7 +57,7 @@ pub(crate) fn offload_handle(enabled: [bool; 3]) -> u64 {
 fn is_enabled(thread: &Thread, globals: u64, offload: u64, bit: u32) -> u8 {
     let Some(called) = Called::new(thread, globals) else { return 0 };
     if offload & !7 != OFFLOAD {
-        called.fail("InvalidNetOffload", format!("{offload:#x}"));
+        called.fail(&rules::INVALID_NET_OFFLOAD, format!("{offload:#x}"));
         return 0;
     }
     (offload >> bit & 1) as u8
@@ -71,7 +72,7 @@ imports! {
         let Some(called) = Called::new(thread, globals) else { return 0 };
         let Some(init) = called.wdf.init(init) else { return 0 };
         if init.is_consumed() {
-            called.wdf.violation("NetDeviceInitConfig after WdfDeviceCreate");
+            called.wdf.violation(&rules::WDF_DEVICE_INIT, "NetDeviceInitConfig after WdfDeviceCreate");
             return 0;
         }
         if !init.set_extension(NetDevice::new(called.netcx.clone())) {
@@ -86,7 +87,7 @@ imports! {
         let Some(called) = Called::new(thread, globals) else { return 0 };
         let Some(device) = called.wdf.body::<Device>(device, Kind::Device) else { return 0 };
         if device.extension().is_none() {
-            called.wdf.violation("NetAdapterInitAllocate for a device without NetDeviceInitConfig");
+            called.wdf.violation(&rules::WDF_DEVICE_INIT, "NetAdapterInitAllocate for a device without NetDeviceInitConfig");
             return 0;
         }
         let mut state = lock(&called.netcx.state);
@@ -120,7 +121,7 @@ imports! {
         let Some(callbacks) = called.structure("NET_ADAPTER_DATAPATH_CALLBACKS", callbacks, DATAPATH_CALLBACKS_SIZE) else { return };
         let [tx, rx] = callbacks.words(8);
         if tx == 0 || rx == 0 {
-            called.fail("InvalidDatapathCallbacks", "both are required");
+            called.fail(&rules::INVALID_DATAPATH_CALLBACKS, "both are required");
             return;
         }
         init.create_tx_queue.store(tx, Ordering::Release);
@@ -142,8 +143,8 @@ imports! {
         let Some(adapter) = called.adapter(adapter) else { return 0 };
         match adapter.start(&called.wdf.machine) {
             Ok(Ok(())) | Err(_) => status::SUCCESS,
-            Ok(Err("InvalidObjectState")) => status::INVALID_DEVICE_REQUEST,
-            Ok(Err(code)) => {
+            Ok(Err(None)) => status::INVALID_DEVICE_REQUEST,
+            Ok(Err(Some(code))) => {
                 called.fail(code, "NetAdapterStart");
                 0
             }
@@ -168,7 +169,7 @@ imports! {
         let [transmit_speed, receive_speed] = state.words(8);
         let values: [u32; 4] = std::array::from_fn(|index| state.read(24 + 4 * index as u64));
         if values[0] > 2 || values[1] > 2 || values[2] > 4 || values[3] > 15 {
-            called.fail("InvalidLinkState", format!("{values:?}"));
+            called.fail(&rules::INVALID_LINK_STATE, format!("{values:?}"));
             return;
         }
         let connected = values[0] == CONNECTED;
@@ -184,7 +185,7 @@ imports! {
             return;
         }
         if !adapter.declare(|capabilities| capabilities.link_layer = true) {
-            called.fail("AdapterAlreadyStarted", "NetAdapterSetLinkLayerCapabilities");
+            called.fail(&rules::ADAPTER_ALREADY_STARTED, "NetAdapterSetLinkLayerCapabilities");
         }
     }
 
@@ -194,7 +195,7 @@ imports! {
         let Some(called) = Called::new(thread, globals) else { return };
         let Some(adapter) = called.adapter(adapter) else { return };
         if mtu == 0 {
-            called.fail("MtuMustBeGreaterThanZero", "NetAdapterSetLinkLayerMtuSize");
+            called.fail(&rules::MTU_MUST_BE_GREATER_THAN_ZERO, "NetAdapterSetLinkLayerMtuSize");
             return;
         }
         adapter.set_mtu(mtu);
@@ -221,11 +222,11 @@ imports! {
         let Some(capabilities) = called.structure(name, capabilities, RX_CHECKSUM_SIZE) else { return };
         let callback: u64 = capabilities.read(8);
         if callback == 0 {
-            called.fail("ParameterCantBeNull", "EvtAdapterOffloadSetRxChecksum");
+            called.fail(&rules::PARAMETER_CANT_BE_NULL, "EvtAdapterOffloadSetRxChecksum");
             return;
         }
         if !adapter.declare(|capabilities| capabilities.rx_checksum = callback) {
-            called.fail("AdapterAlreadyStarted", "NetAdapterOffloadSetRxChecksumCapabilities");
+            called.fail(&rules::ADAPTER_ALREADY_STARTED, "NetAdapterOffloadSetRxChecksumCapabilities");
         }
     }
 
@@ -238,7 +239,7 @@ imports! {
         let Some(at) = called.structure(name, capabilities, receive_scaling::CAPABILITIES_SIZE) else { return };
         match Scaling::read(at) {
             Ok(scaling) if adapter.declare(|capabilities| capabilities.scaling = Some(scaling)) => {}
-            Ok(_) => called.fail("AdapterAlreadyStarted", "NetAdapterSetReceiveScalingCapabilities"),
+            Ok(_) => called.fail(&rules::ADAPTER_ALREADY_STARTED, "NetAdapterSetReceiveScalingCapabilities"),
             Err((code, detail)) => called.fail(code, detail),
         }
     }
@@ -271,7 +272,7 @@ imports! {
         match Gso::read(capabilities) {
             Err((code, detail)) => called.fail(code, detail),
             Ok(gso) if adapter.declare(|capabilities| capabilities.gso = Some(gso)) => {}
-            Ok(_) => called.fail("AdapterAlreadyStarted", "NetAdapterOffloadSetGsoCapabilities"),
+            Ok(_) => called.fail(&rules::ADAPTER_ALREADY_STARTED, "NetAdapterOffloadSetGsoCapabilities"),
         }
     }
 
@@ -288,7 +289,7 @@ impl Called<'_> {
         let known =
             lock(&self.netcx.state).inits.iter().find(|known| known.token == token).cloned();
         if known.is_none() {
-            self.fail("InvalidNetAdapterInitSignature", format!("{token:#x}"));
+            self.fail(&rules::INVALID_NET_ADAPTER_INIT_SIGNATURE, format!("{token:#x}"));
         }
         known
     }
@@ -296,12 +297,12 @@ impl Called<'_> {
 
 fn create(called: &Called<'_>, init: &AdapterInit, attributes: u64, out: u64) -> NtStatus {
     if out == 0 {
-        called.fail("ParameterCantBeNull", "Adapter");
+        called.fail(&rules::PARAMETER_CANT_BE_NULL, "Adapter");
         return 0;
     }
     let _one_at_a_time = lock(&init.state);
     if init.used.load(Ordering::Acquire) {
-        called.fail("NetAdapterInitAlreadyUsed", "NetAdapterCreate");
+        called.fail(&rules::NET_ADAPTER_INIT_ALREADY_USED, "NetAdapterCreate");
         return 0;
     }
     let callbacks = [
@@ -309,8 +310,10 @@ fn create(called: &Called<'_>, init: &AdapterInit, attributes: u64, out: u64) ->
         init.create_rx_queue.load(Ordering::Acquire),
     ];
     if callbacks[0] == 0 {
-        called
-            .fail("InvalidDatapathCallbacks", "NetAdapterInitSetDatapathCallbacks was not called");
+        called.fail(
+            &rules::INVALID_DATAPATH_CALLBACKS,
+            "NetAdapterInitSetDatapathCallbacks was not called",
+        );
         return 0;
     }
     let attributes = match Attributes::read(Address(attributes), attributes::KEY) {
@@ -318,7 +321,7 @@ fn create(called: &Called<'_>, init: &AdapterInit, attributes: u64, out: u64) ->
         Err(status) => return status,
     };
     if attributes.parent != 0 {
-        called.fail("ParentObjectNotNull", "adapter attributes");
+        called.fail(&rules::PARENT_OBJECT_NOT_NULL, "adapter attributes");
         return 0;
     }
     init.used.store(true, Ordering::Release);
@@ -338,7 +341,7 @@ fn create(called: &Called<'_>, init: &AdapterInit, attributes: u64, out: u64) ->
     status::SUCCESS
 }
 
-type Refusal = (&'static str, String);
+type Refusal = (&'static Rule, String);
 
 fn set_data_path(adapter: &Adapter, tx: Address, rx: Address) -> Result<(), Refusal> {
     let (mapping, backfill): (u32, u64) = (tx.read(4), tx.read(8));
@@ -348,31 +351,34 @@ fn set_data_path(adapter: &Adapter, tx: Address, rx: Address) -> Result<(), Refu
     let refuse = |code, detail: &str| Err((code, detail.to_owned()));
     if queues == 0 || fragments == 0 || alignment == 0 {
         return refuse(
-            "InvalidAdapterTxCapabilities",
+            &rules::INVALID_ADAPTER_TX_CAPABILITIES,
             "queues, fragments and alignment are at least 1",
         );
     }
     if !alignment.is_power_of_two() || (hint != 0 && !hint.is_power_of_two()) {
-        return refuse("NotPowerOfTwo", "transmit alignment or ring hint");
+        return refuse(&rules::NOT_POWER_OF_TWO, "transmit alignment or ring hint");
     }
     if mapping != 0 || backfill != 0 || alignment != 1 {
-        return refuse("NOT PROVIDED", "DMA mapping, backfill and alignment are not modelled");
+        return refuse(
+            &rules::NOT_PROVIDED,
+            "DMA mapping, backfill and alignment are not modelled",
+        );
     }
     let modes: [u32; 3] = [rx.read(4), rx.read(8), rx.read(12)];
     let [frame, queues, return_buffer, alignment] = rx.words(16);
     if queues == 0 || frame == 0 || (modes[0] == 1 && (modes[1] != 1 || return_buffer == 0)) {
         return refuse(
-            "InvalidAdapterRxCapabilities",
+            &rules::INVALID_ADAPTER_RX_CAPABILITIES,
             "queues, frame size, or driver mode without attachment and callback",
         );
     }
     if (alignment != 0 && !alignment.is_power_of_two())
         || (modes[2] != 0 && !modes[2].is_power_of_two())
     {
-        return refuse("NotPowerOfTwo", "receive alignment or ring hint");
+        return refuse(&rules::NOT_POWER_OF_TWO, "receive alignment or ring hint");
     }
     if modes[0] != 1 {
-        return refuse("NOT PROVIDED", "system-managed receive buffers are not modelled");
+        return refuse(&rules::NOT_PROVIDED, "system-managed receive buffers are not modelled");
     }
     let declared = adapter.declare(|capabilities| {
         capabilities.data_path = true;
@@ -383,6 +389,6 @@ fn set_data_path(adapter: &Adapter, tx: Address, rx: Address) -> Result<(), Refu
     if declared {
         Ok(())
     } else {
-        refuse("AdapterAlreadyStarted", "NetAdapterSetDataPathCapabilities")
+        refuse(&rules::ADAPTER_ALREADY_STARTED, "NetAdapterSetDataPathCapabilities")
     }
 }

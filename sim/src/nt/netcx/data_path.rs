@@ -21,6 +21,7 @@ use super::tx_translator::TxTranslator;
 use crate::nt::machine::{Call, Dead, Level, Machine};
 use crate::nt::wdf::Wdf;
 use crate::nt::wdf::status::{self, NtStatus};
+use crate::verifier::rules;
 use crate::verifier::schedule::{JoinHandle, lock};
 
 /// Where an adapter's data path stands. Names as in NetAdapterCx.
@@ -187,7 +188,7 @@ impl DataPath {
         let name = "EvtAdapterReceiveScalingSetIndirectionEntries";
         status |= call(name, set_entries, Level::Dispatch, &[handle, address(&entries)]);
         if status != status::SUCCESS && !machine.is_dead() {
-            machine.die("RECEIVE SCALING", format!("the driver answers {status:#x}"));
+            machine.die(&rules::RECEIVE_SCALING, format!("the driver answers {status:#x}"));
         }
         *lock(&self.program) = Some(Program { key, table });
     }

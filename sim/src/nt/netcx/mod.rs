@@ -27,6 +27,7 @@ use crate::nt::behaviours;
 use crate::nt::machine::{Machine, Thread};
 use crate::nt::wdf::Entered;
 use crate::nt::wdf::object::Kind;
+use crate::verifier::rules::{self, Rule};
 use crate::verifier::schedule::lock;
 
 pub mod adapter;
@@ -205,14 +206,17 @@ impl<'t> Called<'t> {
         let netcx = NetCx::of(&wdf.machine);
         let known = lock(&netcx.state).globals;
         if globals == 0 || globals != known {
-            thread.stop("CorruptedPrivateGlobals", format!("{globals:#x}, bound with {known:#x}"));
+            thread.stop(
+                &rules::CORRUPTED_PRIVATE_GLOBALS,
+                format!("{globals:#x}, bound with {known:#x}"),
+            );
             return None;
         }
         Some(Self { wdf, netcx })
     }
 
     /// Stops with one of NetAdapterCx's failure codes.
-    fn fail(&self, code: &str, detail: impl Into<String>) {
+    fn fail(&self, code: &'static Rule, detail: impl Into<String>) {
         self.wdf.thread.stop(code, detail);
     }
 
@@ -228,13 +232,16 @@ impl<'t> Called<'t> {
         size: u32,
     ) -> Option<crate::nt::wdf::driver_memory::Address> {
         if pointer == 0 {
-            self.fail("ParameterCantBeNull", name);
+            self.fail(&rules::PARAMETER_CANT_BE_NULL, name);
             return None;
         }
         let address = crate::nt::wdf::driver_memory::Address(pointer);
         let found: u32 = address.read(0);
         if found != size {
-            self.fail("InvalidStructTypeSize", format!("{name}: Size {found}, not {size}"));
+            self.fail(
+                &rules::INVALID_STRUCT_TYPE_SIZE,
+                format!("{name}: Size {found}, not {size}"),
+            );
             return None;
         }
         Some(address)

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use super::execution_context::{Phase, PollEnd, PollLoop, Round, Runner, State, Step, Wake};
 use crate::nt::machine::{Level, Machine};
+use crate::verifier::rules;
 use crate::verifier::schedule::{JoinHandle, Key, lock};
 
 type Task = Box<dyn FnOnce(&Machine) + Send>;
@@ -158,7 +159,7 @@ impl ExecutionContext {
             done.load(Ordering::Acquire).then_some(())
         });
         if waited.is_err() && !machine.is_dead() {
-            machine.die("SIMULATOR", "a task of an execution context never ran");
+            machine.die(&rules::SIMULATOR, "a task of an execution context never ran");
         }
         waited.is_ok()
     }
@@ -278,7 +279,7 @@ pub(crate) fn wait_or_die(
         Ok(()) => true,
         Err(None) => false,
         Err(Some(_)) => {
-            machine.die("DRIVER_POWER_STATE_FAILURE (0x9F)", format!("waited 120 s for {what}"));
+            machine.die(&rules::DRIVER_POWER_STATE_FAILURE, format!("waited 120 s for {what}"));
             false
         }
     }

@@ -22,6 +22,7 @@ use crate::nt::wdf::attributes::{self, Attributes};
 use crate::nt::wdf::driver_memory::Address;
 use crate::nt::wdf::object::{Kind, Object};
 use crate::nt::wdf::status::{self, NtStatus};
+use crate::verifier::rules;
 use crate::verifier::schedule::lock;
 
 const CONFIG_SIZE: u32 = 56;
@@ -159,7 +160,7 @@ impl PacketQueue {
         let (packets, fragments) = (&self.packets, &self.fragments);
         if *lock(&self.begins) != (packets.begin(), fragments.begin()) {
             machine.die(
-                "RingMovedOutsideCallback",
+                &rules::RING_MOVED_OUTSIDE_CALLBACK,
                 format!("{name}: BeginIndex moved since the last callback"),
             );
             return;
@@ -182,7 +183,10 @@ impl PacketQueue {
                 format!("{name} of {:#x}: {}", self.object.handle(), violation.detail),
             );
         } else if packets.begin() >= packets.count() || fragments.begin() >= fragments.count() {
-            machine.die("InvalidRingBeginIndex", format!("{name}: BeginIndex beyond the ring"));
+            machine.die(
+                &rules::INVALID_RING_BEGIN_INDEX,
+                format!("{name}: BeginIndex beyond the ring"),
+            );
         }
     }
 
@@ -206,7 +210,7 @@ imports! {
             // SAFETY: as in `create`: `ask` waits for the callback inside which this runs, on its thread.
             Some((token, asked)) if token == init => unsafe { (*asked).number },
             _ => {
-                called.fail("BadQueueInitContext", format!("{init:#x}"));
+                called.fail(&rules::BAD_QUEUE_INIT_CONTEXT, format!("{init:#x}"));
                 0
             }
         }
@@ -280,7 +284,7 @@ impl Called<'_> {
         let wanted = kind(direction);
         if object.kind() != wanted {
             self.fail(
-                "InvalidQueueHandle",
+                &rules::INVALID_QUEUE_HANDLE,
                 format!("{handle:#x} is a {}, not a {}", object.kind().name(), wanted.name()),
             );
             return None;
@@ -306,7 +310,7 @@ fn create(called: &Called<'_>, direction: Direction, arguments: [u64; 4]) -> NtS
     let [token, attributes, config, out] = arguments;
     let Some((known, init)) = CREATING.get() else {
         called.fail(
-            "CreatingNetQueueFromWrongThread",
+            &rules::CREATING_NET_QUEUE_FROM_WRONG_THREAD,
             "outside EvtAdapterCreateTxQueue and EvtAdapterCreateRxQueue",
         );
         return 0;
@@ -315,18 +319,18 @@ fn create(called: &Called<'_>, direction: Direction, arguments: [u64; 4]) -> NtS
     // this import runs inside the callback that `ask` waits for, on its thread.
     let init = unsafe { &*init };
     if token != known || init.direction != direction {
-        called.fail("BadQueueInitContext", format!("{token:#x}"));
+        called.fail(&rules::BAD_QUEUE_INIT_CONTEXT, format!("{token:#x}"));
         return 0;
     }
     if init.made.get().is_some() {
-        called.fail("QueueAlreadyCreated", "");
+        called.fail(&rules::QUEUE_ALREADY_CREATED, "");
         return 0;
     }
     let Some(config) = called.structure("NET_PACKET_QUEUE_CONFIG", config, CONFIG_SIZE) else {
         return 0;
     };
     if out == 0 {
-        called.fail("ParameterCantBeNull", "PacketQueue");
+        called.fail(&rules::PARAMETER_CANT_BE_NULL, "PacketQueue");
         return 0;
     }
     let attributes = match Attributes::read(Address(attributes), attributes::KEY) {
@@ -334,17 +338,18 @@ fn create(called: &Called<'_>, direction: Direction, arguments: [u64; 4]) -> NtS
         Err(status) => return status,
     };
     if attributes.parent != 0 {
-        called.fail("ParentObjectNotNull", "queue attributes");
+        called.fail(&rules::PARENT_OBJECT_NOT_NULL, "queue attributes");
         return 0;
     }
     let [start, stop, advance, set_notification_enabled, cancel, own_context] = config.words(8);
     if own_context != 0 {
-        called.fail("NOT PROVIDED", "an execution context of the driver's own is not modelled");
+        called
+            .fail(&rules::NOT_PROVIDED, "an execution context of the driver's own is not modelled");
         return 0;
     }
     if advance == 0 || cancel == 0 || set_notification_enabled == 0 {
         called.fail(
-            "NetQueueInvalidConfiguration",
+            &rules::NET_QUEUE_INVALID_CONFIGURATION,
             "Advance, Cancel and SetNotificationEnabled are required",
         );
         return 0;
@@ -410,12 +415,12 @@ fn get_extension(
     let Some(queue) = called.queue(queue, direction) else { return };
     let Some(query) = called.structure("NET_EXTENSION_QUERY", query, QUERY_SIZE) else { return };
     if extension == 0 {
-        called.fail("ParameterCantBeNull", "Extension");
+        called.fail(&rules::PARAMETER_CANT_BE_NULL, "Extension");
         return;
     }
     let (name, version, of): (u64, u32, u32) = (query.read(8), query.read(16), query.read(20));
     if name == 0 {
-        called.fail("InvalidNetExtensionName", "NULL");
+        called.fail(&rules::INVALID_NET_EXTENSION_NAME, "NULL");
         return;
     }
     let name = Address(name).wide_string();
@@ -423,11 +428,11 @@ fn get_extension(
         TYPE_PACKET if name.starts_with("ms_packet_") => &queue.packets,
         TYPE_FRAGMENT if name.starts_with("ms_fragment_") => &queue.fragments,
         TYPE_PACKET | TYPE_FRAGMENT => {
-            called.fail("InvalidNetExtensionName", name);
+            called.fail(&rules::INVALID_NET_EXTENSION_NAME, name);
             return;
         }
         _ => {
-            called.fail("InvalidNetExtensionType", format!("{of}"));
+            called.fail(&rules::INVALID_NET_EXTENSION_TYPE, format!("{of}"));
             return;
         }
     };

@@ -5,6 +5,7 @@
 
 use super::packet_layout::{self, TCP, UDP, is_ipv4};
 use crate::nt::wdf::driver_memory::Address;
+use crate::verifier::rules::{self, Rule};
 
 /// `sizeof(NET_ADAPTER_RECEIVE_SCALING_CAPABILITIES)`.
 pub(crate) const CAPABILITIES_SIZE: u32 = 88;
@@ -29,15 +30,18 @@ impl Scaling {
     /// # Errors
     ///
     /// NetAdapterCx's failure code.
-    pub(crate) fn read(at: Address) -> Result<Self, (&'static str, String)> {
+    pub(crate) fn read(at: Address) -> Result<Self, (&'static Rule, String)> {
         let [queues, entries] = at.words(8);
         let (hash, protocols): (u32, u32) = (at.read(36), at.read(40));
         let callbacks: [u64; 4] = at.words(56);
         if !queues.is_power_of_two() || !entries.is_power_of_two() || entries < 128 {
-            return Err(("NotPowerOfTwo", format!("{queues} queues, {entries} entries")));
+            return Err((&rules::NOT_POWER_OF_TWO, format!("{queues} queues, {entries} entries")));
         }
         if hash != 1 || callbacks.contains(&0) {
-            return Err(("ParameterCantBeNull", format!("hash {hash}, callbacks {callbacks:x?}")));
+            return Err((
+                &rules::PARAMETER_CANT_BE_NULL,
+                format!("hash {hash}, callbacks {callbacks:x?}"),
+            ));
         }
         let (queues, entries) = (queues as usize, entries as usize);
         Ok(Self { queues, entries, protocols, callbacks })

@@ -11,19 +11,20 @@
 //! the two overlap rules and of the fragment length rule are inferred from their neighbours.
 
 use super::ring::{Fragment, Indices, Layout, MAX_LENGTH, MAX_OFFSET, PACKET_SIZE, Packet, Ring};
+use crate::verifier::rules::{self, Rule};
 
 /// A broken rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
     /// NetAdapterCx's name for it, without `FailureCode_`.
-    pub rule: &'static str,
+    pub rule: &'static Rule,
     /// Which ring, element and values.
     pub detail: String,
 }
 
 type Verdict = Result<(), Violation>;
 
-fn broken(rule: &'static str, detail: impl FnOnce() -> String) -> Verdict {
+fn broken(rule: &'static Rule, detail: impl FnOnce() -> String) -> Verdict {
     Err(Violation { rule, detail: detail() })
 }
 
@@ -138,7 +139,7 @@ impl<'b> Comparison<'b> {
         if self.before[header] == self.after[header] {
             return Ok(());
         }
-        broken("InvalidRingImmutable", || {
+        broken(&rules::INVALID_RING_IMMUTABLE, || {
             format!(
                 "the {} ring's header was written: {:?} became {:?}",
                 self.name, self.was, self.is
@@ -151,7 +152,7 @@ impl<'b> Comparison<'b> {
         if self.is.begin < self.is.count && owned(&self.is) <= owned(&self.was) {
             return Ok(());
         }
-        broken("InvalidRingBeginIndex", || {
+        broken(&rules::INVALID_RING_BEGIN_INDEX, || {
             format!(
                 "{} ring: BeginIndex {} became {} with EndIndex {}",
                 self.name, self.was.begin, self.is.begin, self.was.end
@@ -162,7 +163,7 @@ impl<'b> Comparison<'b> {
     fn framework_elements_untouched(&self) -> Verdict {
         for index in (0..self.was.count).filter(|index| !self.was.owns(*index)) {
             if self.was.element(self.before, index) != self.was.element(&self.after, index) {
-                return broken("InvalidRingImmutableFrameworkElement", || {
+                return broken(&rules::INVALID_RING_IMMUTABLE_FRAMEWORK_ELEMENT, || {
                     format!(
                         "{} {index} is outside [{}, {})",
                         self.name, self.was.begin, self.was.end
@@ -198,13 +199,13 @@ fn transmit_packets_untouched(packets: &Comparison<'_>) -> Verdict {
     for index in packets.owned_up_to(packets.was.end) {
         let (before, after) = packets.packets(index);
         if (Packet { scratch: false, ..before }) != (Packet { scratch: false, ..after }) {
-            return broken("InvalidRingImmutableDriverTxPacket", || {
+            return broken(&rules::INVALID_RING_IMMUTABLE_DRIVER_TX_PACKET, || {
                 format!("packet {index}: {before:?} became {after:?}; only Scratch is the driver's")
             });
         }
         let (before, after) = packets.elements(index);
         if before[PACKET_SIZE..] != after[PACKET_SIZE..] {
-            return broken("InvalidRingImmutableDriverTxPacket", || {
+            return broken(&rules::INVALID_RING_IMMUTABLE_DRIVER_TX_PACKET, || {
                 format!("packet {index}: its extensions were written")
             });
         }
@@ -216,7 +217,7 @@ fn transmit_fragments_untouched(fragments: &Comparison<'_>) -> Verdict {
     for index in fragments.owned_up_to(fragments.was.end) {
         let (before, after) = fragments.fragments(index);
         if (Fragment { scratch: false, ..before }) != (Fragment { scratch: false, ..after }) {
-            return broken("InvalidRingImmutableDriverTxFragment", || {
+            return broken(&rules::INVALID_RING_IMMUTABLE_DRIVER_TX_FRAGMENT, || {
                 format!(
                     "fragment {index}: {before:?} became {after:?}; only Scratch is the driver's"
                 )
@@ -235,7 +236,9 @@ fn received_packets(packets: &Comparison<'_>, fragments: &Comparison<'_>) -> Ver
             continue;
         }
         if (before.reserved, before.layout.reserved) != (packet.reserved, packet.layout.reserved) {
-            return broken("InvalidRingModifiedRxPacket", || format!("packet {index}: {packet:?}"));
+            return broken(&rules::INVALID_RING_MODIFIED_RX_PACKET, || {
+                format!("packet {index}: {packet:?}")
+            });
         }
         packet_filled(index, packet)?;
         last_fragment = Some(fragment_range(index, packet, fragments, last_fragment)?);
@@ -257,7 +260,7 @@ fn ignored_packet_untouched(index: u32, packet: Packet) -> Verdict {
     {
         return Ok(());
     }
-    broken("InvalidRingImmutableDriverRxPacketIgnore", || {
+    broken(&rules::INVALID_RING_IMMUTABLE_DRIVER_RX_PACKET_IGNORE, || {
         format!("packet {index} has Ignore set and was filled as well: {packet:?}")
     })
 }
@@ -272,7 +275,7 @@ fn packet_filled(index: u32, packet: Packet) -> Verdict {
     {
         return Ok(());
     }
-    broken("InvalidRingUnmodifiedRxPacket", || {
+    broken(&rules::INVALID_RING_UNMODIFIED_RX_PACKET, || {
         format!(
             "packet {index} was returned without all of FragmentIndex, FragmentCount, Layout: {packet:?}"
         )
@@ -292,21 +295,21 @@ fn fragment_range(
     let last = first.wrapping_add(count.wrapping_sub(1)) & (was.count - 1);
     let from_begin = |index: u32| was.distance(was.begin, index);
     let rule = if count == 0 {
-        "InvalidRingRxPacketFragmentCountZero"
+        &rules::INVALID_RING_RX_PACKET_FRAGMENT_COUNT_ZERO
     } else if count > was.distance(was.begin, was.end) {
-        "InvalidRingRxPacketFragmentCountOutOfRange"
+        &rules::INVALID_RING_RX_PACKET_FRAGMENT_COUNT_OUT_OF_RANGE
     } else if !was.owns(first) {
-        "InvalidRingRxPacketFragmentIndexOutOfPreRange"
+        &rules::INVALID_RING_RX_PACKET_FRAGMENT_INDEX_OUT_OF_PRE_RANGE
     } else if !was.owns(last) {
-        "InvalidRingRxPacketFragmentCountOutOfPreRange"
+        &rules::INVALID_RING_RX_PACKET_FRAGMENT_COUNT_OUT_OF_PRE_RANGE
     } else if is.owns(first) {
-        "InvalidRingRxPacketFragmentIndexOutOfPostRange"
+        &rules::INVALID_RING_RX_PACKET_FRAGMENT_INDEX_OUT_OF_POST_RANGE
     } else if is.owns(last) {
-        "InvalidRingRxPacketFragmentCountOutOfPostRange"
+        &rules::INVALID_RING_RX_PACKET_FRAGMENT_COUNT_OUT_OF_POST_RANGE
     } else if previous.is_some_and(|previous| from_begin(first) <= previous) {
-        "InvalidRingRxPacketFragmentIndexOverlap"
+        &rules::INVALID_RING_RX_PACKET_FRAGMENT_INDEX_OVERLAP
     } else if from_begin(last) < from_begin(first) {
-        "InvalidRingRxPacketFragmentCountOverlap"
+        &rules::INVALID_RING_RX_PACKET_FRAGMENT_COUNT_OVERLAP
     } else {
         return Ok(from_begin(last));
     };
@@ -323,16 +326,16 @@ fn fragment_filled(index: u32, fragments: &Comparison<'_>) -> Verdict {
     let (before, fragment) = fragments.fragments(index);
     let detail = || format!("fragment {index}: {fragment:?}");
     if before.bounced != fragment.bounced {
-        return broken("InvalidRingUnmodifiedRxFragment", detail);
+        return broken(&rules::INVALID_RING_UNMODIFIED_RX_FRAGMENT, detail);
     }
     let poisoned = fragment.valid_length == MAX_LENGTH
         || fragment.offset == MAX_OFFSET
         || fragment.capacity == MAX_LENGTH;
     if poisoned {
-        return broken("InvalidRingModifiedRxFragment", detail);
+        return broken(&rules::INVALID_RING_MODIFIED_RX_FRAGMENT, detail);
     }
     if u32::from(fragment.offset) + fragment.valid_length > fragment.capacity {
-        return broken("InvalidRingRxFragmentLengthInvalid", detail);
+        return broken(&rules::INVALID_RING_RX_FRAGMENT_LENGTH_INVALID, detail);
     }
     Ok(())
 }
@@ -343,24 +346,26 @@ fn layout_valid(index: u32, layout: Layout) -> Verdict {
     let tcp = layer4_length != 0
         && (!(20..=60).contains(&layer4_length) || !layer4_length.is_multiple_of(4));
     let rule = match layout {
-        Layout { layer2_type: 4.., .. } => "InvalidRingRxPacketLayer2Type",
+        Layout { layer2_type: 4.., .. } => &rules::INVALID_RING_RX_PACKET_LAYER2_TYPE,
         Layout { layer2_type: 1, .. } if layer2_length != 0 => {
-            "InvalidRingRxPacketLayer2TypeNullLengthNonZero"
+            &rules::INVALID_RING_RX_PACKET_LAYER2_TYPE_NULL_LENGTH_NON_ZERO
         }
         Layout { layer2_type: 2, .. } if shorter(layer2_length.into(), 14) => {
-            "InvalidRingRxPacketLayer2TypeEthernetLengthInvalid"
+            &rules::INVALID_RING_RX_PACKET_LAYER2_TYPE_ETHERNET_LENGTH_INVALID
         }
-        Layout { layer3_type: 7.., .. } => "InvalidRingRxPacketLayer3Type",
+        Layout { layer3_type: 7.., .. } => &rules::INVALID_RING_RX_PACKET_LAYER3_TYPE,
         Layout { layer3_type: 1..=3, .. } if shorter(layer3_length, 20) => {
-            "InvalidRingRxPacketLayer3TypeIPv4LengthInvalid"
+            &rules::INVALID_RING_RX_PACKET_LAYER3_TYPE_IPV4_LENGTH_INVALID
         }
         Layout { layer3_type: 4..=6, .. } if shorter(layer3_length, 40) => {
-            "InvalidRingRxPacketLayer3TypeIPv6LengthInvalid"
+            &rules::INVALID_RING_RX_PACKET_LAYER3_TYPE_IPV6_LENGTH_INVALID
         }
-        Layout { layer4_type: 5.., .. } => "InvalidRingRxPacketLayer4Type",
-        Layout { layer4_type: 1, .. } if tcp => "InvalidRingRxPacketLayer4TypeTcpLengthInvalid",
+        Layout { layer4_type: 5.., .. } => &rules::INVALID_RING_RX_PACKET_LAYER4_TYPE,
+        Layout { layer4_type: 1, .. } if tcp => {
+            &rules::INVALID_RING_RX_PACKET_LAYER4_TYPE_TCP_LENGTH_INVALID
+        }
         Layout { layer4_type: 2, .. } if shorter(layer4_length.into(), 8) => {
-            "InvalidRingRxPacketLayer4TypeUdpLengthInvalid"
+            &rules::INVALID_RING_RX_PACKET_LAYER4_TYPE_UDP_LENGTH_INVALID
         }
         _ => return Ok(()),
     };
@@ -402,7 +407,7 @@ mod tests {
         fn verdict(&self) -> &'static str {
             match self.verifier.after(&self.packets, &self.fragments) {
                 Ok(()) => "",
-                Err(violation) => violation.rule,
+                Err(violation) => violation.rule.name,
             }
         }
 
@@ -485,7 +490,7 @@ mod tests {
     #[test]
     fn a_received_packet_is_filled_within_its_limits() {
         type Change = fn(&mut Packet, &mut Fragment);
-        let wrong: [(&str, Change); 27] = [
+        let wrong: [(&str, Change); 29] = [
             ("", |_, _| ()),
             ("", |packet, _| packet.layout.layer3_length = 0),
             ("InvalidRingImmutableDriverRxPacketIgnore", |packet, _| packet.ignore = true),
@@ -520,6 +525,12 @@ mod tests {
             ("InvalidRingRxPacketLayer2TypeNullLengthNonZero", |packet, _| {
                 packet.layout.layer2_length = 14
             }),
+            ("InvalidRingRxPacketLayer2TypeEthernetLengthInvalid", |packet, _| {
+                (packet.layout.layer2_type, packet.layout.layer2_length) = (2, 13);
+            }),
+            ("InvalidRingRxPacketLayer3TypeIPv6LengthInvalid", |packet, _| {
+                (packet.layout.layer3_type, packet.layout.layer3_length) = (6, 39);
+            }),
             ("InvalidRingRxPacketLayer3Type", |packet, _| packet.layout.layer3_type = 7),
             ("InvalidRingRxPacketLayer3TypeIPv4LengthInvalid", |packet, _| {
                 packet.layout.layer3_length = 19
@@ -547,6 +558,11 @@ mod tests {
         rings.packets.set_packet(7, second);
         poke(&rings.packets, BEGIN, 0);
         assert_eq!(rings.verdict(), "InvalidRingRxPacketFragmentIndexOverlap");
+        // Nor does one go round the ring into its own.
+        let rings = Rings::new(Direction::Receive);
+        rings.receive(|packet, _| (packet.fragment_index, packet.fragment_count) = (2, 5));
+        poke(&rings.fragments, BEGIN, 3);
+        assert_eq!(rings.verdict(), "InvalidRingRxPacketFragmentCountOverlap");
     }
 
     /// What the driver filled in one Advance and returns in the next keeps its values.

@@ -22,6 +22,7 @@ use super::stopping::Stopping;
 use super::{packet_layout, rx_checksum};
 use crate::loader::probe;
 use crate::nt::machine::{Call, Level, Machine};
+use crate::verifier::rules;
 use crate::verifier::schedule::{Key, lock};
 
 /// Fragments of one packet at most.
@@ -308,7 +309,7 @@ impl RxTranslator {
             if known.as_ref().is_some_and(written) {
                 let detail =
                     format!("the buffer of return context {:#x} changed outside", piece.handle);
-                machine.die("RX BUFFER WRITTEN", detail);
+                machine.die(&rules::RX_BUFFER_WRITTEN, detail);
                 return 0;
             }
             let call = Call::new("EvtAdapterReturnRxBuffer", self.return_buffer as usize, level);
@@ -374,7 +375,7 @@ impl RxTranslator {
         }
         if usize::from(packet.fragment_count) > MAX_FRAGMENTS {
             machine.die(
-                "NOT PROVIDED",
+                &rules::NOT_PROVIDED,
                 format!("a received packet of {} fragments", packet.fragment_count),
             );
             return false;
@@ -423,7 +424,7 @@ impl RxTranslator {
         }
         if self.verified && !rx_checksum::is_true(&received) {
             let detail = format!("{checksum:#04x} of {:02x?}", received.contiguous());
-            machine.die("RX CHECKSUM NOT TRUE", detail);
+            machine.die(&rules::RX_CHECKSUM_NOT_TRUE, detail);
             return false;
         }
         slots.batch.push(received);
@@ -449,20 +450,20 @@ impl RxTranslator {
         // The MDL is built over the whole capacity, so all of it must be memory.
         if probe::read::<u8>(base as usize).is_err() || probe::read::<u8>(last as usize).is_err() {
             let detail = format!("{base:#x} with capacity {} is not all memory", fragment.capacity);
-            machine.die("INVALID RX BUFFER", detail);
+            machine.die(&rules::RX_BUFFER_INVALID, detail);
             return false;
         }
         // MmBuildMdlForNonPagedPool is what NetAdapterCx does with it.
         let paged = self.verified
             && machine.pool().nonpaged(base as usize, fragment.capacity as usize) == Some(false);
         if paged {
-            machine.die("INVALID RX BUFFER", format!("{base:#x} is paged pool"));
+            machine.die(&rules::RX_BUFFER_INVALID, format!("{base:#x} is paged pool"));
             return false;
         }
         let known = self.verified && slots.known.insert(handle, (0, Vec::new())).is_some();
         if self.verified && (handle == 0 || known) {
             machine.die(
-                "RX BUFFER LINKED TWICE",
+                &rules::RX_BUFFER_LINKED_TWICE,
                 format!("return context {handle:#x} is 0 or still outside"),
             );
             return false;
@@ -478,7 +479,7 @@ impl RxTranslator {
             let handle = fragments.read_extension(at, &RETURN_CONTEXT).unwrap_or(0);
             if self.verified && handle != 0 {
                 machine.die(
-                    "RX BUFFER LOST",
+                    &rules::RX_BUFFER_LOST,
                     format!("fragment {at} holds {handle:#x}, and no packet refers to it"),
                 );
                 return false;
@@ -548,10 +549,10 @@ impl RxTranslator {
         }
         if (slots.free_packets, slots.free_fragments) != (self.pool, self.pool) {
             let detail = format!(
-                "{} of {} NBLs and {} of {} MDLs are back",
+                "a receive queue stops with {} of {} NBLs and {} of {} MDLs back",
                 slots.free_packets, self.pool, slots.free_fragments, self.pool
             );
-            machine.die("RX POOL NOT FULL", detail);
+            machine.die(&rules::SIMULATOR, detail);
             return;
         }
         self.stopping.set_ready();

@@ -9,6 +9,7 @@ use super::packet_layout::{self, TCP, UDP, is_ipv4};
 use super::ring::Layout;
 use crate::checksum;
 use crate::nt::wdf::driver_memory::Address;
+use crate::verifier::rules::{self, Rule};
 
 /// `sizeof(NET_ADAPTER_OFFLOAD_GSO_CAPABILITIES)`.
 pub(crate) const CAPABILITIES_SIZE: u32 = 40;
@@ -34,22 +35,22 @@ impl Gso {
     /// # Errors
     ///
     /// NetAdapterCx's failure code.
-    pub(crate) fn read(at: Address) -> Result<Self, (&'static str, String)> {
+    pub(crate) fn read(at: Address) -> Result<Self, (&'static Rule, String)> {
         let [layer3, layer4]: [u32; 2] = [at.read(4), at.read(8)];
         let offset_limit: u16 = at.read(12);
         let [most, fewest, callback] = at.words(16);
         let refuse = |code, why: &str| Err((code, why.to_owned()));
         if layer3 & 15 == 0 && layer4 & 7 == 0 {
-            return refuse("InvalidGsoHardwareCapabilities", "no flags at all");
+            return refuse(&rules::INVALID_GSO_HARDWARE_CAPABILITIES, "no flags at all");
         }
         if most == 0 || fewest == 0 {
-            return refuse("InvalidGsoCapabilities", "sizes and segments are at least 1");
+            return refuse(&rules::INVALID_GSO_CAPABILITIES, "sizes and segments are at least 1");
         }
         if layer4 & 2 != 0 && layer4 & 1 == 0 {
-            return refuse("InvalidGsoCapabilities", "TCP with options alone");
+            return refuse(&rules::INVALID_GSO_CAPABILITIES, "TCP with options alone");
         }
         if callback == 0 {
-            return refuse("ParameterCantBeNull", "EvtAdapterOffloadSetGso");
+            return refuse(&rules::PARAMETER_CANT_BE_NULL, "EvtAdapterOffloadSetGso");
         }
         let (most, fewest) = (most as usize, fewest as usize);
         Ok(Self { layer3, layer4, offset_limit: offset_limit.into(), most, fewest })

@@ -23,6 +23,7 @@ use super::stopping::Stopping;
 use crate::nt::machine::{Level, Machine};
 use crate::nt::ndis::layout::Stretch;
 use crate::nt::ndis::lent::{Lent, PIECES, Packet as ListPacket};
+use crate::verifier::rules;
 use crate::verifier::schedule::{Key, lock};
 
 /// NET_BUFFERs of one list at most.
@@ -88,7 +89,7 @@ impl SendList {
             return;
         }
         if let Some(wrong) = self.list.changed() {
-            machine.die("NBL_VIOLATION: L5", wrong);
+            machine.die(&rules::NBL_L5, wrong);
         }
         self.list.free(machine);
     }

@@ -11,6 +11,7 @@ use super::status::{self, NtStatus};
 use super::{Wdf, driver};
 use crate::nt::imports;
 use crate::nt::machine::Machine;
+use crate::verifier::rules;
 use crate::verifier::schedule::lock;
 
 const BIND_INFO_1: u32 = 0x30;
@@ -52,7 +53,7 @@ imports! {
     fn WdfVersionUnbind(thread, path: u64, info: u64, globals: u64) -> i32 {
         let wdf = Wdf::of(thread.machine());
         if globals == 0 || globals != lock(&wdf.state).globals {
-            thread.stop("WDF_VIOLATION", format!("WdfVersionUnbind with globals {globals:#x}"));
+            thread.stop(&rules::WDF_DRIVER_GLOBALS, format!("WdfVersionUnbind with globals {globals:#x}"));
             return 0;
         }
         unbind(thread.machine(), &wdf);
@@ -81,7 +82,7 @@ imports! {
     fn WdfVersionUnbindClass(thread, info: u64, globals: u64, class: u64) {
         let wdf = Wdf::of(thread.machine());
         if globals == 0 || globals != lock(&wdf.state).globals {
-            thread.stop("WDF_VIOLATION", format!("WdfVersionUnbindClass with globals {globals:#x}"));
+            thread.stop(&rules::WDF_DRIVER_GLOBALS, format!("WdfVersionUnbindClass with globals {globals:#x}"));
             return;
         }
         crate::nt::netcx::binding::unbind(thread.machine());

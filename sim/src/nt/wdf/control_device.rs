@@ -10,6 +10,7 @@ use super::device::{Device, DeviceInit};
 use super::driver_memory::Address;
 use super::object::Kind;
 use crate::nt::imports;
+use crate::verifier::rules;
 use crate::verifier::schedule::lock;
 
 imports! {
@@ -23,7 +24,7 @@ imports! {
             return 0;
         }
         if Address(access).unicode_string().is_none_or(|access| !access.starts_with("D:")) {
-            entered.violation("WdfControlDeviceInitAllocate: an SDDL string is required");
+            entered.violation(&rules::WDF_CONTROL_DEVICE, "WdfControlDeviceInitAllocate: an SDDL string is required");
             return 0;
         }
         let (handle, init) = DeviceInit::new(&entered.machine, &entered.wdf);
@@ -37,7 +38,7 @@ imports! {
         let Some(entered) = Entered::new(thread, globals) else { return };
         let Some(known) = entered.init(init) else { return };
         if !known.is_control() {
-            entered.violation("WdfDeviceInitFree: the framework frees the init of EvtDriverDeviceAdd itself");
+            entered.violation(&rules::WDF_DEVICE_INIT, "WdfDeviceInitFree: the framework frees the init of EvtDriverDeviceAdd itself");
             return;
         }
         DeviceInit::free(&entered.machine, &entered.wdf, init);
@@ -49,7 +50,7 @@ imports! {
         let Some(entered) = Entered::new(thread, globals) else { return };
         let Some(device) = entered.body::<Device>(device, Kind::Device) else { return };
         if !device.is_control() {
-            entered.violation("WdfControlFinishInitializing on a device of PnP");
+            entered.violation(&rules::WDF_CONTROL_DEVICE, "WdfControlFinishInitializing on a device of PnP");
         }
     }
 

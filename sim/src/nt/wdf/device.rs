@@ -18,6 +18,7 @@ use super::status::{self, NtStatus};
 use super::{Entered, Wdf};
 use crate::nt::imports;
 use crate::nt::machine::{Dead, Machine};
+use crate::verifier::rules;
 use crate::verifier::schedule::{Key, lock};
 
 /// What a class extension does in a device's life, around the driver's own callbacks.
@@ -125,7 +126,10 @@ impl Entered<'_> {
             state.inits.iter().find(|(known, _)| *known == address).map(|(_, init)| init.clone())
         };
         if known.is_none() {
-            self.violation(format!("{address:#x} is no WDFDEVICE_INIT, or one that is gone"));
+            self.violation(
+                &rules::WDF_DEVICE_INIT,
+                format!("{address:#x} is no WDFDEVICE_INIT, or one that is gone"),
+            );
         }
         known
     }
@@ -252,24 +256,24 @@ imports! {
         let Some(init) = entered.init(init) else { return };
         let Some(config) = entered.required("FileObjectConfig", config) else { return };
         if config.read::<u32>(0) != FILE_CONFIG_SIZE {
-            entered.violation("WdfDeviceInitSetFileObjectConfig: wrong Size; Windows ignores the call");
+            entered.violation(&rules::WDF_IGNORED_CALL, "WdfDeviceInitSetFileObjectConfig: wrong Size; Windows ignores the call");
             return;
         }
         let attributes = match Attributes::read(Address(attributes), attributes::FILE_OBJECT) {
             Ok(attributes) => attributes,
             Err(status) => {
-                entered.violation(format!("WdfDeviceInitSetFileObjectConfig: attributes refused with {status:#x}; Windows ignores the call"));
+                entered.violation(&rules::WDF_IGNORED_CALL, format!("WdfDeviceInitSetFileObjectConfig: attributes refused with {status:#x}; Windows ignores the call"));
                 return;
             }
         };
         let [_, create, close, cleanup, forward_class] = config.words::<5>(0);
         let class = (forward_class >> 32) as u32 & 0x7FFF_FFFF;
         if class == 0 || class > 4 {
-            entered.violation(format!("WdfDeviceInitSetFileObjectConfig: FileObjectClass {class}"));
+            entered.violation(&rules::WDF_IGNORED_CALL, format!("WdfDeviceInitSetFileObjectConfig: FileObjectClass {class}"));
             return;
         }
         if class == 2 {
-            entered.violation("FileObjectClass WdfFileObjectWdfCanUseFsContext: NetAdapterCx uses FsContext itself");
+            entered.violation(&rules::WDF_FS_CONTEXT, "FileObjectClass WdfFileObjectWdfCanUseFsContext: NetAdapterCx uses FsContext itself");
             return;
         }
         lock(&init.settings).file = Some(FileConfig { create, close, cleanup, context: attributes.context });
@@ -282,7 +286,7 @@ imports! {
         let Some(init) = entered.init(init) else { return };
         let Some(callbacks) = entered.required("PnpPowerEventCallbacks", callbacks) else { return };
         if callbacks.read::<u32>(0) != PNP_CALLBACKS_SIZE {
-            entered.violation("WdfDeviceInitSetPnpPowerEventCallbacks: wrong Size; Windows ignores the call");
+            entered.violation(&rules::WDF_IGNORED_CALL, "WdfDeviceInitSetPnpPowerEventCallbacks: wrong Size; Windows ignores the call");
             return;
         }
         lock(&init.settings).pnp = callbacks.words(0);
@@ -297,7 +301,7 @@ imports! {
         match Attributes::read(attributes, attributes::REQUEST) {
             Ok(attributes) => lock(&init.settings).request = attributes.context,
             Err(status) => {
-                entered.violation(format!("WdfDeviceInitSetRequestAttributes: refused with {status:#x}; Windows ignores the call"));
+                entered.violation(&rules::WDF_IGNORED_CALL, format!("WdfDeviceInitSetRequestAttributes: refused with {status:#x}; Windows ignores the call"));
             }
         }
     }
@@ -327,7 +331,7 @@ imports! {
         let Some(entered) = Entered::new(thread, globals) else { return };
         let Some(device) = entered.body::<Device>(device, Kind::Device) else { return };
         if !(1..=2).contains(&action) {
-            entered.violation(format!("WdfDeviceSetFailed: action {action}; Windows ignores the call"));
+            entered.violation(&rules::WDF_IGNORED_CALL, format!("WdfDeviceSetFailed: action {action}; Windows ignores the call"));
             return;
         }
         device.set_failed(&entered.machine, action);

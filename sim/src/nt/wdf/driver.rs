@@ -12,6 +12,7 @@ use super::status::{self, NtStatus};
 use super::{Entered, Wdf};
 use crate::nt::imports;
 use crate::nt::machine::{Call, Dead, Level, Machine};
+use crate::verifier::rules;
 use crate::verifier::schedule::lock;
 
 /// The simulator's part of a `WDFDRIVER`.
@@ -56,14 +57,14 @@ imports! {
     /// The `AddDevice` that KMDF puts into the driver object. The simulator's PnP does not come this way.
     [max: PASSIVE, mark: ReadInSource, source: "facts/kmdf.md 4"]
     fn FxAddDevice(thread, driver_object: u64, physical_device: u64) -> i32 {
-        thread.stop("NOT PROVIDED", "AddDevice called by the driver itself");
+        thread.stop(&rules::NOT_PROVIDED, "AddDevice called by the driver itself");
         0
     }
 
     /// What KMDF puts into all 28 `MajorFunction`s. The simulator's requestors do not come this way.
     [max: DISPATCH, mark: ReadInSource, source: "facts/kmdf.md 4"]
     fn FxDispatch(thread, device_object: u64, irp: u64) -> i32 {
-        thread.stop("NOT PROVIDED", "a MajorFunction called by the driver itself");
+        thread.stop(&rules::NOT_PROVIDED, "a MajorFunction called by the driver itself");
         0
     }
 }
@@ -123,11 +124,14 @@ fn override_dispatch(driver_object: Address) {
 fn unload(entered: &Entered<'_>, driver: &Driver) {
     if let Some(device) = entered.wdf.control_devices().first() {
         let detail = "DriverUnload while there is a control device: Windows would not call it";
-        entered.violation(format!("{detail} ({:#x})", device.handle()));
+        entered.violation(&rules::WDF_UNLOAD, format!("{detail} ({:#x})", device.handle()));
         return;
     }
     if let Some(device) = entered.wdf.devices().first() {
-        entered.violation(format!("DriverUnload while WDFDEVICE {:#x} exists", device.handle()));
+        entered.violation(
+            &rules::WDF_UNLOAD,
+            format!("DriverUnload while WDFDEVICE {:#x} exists", device.handle()),
+        );
         return;
     }
     if driver.unload != 0 {

@@ -6,6 +6,7 @@
 
 use crate::loader::probe::{self, Fault, Plain};
 use crate::nt::machine::Thread;
+use crate::verifier::rules;
 
 /// The address of a structure in the driver's memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,7 +78,10 @@ impl Address {
 fn checked<T: Default>(result: Result<T, Fault>) -> T {
     result.unwrap_or_else(|Fault(address)| {
         if let Some(thread) = Thread::current() {
-            thread.stop("WILD POINTER", format!("a framework function was given {address:#x}"));
+            thread.stop(
+                &rules::PAGE_FAULT_IN_NONPAGED_AREA,
+                format!("a framework function was given {address:#x}"),
+            );
         }
         T::default()
     })

@@ -22,6 +22,7 @@ use std::sync::{Arc, Mutex};
 
 use crate::nt::behaviours;
 use crate::nt::machine::{Call, Level, Machine, Thread};
+use crate::verifier::rules::{self, Rule};
 use crate::verifier::schedule::lock;
 
 pub mod attributes;
@@ -154,7 +155,7 @@ impl<'t> Entered<'t> {
         let known = lock(&wdf.state).globals;
         if globals == 0 || globals != known {
             thread.stop(
-                "WDF_VIOLATION",
+                &rules::WDF_DRIVER_GLOBALS,
                 format!("driver globals {globals:#x}, bound with {known:#x}"),
             );
             return None;
@@ -170,21 +171,24 @@ impl<'t> Entered<'t> {
     }
 
     /// Stops the machine.
-    pub(crate) fn violation(&self, detail: impl Into<String>) {
-        self.thread.stop("WDF_VIOLATION", detail.into());
+    pub(crate) fn violation(&self, rule: &'static Rule, detail: impl Into<String>) {
+        self.thread.stop(rule, detail);
     }
 
     /// The object of a handle, whatever it is and however dead, if its memory is still there.
     pub(crate) fn any(&self, handle: u64) -> Option<Arc<Object>> {
         let detail = match self.wdf.objects.find(handle) {
             Found::Live(object) => return Some(object),
-            Found::Freed(kind) => {
-                format!("{handle:#x} was a {} and has been freed (or completed)", kind.name())
+            Found::Freed(Kind::Request) => {
+                let detail = format!("{handle:#x} was a request and has been completed");
+                self.violation(&rules::REQUEST_COMPLETED, detail);
+                return None;
             }
-            Found::Never if handle == 0 => "WDF_INVALID_HANDLE: NULL".into(),
-            Found::Never => format!("WDF_INVALID_HANDLE: {handle:#x} is no handle"),
+            Found::Freed(kind) => format!("{handle:#x} was a {} and has been freed", kind.name()),
+            Found::Never if handle == 0 => "NULL".into(),
+            Found::Never => format!("{handle:#x} is no handle"),
         };
-        self.violation(detail);
+        self.violation(&rules::WDF_INVALID_HANDLE, detail);
         None
     }
 
@@ -193,14 +197,20 @@ impl<'t> Entered<'t> {
         let object = self.any(handle)?;
         if object.kind() != kind {
             let (is, wanted) = (object.kind().name(), kind.name());
-            self.violation(format!("WDF_INVALID_HANDLE: {handle:#x} is a {is}, not a {wanted}"));
+            self.violation(
+                &rules::WDF_INVALID_HANDLE,
+                format!("{handle:#x} is a {is}, not a {wanted}"),
+            );
             return None;
         }
         if object.life() == Life::Deleted {
-            self.violation(format!(
-                "{} {handle:#x} has been deleted; it only waits for references",
-                kind.name()
-            ));
+            self.violation(
+                &rules::WDF_INVALID_HANDLE,
+                format!(
+                    "{} {handle:#x} has been deleted; it only waits for references",
+                    kind.name()
+                ),
+            );
             return None;
         }
         Some(object)
@@ -210,7 +220,10 @@ impl<'t> Entered<'t> {
     pub(crate) fn body<T: Send + Sync + 'static>(&self, handle: u64, kind: Kind) -> Option<Arc<T>> {
         let body = self.object(handle, kind)?.body();
         if body.is_none() {
-            self.violation(format!("{handle:#x}: a {} that is still being made", kind.name()));
+            self.violation(
+                &rules::WDF_INVALID_HANDLE,
+                format!("{handle:#x}: a {} that is still being made", kind.name()),
+            );
         }
         body
     }
@@ -218,7 +231,7 @@ impl<'t> Entered<'t> {
     /// Checks a pointer that must not be NULL; `None` after a stop.
     pub(crate) fn required(&self, name: &str, pointer: u64) -> Option<driver_memory::Address> {
         if pointer == 0 {
-            self.violation(format!("required pointer {name} is NULL"));
+            self.violation(&rules::WDF_REQUIRED_PARAMETER_IS_NULL, name);
             return None;
         }
         Some(driver_memory::Address(pointer))
@@ -232,6 +245,7 @@ pub(crate) mod object_functions {
     use super::object::{AddContext, Kind};
     use super::{Entered, status};
     use crate::nt::{imports, level};
+    use crate::verifier::rules;
 
     imports! {
         pub(crate) static IMPORTS: "wdf01000";
@@ -285,7 +299,7 @@ pub(crate) mod object_functions {
             let Some(entered) = Entered::new(thread, globals) else { return };
             let Some(object) = entered.any(handle) else { return };
             if !entered.wdf.objects.dereference(&*entered.machine, &object) {
-                entered.violation(format!("{handle:#x}: dereferenced below its creation reference"));
+                entered.violation(&rules::WDF_OBJECT_ERROR, format!("{handle:#x}: dereferenced below its creation reference"));
             }
         }
 
@@ -299,12 +313,12 @@ pub(crate) mod object_functions {
                 return;
             }
             if matches!(kind, Kind::Driver | Kind::Device | Kind::FileObject | Kind::Request) {
-                entered.violation(format!("WdfObjectDelete on a {}, which the framework owns: Windows ignores it", kind.name()));
+                entered.violation(&rules::WDF_OBJECT_ERROR, format!("WdfObjectDelete on a {}, which the framework owns: Windows ignores it", kind.name()));
             } else if thread.irql() > level::PASSIVE {
                 let detail = format!("WdfObjectDelete of a {} above PASSIVE_LEVEL: deferral is not modelled", kind.name());
-                entered.thread.stop("DELETE_IS_NOT_DEFERRED", detail);
+                entered.thread.stop(&rules::NOT_PROVIDED, detail);
             } else if !entered.wdf.objects.delete(&*entered.machine, &object) {
-                entered.violation(format!("{} {handle:#x} deleted twice", kind.name()));
+                entered.violation(&rules::WDF_OBJECT_ERROR, format!("{} {handle:#x} deleted twice", kind.name()));
             }
         }
     }

@@ -20,6 +20,7 @@ use super::request::{Owner, Request};
 use super::status::{self, NtStatus};
 use crate::nt::imports;
 use crate::nt::machine::{Call, Level, Machine};
+use crate::verifier::rules;
 use crate::verifier::schedule::{Key, lock};
 
 const CONFIG_SIZE: u32 = 96;
@@ -120,7 +121,7 @@ impl Queue {
         if let Err(Some(_)) = machine.wait(Key::of(&self.state), Some(deadline), why, none) {
             let owned = lock(&self.state).owned;
             let detail = format!("{why}: the driver has kept {owned} requests of a queue for 60 s");
-            machine.die("WDF_VIOLATION", detail);
+            machine.die(&rules::WDF_DEFERRED_REQUEST_COMPLETED, detail);
         }
     }
 }
@@ -228,7 +229,7 @@ imports! {
         let Some(device) = entered.body::<Device>(device, Kind::Device) else { return 0 };
         let Some(request) = entered.body::<Request>(request, Kind::Request) else { return 0 };
         if request.owner() != Owner::CallerContext {
-            entered.violation("WdfDeviceEnqueueRequest outside EvtIoInCallerContext, or a second time");
+            entered.violation(&rules::WDF_QUEUE_FATAL_ERROR, "WdfDeviceEnqueueRequest outside EvtIoInCallerContext, or a second time");
             return 0;
         }
         let Some(queue) = device.default_queue() else { return status::INVALID_DEVICE_REQUEST };
@@ -247,12 +248,12 @@ imports! {
         let Some(request) = entered.body::<Request>(request, Kind::Request) else { return 0 };
         let Some(queue) = entered.body::<Queue>(queue, Kind::Queue) else { return 0 };
         if request.owner() != Owner::Driver {
-            entered.violation("WdfRequestForwardToIoQueue of a request that no queue has presented");
+            entered.violation(&rules::WDF_QUEUE_FATAL_ERROR, "WdfRequestForwardToIoQueue of a request that no queue has presented");
             return 0;
         }
         let from = request.queue();
         if from.as_ref().is_some_and(|from| Arc::ptr_eq(from, &queue)) {
-            entered.violation("WdfRequestForwardToIoQueue to the same queue; that is WdfRequestRequeue");
+            entered.violation(&rules::WDF_QUEUE_FATAL_ERROR, "WdfRequestForwardToIoQueue to the same queue; that is WdfRequestRequeue");
             return 0;
         }
         request.enter_queue(&queue);
@@ -329,7 +330,7 @@ fn create(
     if queue.dispatch == SEQUENTIAL || on_stop != 0 || attributes.scope > 1 && attributes.scope != 4
     {
         let detail = "sequential queues, EvtIoStop and synchronization scopes are not modelled";
-        entered.thread.stop("NOT PROVIDED", detail);
+        entered.thread.stop(&rules::NOT_PROVIDED, detail);
         return 0;
     }
     let object = entered.wdf.objects.create(

@@ -9,6 +9,7 @@ use super::driver_memory::Address;
 use super::object::Kind;
 use super::{Entered, status};
 use crate::nt::imports;
+use crate::verifier::rules;
 
 /// What is behind a `WDFKEY`: a path in the machine's registry.
 pub(crate) struct Key {
@@ -30,7 +31,7 @@ imports! {
         let Some(key) = entered.required("Key", key) else { return 0 };
         if access & !(KEY_READ | GENERIC_READ) != 0 {
             let detail = format!("access {access:#x}: only reading the Parameters key is modelled");
-            entered.thread.stop("NOT PROVIDED", detail);
+            entered.thread.stop(&rules::NOT_PROVIDED, detail);
             return 0;
         }
         let attributes = match Attributes::read(Address(attributes), attributes::KEY) {

@@ -19,6 +19,8 @@ use super::user_buffer::{Mapping, UserBuffer};
 use super::{Entered, Wdf};
 use crate::nt::imports;
 use crate::nt::machine::{Call, Level, Machine};
+use crate::nt::pool;
+use crate::verifier::rules;
 use crate::verifier::schedule::{Key, lock};
 
 /// Who has a request.
@@ -316,7 +318,7 @@ impl Request {
                     self.object.handle(),
                     self.owner()
                 );
-                machine.die("WDF_VIOLATION", detail);
+                machine.die(&rules::WDF_DEFERRED_REQUEST_COMPLETED, detail);
                 (status::DEVICE_DOES_NOT_EXIST, 0, Vec::new())
             }
         }
@@ -379,16 +381,24 @@ fn retrieve(
 }
 
 fn complete(entered: &Entered<'_>, handle: u64, status: NtStatus, information: u64) {
+    if matches!(entered.wdf.objects.find(handle), super::object::Found::Freed(Kind::Request)) {
+        let detail = format!("request {handle:#x} is completed a second time");
+        return entered.violation(&rules::DOUBLE_COMPLETION, detail);
+    }
     let Some(request) = entered.body::<Request>(handle, Kind::Request) else { return };
     let owner = request.owner();
     if !matches!(owner, Owner::Driver | Owner::CallerContext) {
-        entered.violation(format!("request {handle:#x} completed while {owner:?} has it"));
+        entered.violation(
+            &rules::DOUBLE_COMPLETION,
+            format!("request {handle:#x} completed while {owner:?} has it"),
+        );
         return;
     }
     if matches!(status, status::PENDING | MORE_PROCESSING_REQUIRED) {
-        entered.violation(format!(
-            "request {handle:#x} completed with {status:#x}, which is no result"
-        ));
+        entered.violation(
+            &rules::WDF_REQUEST_FATAL_ERROR,
+            format!("request {handle:#x} completed with {status:#x}, which is no result"),
+        );
         return;
     }
     let output = request.output as u64;
@@ -399,8 +409,12 @@ fn complete(entered: &Entered<'_>, handle: u64, status: NtStatus, information: u
         let detail = format!(
             "request {handle:#x}: Information {information} exceeds the buffer of {output} bytes"
         );
-        entered.thread.stop("WDF_REQUEST_FATAL_ERROR", detail);
+        entered.thread.stop(&rules::WDF_REQUEST_FATAL_ERROR, detail);
         return;
+    }
+    if counts && request.code & 3 == METHOD_BUFFERED && entered.machine.options().verified {
+        let bytes = Address(request.system_buffer).bytes(information as usize);
+        pool::judge_leaving(&entered.machine, "the answer of an IOCTL", &bytes);
     }
     request.complete(&entered.machine, status, information);
 }
@@ -429,7 +443,7 @@ imports! {
         let Some(request) = entered.body::<Request>(request, Kind::Request) else { return };
         let Some(parameters) = entered.required("Parameters", parameters) else { return };
         if parameters.read::<u16>(0) != REQUEST_PARAMETERS_SIZE {
-            entered.violation("WdfRequestGetParameters: wrong Size");
+            entered.violation(&rules::WDF_IGNORED_CALL, "WdfRequestGetParameters: wrong Size");
             return;
         }
         parameters.write(2, 0_u8);
@@ -484,7 +498,7 @@ imports! {
             return status::INVALID_DEVICE_REQUEST;
         }
         if request.code & 3 == METHOD_BUFFERED && request.output > 0 {
-            thread.stop("NOT PROVIDED", "an MDL over a METHOD_BUFFERED buffer is not modelled");
+            thread.stop(&rules::NOT_PROVIDED, "an MDL over a METHOD_BUFFERED buffer is not modelled");
             return 0;
         }
         let Some((address, _)) = request.output_mapping() else { return status::BUFFER_TOO_SMALL };

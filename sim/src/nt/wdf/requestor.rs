@@ -20,6 +20,7 @@ use super::status::{self, NtStatus};
 use super::user_buffer::UserBuffer;
 use crate::nt::machine::{Call, Level, Machine};
 use crate::nt::ps::Process;
+use crate::verifier::rules;
 use crate::verifier::schedule::{Key, lock};
 
 /// How long CLOSE waits for the driver to complete what it has of a file.
@@ -246,8 +247,10 @@ impl FileHandle {
         if let Err(Some(_)) =
             self.machine.wait(key, Some(deadline), "the file's requests before CLOSE", all_gone)
         {
-            self.machine
-                .die("WDF_VIOLATION", "the driver has kept requests of a closed handle for 60 s");
+            self.machine.die(
+                &rules::WDF_DEFERRED_REQUEST_COMPLETED,
+                "the driver has kept requests of a closed handle for 60 s",
+            );
         }
         if let Some(close) = config.map(|config| config.close).filter(|callback| *callback != 0) {
             let call = Call::new("EvtFileClose", close as usize, Level::Passive);

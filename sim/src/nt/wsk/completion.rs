@@ -17,6 +17,7 @@ use crate::nt::io;
 use crate::nt::level::DISPATCH;
 use crate::nt::machine::Machine;
 use crate::nt::thread::{Level, Thread};
+use crate::verifier::rules;
 use crate::verifier::schedule::{Key, lock};
 
 /// What a finished request puts into its IRP: status and information.
@@ -145,7 +146,7 @@ fn carry_out(thread: &Thread, wsk: &Wsk, mut late: Late) {
     };
     if !late.before.is_empty() && probe::bytes(late.irp, IRP_LEN).as_ref() != Ok(&late.before) {
         let detail = format!("IRP {:#x} of {} changed while WSK had it", late.irp, late.function);
-        return thread.machine().die("WSK_VIOLATION: IRP touched", detail);
+        return thread.machine().die(&rules::WSK_IRP_TOUCHED, detail);
     }
     let level = if late.raised { Level::Dispatch } else { Level::Passive };
     complete(thread, late.irp, done, level);

@@ -23,6 +23,7 @@ use crate::nt::level::PASSIVE;
 use crate::nt::machine::Machine;
 use crate::nt::{behaviours, imports};
 use crate::verifier::report::Leak;
+use crate::verifier::rules;
 use crate::verifier::schedule::{Key, lock};
 
 mod coalesce;
@@ -79,13 +80,12 @@ imports! {
     fn WskRegister(thread, client_npi: usize, registration: usize) -> i32 {
         let dispatch = probe::read::<usize>(client_npi.wrapping_add(8)).unwrap_or(0);
         let Ok(version) = probe::read::<u16>(dispatch) else {
-            thread.stop("WSK_VIOLATION: WskRegister", "the client's dispatch table cannot be read");
-            return 0;
+            return thread.bad_pointer("WskClientNpi", client_npi);
         };
         let wsk = wsk(thread.machine());
         let mut registrations = lock(&wsk.registrations);
         if registrations.contains_key(&registration) {
-            thread.stop("WSK_VIOLATION: WskRegister", format!("{registration:#x} is registered already"));
+            thread.stop(&rules::WSK_REGISTRATION, format!("{registration:#x} is registered already"));
             return 0;
         }
         let client = thread.machine().allocate(16);
@@ -100,13 +100,13 @@ imports! {
         let (machine, wsk) = (thread.machine(), wsk(thread.machine()));
         match lock(&wsk.registrations).get_mut(&registration) {
             Some(known) => known.leaving = true,
-            None => return thread.stop("WSK_VIOLATION: WskDeregister", "there is no such registration"),
+            None => return thread.stop(&rules::WSK_REGISTRATION, "there is no such registration"),
         }
         let deadline = machine.world().now() + PATIENCE;
         let done = machine.wait(wsk.key(), Some(deadline), "WskDeregister", || wsk.is_idle().then_some(()));
         if done.is_err() && !machine.is_dead() {
             let open = wsk.open_things().join("; ");
-            return thread.stop("DEADLOCK: WskDeregister", format!("waits for ever: {open}"));
+            return thread.stop(&rules::DEADLOCK_WSK, format!("waits for ever: {open}"));
         }
         if let Some(gone) = lock(&wsk.registrations).remove(&registration) {
             machine.release(gone.client);
@@ -117,14 +117,14 @@ imports! {
     [max: DISPATCH, mark: Documented, source: "DDI wsk/nf-wsk-wskcaptureprovidernpi"]
     fn WskCaptureProviderNPI(thread, registration: usize, wait_ms: u32, npi: usize) -> i32 {
         if wait_ms != 0 && thread.irql() > PASSIVE {
-            thread.stop("WSK_VIOLATION: WskCaptureProviderNPI", "a wait above PASSIVE_LEVEL");
+            thread.stop(&rules::WSK_PROVIDER, "a wait above PASSIVE_LEVEL");
             return 0;
         }
         let machine = thread.machine();
         let wsk = wsk(machine);
         let client = match lock(&wsk.registrations).get_mut(&registration) {
             None => {
-                thread.stop("WSK_VIOLATION: WskCaptureProviderNPI", "the client is not registered");
+                thread.stop(&rules::WSK_PROVIDER, "the client is not registered");
                 return 0;
             }
             Some(known) if known.leaving => return answer::DEVICE_NOT_READY,
@@ -136,7 +136,7 @@ imports! {
         };
         let written = probe::write(npi, client).and_then(|()| probe::write(npi + 8, provider::table()));
         if written.is_err() {
-            thread.stop("WSK_VIOLATION: WskCaptureProviderNPI", format!("cannot write {npi:#x}"));
+            return thread.bad_pointer("WskProviderNpi", npi);
         }
         answer::SUCCESS
     }
@@ -147,7 +147,7 @@ imports! {
         let wsk = wsk(thread.machine());
         match lock(&wsk.registrations).get_mut(&registration) {
             Some(known) if known.captures > 0 => known.captures -= 1,
-            _ => return thread.stop("WSK_VIOLATION: WskReleaseProviderNPI", "nothing was captured"),
+            _ => return thread.stop(&rules::WSK_PROVIDER, "nothing was captured"),
         }
         thread.machine().world().wake(wsk.key());
     }

@@ -14,6 +14,7 @@ use super::{
 };
 use crate::loader::probe;
 use crate::nt::thread::Thread;
+use crate::verifier::rules;
 use crate::verifier::schedule::lock;
 use std::sync::atomic::Ordering;
 
@@ -74,7 +75,7 @@ impl Control {
             (IPPROTO_UDP, UDP_SEND_MSG_SIZE) => segments::probe(machine),
             (level, code) => {
                 let detail = format!("WskControlSocket: the value of option {code} at {level:#x}");
-                machine.die("NOT PROVIDED", detail);
+                machine.die(&rules::NOT_PROVIDED, detail);
                 answer::NOT_SUPPORTED
             }
         };
@@ -86,8 +87,7 @@ impl Control {
         }
         // Unless the socket was told otherwise, nothing is cut apart.
         if probe::write(self.output, 0_u32).is_err() {
-            machine
-                .die("WSK_VIOLATION: WskControlSocket", format!("cannot write {:#x}", self.output));
+            machine.die(&rules::WSK_CONTROL_SOCKET, format!("cannot write {:#x}", self.output));
         }
         (answer::SUCCESS, 4)
     }
@@ -96,7 +96,7 @@ impl Control {
         if self.request != SET_OPTION {
             let detail =
                 format!("WskControlSocket: request {} code {:#x}", self.request, self.code);
-            thread.machine().die("NOT PROVIDED", detail);
+            thread.machine().die(&rules::NOT_PROVIDED, detail);
             return answer::NOT_SUPPORTED;
         }
         if self.is_event_callback() {
@@ -108,7 +108,7 @@ impl Control {
         let Ok(value) = probe::read::<u32>(self.input) else {
             thread
                 .machine()
-                .die("WSK_VIOLATION: WskControlSocket", format!("cannot read {:#x}", self.input));
+                .die(&rules::WSK_CONTROL_SOCKET, format!("cannot read {:#x}", self.input));
             return answer::INVALID_PARAMETER;
         };
         self.set_word(thread, socket, value)

@@ -20,6 +20,7 @@ use crate::nt::imports;
 use crate::nt::io;
 use crate::nt::level::PASSIVE;
 use crate::nt::thread::Thread;
+use crate::verifier::rules;
 use crate::verifier::schedule::lock;
 
 const SOCK_DGRAM: u16 = 2;
@@ -93,18 +94,17 @@ imports! {
         let registration =
             lock(&wsk.registrations).values().find(|r| r.client == client).map(|r| (r.captures, r.static_events));
         let Some((1.., events)) = registration else {
-            thread.stop("WSK_VIOLATION: WskSocket", format!("{client:#x} is no captured client"));
+            thread.stop(&rules::WSK_SOCKET, format!("{client:#x} is no captured client"));
             return 0;
         };
         let datagram = kind == SOCK_DGRAM && protocol == IPPROTO_UDP && flags == WSK_FLAG_DATAGRAM_SOCKET;
         if !datagram || !matches!(family, AF_INET | AF_INET6) {
-            thread.stop("NOT PROVIDED", format!("WskSocket: family {family}, type {kind}, protocol {protocol}, flags {flags}"));
+            thread.stop(&rules::NOT_PROVIDED, format!("WskSocket: family {family}, type {kind}, protocol {protocol}, flags {flags}"));
             return 0;
         }
         let receive = if dispatch == 0 { Ok(0) } else { probe::read::<usize>(dispatch) };
         let Ok(receive) = receive else {
-            thread.stop("WSK_VIOLATION: WskSocket", format!("cannot read the dispatch table at {dispatch:#x}"));
-            return 0;
+            return thread.bad_pointer("Dispatch", dispatch);
         };
         let fails = thread.machine().faults().strikes("WskSocket");
         let all = wsk.clone();
@@ -131,13 +131,13 @@ imports! {
         let mut registrations = lock(&wsk.registrations);
         let Some(known) = registrations.values_mut().find(|r| r.client == client) else {
             drop(registrations);
-            thread.stop("WSK_VIOLATION: WskControlClient", format!("{client:#x} is no client"));
+            thread.stop(&rules::WSK_CONTROL_CLIENT, format!("{client:#x} is no client"));
             return 0;
         };
         match code {
             WSK_SET_STATIC_EVENT_CALLBACKS if irp != 0 || sockets > 0 => {
                 drop(registrations);
-                thread.stop("WSK_VIOLATION: WSK_SET_STATIC_EVENT_CALLBACKS", "takes no IRP, and comes before any socket");
+                thread.stop(&rules::WSK_CONTROL_CLIENT, "takes no IRP, and comes before any socket");
                 0
             }
             WSK_SET_STATIC_EVENT_CALLBACKS => match probe::read::<u32>(input.wrapping_add(8)) {
@@ -157,7 +157,7 @@ imports! {
             }
             _ => {
                 drop(registrations);
-                thread.stop("NOT PROVIDED", format!("WskControlClient: control code {code}"));
+                thread.stop(&rules::NOT_PROVIDED, format!("WskControlClient: control code {code}"));
                 0
             }
         }
@@ -175,7 +175,7 @@ imports! {
     ) -> i32 {
         let Some((wsk, inside)) = enter(thread, socket, "WskControlSocket") else { return 0 };
         if irp != 0 && out_returned != 0 {
-            thread.stop("WSK_VIOLATION: WskControlSocket", "OutputSizeReturned beside an IRP");
+            thread.stop(&rules::WSK_CONTROL_SOCKET, "OutputSizeReturned beside an IRP");
             return 0;
         }
         let control = options::Control { request, code, level, in_size, input, out_size, output };
@@ -240,7 +240,7 @@ imports! {
             let bytes = layout::address_bytes(bound);
             let length = if bound.is_ipv4() { 16 } else { layout::SOCKADDR_LEN };
             if probe::write_bytes(local, &bytes[..length]).is_err() {
-                thread.machine().die("WSK_VIOLATION: WskGetLocalAddress", format!("cannot write {local:#x}"));
+                thread.machine().die(&rules::WSK_ADDRESS, format!("cannot write {local:#x}"));
             }
             Some((answer::SUCCESS, 0))
         }))
@@ -287,12 +287,11 @@ fn send_request(thread: &Thread, socket: usize, request: Request) -> i32 {
 fn enter(thread: &Thread, socket: usize, function: &str) -> Option<(Arc<Wsk>, Inside)> {
     let wsk = wsk(thread.machine());
     let Some(found) = wsk.find(socket) else {
-        thread.stop("WSK_VIOLATION: no such socket", format!("{function} of {socket:#x}"));
+        thread.stop(&rules::WSK_NO_SUCH_SOCKET, format!("{function} of {socket:#x}"));
         return None;
     };
     if lock(&found.settings).state == State::Closing {
-        thread
-            .stop("WSK_VIOLATION: socket is closing", format!("{function}: {}", found.describe()));
+        thread.stop(&rules::WSK_SOCKET_IS_CLOSING, format!("{function}: {}", found.describe()));
         return None;
     }
     found.calls.fetch_add(1, Ordering::AcqRel);
@@ -302,7 +301,7 @@ fn enter(thread: &Thread, socket: usize, function: &str) -> Option<(Arc<Wsk>, In
 /// Takes the IRP of a call; stops the machine if there is none, or it cannot be sent.
 fn takes(thread: &Thread, irp: usize, function: &str) -> bool {
     if irp == 0 {
-        thread.stop("WSK_VIOLATION: no IRP", format!("{function} needs an IRP"));
+        thread.stop(&rules::WSK_NO_IRP, format!("{function} needs an IRP"));
         return false;
     }
     io::take_irp(thread, irp)
@@ -322,10 +321,7 @@ fn address_at(thread: &Thread, address: usize, function: &str) -> Option<std::ne
             return Some(parsed);
         }
     }
-    thread.stop(
-        "WSK_VIOLATION: bad address",
-        format!("{function}: no socket address at {address:#x}"),
-    );
+    thread.stop(&rules::WSK_ADDRESS, format!("{function}: no socket address at {address:#x}"));
     None
 }
 

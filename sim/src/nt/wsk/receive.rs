@@ -28,6 +28,7 @@ use crate::nt::machine::Machine;
 use crate::nt::ndis::lent;
 use crate::nt::netcx::poll_thread::with_dpcs;
 use crate::nt::thread::{Call, Level, Thread};
+use crate::verifier::rules;
 use crate::verifier::schedule::lock;
 
 /// Payload bytes a block has room for: any UDP datagram.
@@ -279,7 +280,7 @@ impl SocketLanding {
             Ok(status) => {
                 let detail =
                     format!("{}: the callback returned {status:#x}", self.socket.describe());
-                machine.die("WSK_VIOLATION: WskReceiveFromEvent", detail);
+                machine.die(&rules::WSK_RECEIVE_FROM_EVENT, detail);
             }
         }
         self.socket.offered.fetch_sub(list.len(), Ordering::AcqRel);
@@ -295,7 +296,7 @@ impl SocketLanding {
                 "{}: nodes were released and the list freed as well",
                 self.socket.describe()
             );
-            machine.die("WSK_VIOLATION: WskRelease", detail);
+            machine.die(&rules::WSK_RELEASE, detail);
         }
     }
 
@@ -448,7 +449,7 @@ pub(super) fn release(thread: &Thread, wsk: &Wsk, socket: &Socket, list: *mut In
         if (thread.machine().options().verified && !wsk.arena.owns(name)) || !take_back(name) {
             let detail =
                 format!("{}: {name:#x} is not an indication the driver holds", socket.describe());
-            return thread.stop("WSK_VIOLATION: WskRelease", detail);
+            return thread.stop(&rules::WSK_RELEASE, detail);
         }
         // SAFETY: an indication of ours that nobody else has any more.
         node = unsafe { layout::read(node) }.next;

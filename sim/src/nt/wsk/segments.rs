@@ -14,6 +14,7 @@ use super::{
     UNKNOWN_OPTION_IS_NOT_SUPPORTED, answer,
 };
 use crate::nt::machine::Machine;
+use crate::verifier::rules;
 
 /// What faults are injected by.
 const NAME: &str = "UDP_SEND_MSG_SIZE";
@@ -55,7 +56,7 @@ pub(super) fn may_cut(
     }
     if let Some(many) = lengths.iter().find(|length| length.div_ceil(segment as usize) > MOST) {
         let detail = format!("{many} bytes in datagrams of {segment}: more than {MOST}");
-        machine.die("WSK_VIOLATION: UDP_SEND_MSG_SIZE", detail);
+        machine.die(&rules::WSK_SEND_MSG_SIZE, detail);
         return Err(answer::INVALID_PARAMETER);
     }
     if machine.faults().strikes(NAME)

@@ -21,7 +21,9 @@ use crate::loader::probe;
 use crate::nt::fwp::inbound::Destination;
 use crate::nt::fwp::outbound::{self, Leave};
 use crate::nt::machine::Machine;
+use crate::nt::pool;
 use crate::nt::thread::Thread;
+use crate::verifier::rules;
 use crate::verifier::schedule::lock;
 
 /// Payload bytes of the largest datagram over IPv4 and over IPv6.
@@ -132,10 +134,15 @@ pub(super) fn send(thread: &Thread, wsk: &Wsk, socket: &Arc<Socket>, request: Re
     let before = match verified.then(|| snapshot(&request)).transpose() {
         Ok(before) => before,
         Err(probe::Fault(at)) => {
-            thread.stop("WSK_VIOLATION: send", format!("{at:#x} of the request cannot be read"));
-            return 0;
+            return thread.bad_pointer("the request", at);
         }
     };
+    if verified {
+        let mut bytes = Vec::new();
+        if request.buffers.each().try_for_each(|buffer| chain(&buffer, &mut bytes)).is_ok() {
+            pool::judge_leaving(thread.machine(), "a datagram", &bytes);
+        }
+    }
     let kept = verified && is_kept(thread.machine(), request.remote);
     let (done, left) = match host {
         _ if kept => ((answer::CANCELLED, 0), Leave::Goes),
@@ -164,7 +171,7 @@ pub(super) fn send(thread: &Thread, wsk: &Wsk, socket: &Arc<Socket>, request: Re
         if snapshot(&request).as_ref() != Ok(&before) {
             let detail =
                 format!("{}: buffers changed before the IRP was completed", socket.describe());
-            thread.machine().die("WSK_VIOLATION: send", detail);
+            thread.machine().die(&rules::WSK_SEND, detail);
         }
         Some(done)
     });

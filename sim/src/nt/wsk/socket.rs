@@ -24,6 +24,7 @@ use crate::host::{self, OpenError};
 use crate::nt::fwp;
 use crate::nt::machine::Machine;
 use crate::nt::thread::{Call, Level, Thread};
+use crate::verifier::rules;
 use crate::verifier::schedule::lock;
 
 /// `WSK_EVENT_RECEIVE_FROM`.
@@ -250,7 +251,7 @@ pub(super) fn close(thread: &Thread, wsk: &Arc<Wsk>, socket: &Arc<Socket>, irp: 
     if calls > 1 || retained > 0 {
         let detail =
             format!("{}: {} other calls inside", socket.describe(), calls.saturating_sub(1));
-        thread.stop("WSK_VIOLATION: WskCloseSocket", detail);
+        thread.stop(&rules::WSK_CLOSE_SOCKET, detail);
         return answer::INVALID_DEVICE_STATE;
     }
     let mut host = {
@@ -258,7 +259,7 @@ pub(super) fn close(thread: &Thread, wsk: &Arc<Wsk>, socket: &Arc<Socket>, irp: 
         if std::mem::replace(&mut settings.state, State::Closing) == State::Closing {
             drop(settings);
             thread.stop(
-                "WSK_VIOLATION: WskCloseSocket",
+                &rules::WSK_CLOSE_SOCKET,
                 format!("{} is closing already", socket.describe()),
             );
             return answer::INVALID_DEVICE_STATE;

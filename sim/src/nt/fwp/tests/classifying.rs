@@ -234,7 +234,9 @@ fn what_is_to_be_authorised_may_not_be_absorbed() {
     let bench = Bench::v4(1);
     bench.engaged(INBOUND, 0);
     assert!(!bench.classified(PEER, b"the first", |asked| asked.absorb()));
-    assert!(bench.report().contains("ALE has still to classify"), "{}", bench.report());
+    let report = bench.report();
+    assert!(report.starts_with("WFP_VIOLATION: classifyFn: "), "{report}");
+    assert!(report.contains("ALE has still to classify"), "{report}");
 }
 
 #[test]

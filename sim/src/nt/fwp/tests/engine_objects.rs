@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::*;
+use crate::verifier::rules;
 
 #[test]
 fn each_wrong_object_has_its_status() {
@@ -208,20 +209,56 @@ fn a_classify_that_runs_is_waited_for_or_answered() {
 
 #[test]
 fn wrong_handles_stop() {
-    for (name, arguments) in [
-        ("FwpmEngineClose0", &[64_u64][..]),
-        ("FwpmTransactionBegin0", &[64, 0]),
-        ("FwpmProviderAdd0", &[64, 0, 0]),
-        ("FwpmBfeStateUnsubscribeChanges0", &[64]),
-        ("FwpsInjectionHandleDestroy0", &[64]),
-        ("FwpsQueryPacketInjectionState0", &[64, 0, 0]),
-        ("FwpsReferenceNetBufferList0", &[64, 0]),
-        ("FwpsDereferenceNetBufferList0", &[64, 0]),
-        ("FwpsCalloutRegister2", &[0, 0, 0]),
+    let at = Bench::v4(1).machine.allocate(64) as u64;
+    for (name, arguments, rule) in [
+        ("FwpmEngineClose0", &[64_u64][..], &rules::WFP_ENGINE_HANDLE),
+        ("FwpmTransactionBegin0", &[64, 0], &rules::WFP_ENGINE_HANDLE),
+        ("FwpmProviderAdd0", &[64, 0, 0], &rules::WFP_ENGINE_HANDLE),
+        ("FwpmBfeStateUnsubscribeChanges0", &[64], &rules::WFP_SUBSCRIPTION),
+        ("FwpmBfeStateSubscribeChanges0", &[64, 0, 0, 0], &rules::WFP_SUBSCRIPTION),
+        ("FwpsInjectionHandleDestroy0", &[64], &rules::WFP_INJECTION_HANDLE),
+        ("FwpsQueryPacketInjectionState0", &[64, 0, 0], &rules::WFP_INJECTION_STATE),
+        ("FwpsReferenceNetBufferList0", &[64, 0], &rules::WFP_LIST_REFERENCE),
+        ("FwpsDereferenceNetBufferList0", &[64, 0], &rules::WFP_LIST_REFERENCE),
+        ("FwpsCalloutRegister2", &[0, 0, 0], &rules::PAGE_FAULT_IN_NONPAGED_AREA),
     ] {
         let report = Bench::v4(1).stops(name, arguments);
-        assert!(report.contains("VIOLATION") || report.contains("PAGE_FAULT"), "{name}: {report}");
+        assert!(report.starts_with(rule.name), "{name}: {report}");
     }
+    let bench = Bench::v4(1);
+    let callout = bench.machine.allocate(64) as u64;
+    let report = bench.stops("FwpsCalloutRegister2", &[0, callout, at]);
+    assert!(report.starts_with(rules::WFP_CALLOUT.name), "{report}");
+}
+
+/// What waits for a callback is called inside it.
+#[test]
+fn nobody_waits_for_himself() {
+    let bench = Bench::new(6, "192.0.2.1:51820", &[("UNREGISTERING_WAITS_FOR_CLASSIFIES", true)]);
+    let (_, id) = bench.engaged(INBOUND, 0);
+    bench.classified(PEER, b"x", move |asked| {
+        import("FwpsCalloutUnregisterById0", [u64::from(id), 0, 0, 0]);
+        asked.permit();
+    });
+    assert!(bench.report().starts_with(rules::DEADLOCK_CALLOUT.name), "{}", bench.report());
+
+    extern "win64" fn unsubscribes(context: u64, _: u32) {
+        import(
+            "FwpmBfeStateUnsubscribeChanges0",
+            [probe::read(context as usize).unwrap(), 0, 0, 0],
+        );
+    }
+    let bench = Bench::v4(1);
+    let handle = bench.machine.allocate(8) as u64;
+    let callback = unsubscribes as *const () as u64;
+    assert_eq!(bench.call("FwpmBfeStateSubscribeChanges0", &[64, callback, handle, handle]), 0);
+    stop_bfe(&bench.machine);
+    bench.machine.world().sleep(std::time::Duration::from_millis(50));
+    assert!(
+        bench.report().starts_with(rules::DEADLOCK_BFE_SUBSCRIPTION.name),
+        "{}",
+        bench.report()
+    );
 }
 
 #[test]

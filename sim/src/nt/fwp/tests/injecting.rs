@@ -173,7 +173,7 @@ fn each_wrong_list_stops_its_driver() {
         arguments[at] = to;
         arguments
     }
-    let wrongs: [Wrong; 12] = [
+    let wrongs: [Wrong; 14] = [
         |i| (over(i, &[1, 2, 3]), "has no UDP header"),
         |i| (over(i, &[0, 1, 0, 9, 0, 8, 0, 0]), "is not the socket's"),
         |i| (over(i, &datagram(0, b"x", None)), "no destination port"),
@@ -187,7 +187,12 @@ fn each_wrong_list_stops_its_driver() {
             bytes[8] ^= 1;
             (over(i, &bytes), "is wrong for")
         },
-        |i| (changed(i, 0, 64), "no injection handle"),
+        |i| {
+            (
+                changed(i, 0, 64),
+                "WFP_VIOLATION: FwpsInjectTransportSendAsync1: 0x40 is no injection handle",
+            )
+        },
         |i| (changed(i, 2, 7), "or its socket is closed"),
         |i| (changed(i, 3, 1), "flags"),
         |i| (changed(i, 7, i.bench.machine.allocate(400) as u64), "no list of the driver's"),
@@ -201,6 +206,20 @@ fn each_wrong_list_stops_its_driver() {
             let arguments = over(i, &datagram(9, b"x", None));
             probe::write(arguments[7] as usize + 144, 3_u64).unwrap();
             (arguments, "NBL_VIOLATION: L7")
+        },
+        |i| {
+            let arguments = over(i, &datagram(9, b"x", None));
+            let buffer: usize = probe::read(arguments[7] as usize + 8).unwrap();
+            probe::write(buffer, buffer).unwrap();
+            (arguments, "NBL_VIOLATION: L1")
+        },
+        |i| {
+            let arguments = over(i, &datagram(9, b"x", None));
+            let buffer: usize = probe::read(arguments[7] as usize + 8).unwrap();
+            let mdl: usize = probe::read(buffer + 8).unwrap();
+            probe::write(mdl + 24, 0x1000_u64).unwrap();
+            probe::write(mdl + 32, 0x1000_u64).unwrap();
+            (arguments, "NBL_VIOLATION: N6")
         },
     ];
     for (number, wrong) in wrongs.into_iter().enumerate() {
@@ -260,7 +279,7 @@ fn what_is_under_way_is_not_touched() {
         ),
         (
             held(|_, _, route| probe::write(probe::read(route).unwrap(), 0_u8).unwrap()),
-            "changed before completion",
+            "WFP_VIOLATION: injection: the address or control messages changed",
         ),
         (held(|i, list, _| free(i, "IoFreeMdl", mdl(list) as u64)), "NBL_VIOLATION: M5"),
         (
@@ -318,6 +337,21 @@ fn a_handle_is_destroyed_after_all_its_lists() {
     injector.done(5);
     let report = injector.bench.stops("FwpsInjectionHandleDestroy0", &[injector.handle]);
     assert!(report.contains("no injection handle"), "{report}");
+}
+
+#[test]
+fn a_handle_is_not_destroyed_by_what_it_waits_for() {
+    let injector = Injector::new(1, "192.0.2.1:51820", &[]);
+    let list = injector.list(&datagram(9, b"x", None));
+    let route = injector.route(&[198, 51, 100, 7], &[]);
+    hold_injections(&injector.bench.machine, true);
+    assert_eq!(injector.inject(list, route, 2), 0);
+    lock(&fwp(&injector.bench.machine).injections.handles)
+        .get_mut(&(injector.handle as usize))
+        .unwrap()
+        .pending += 1;
+    let report = injector.bench.stops("FwpsInjectionHandleDestroy0", &[injector.handle]);
+    assert!(report.starts_with("DEADLOCK: FwpsInjectionHandleDestroy0: "), "{report}");
 }
 
 #[test]

@@ -150,6 +150,7 @@ fn what_a_driver_writes_into_a_kept_list_is_found_when_it_gives_it_back() {
     let within: u32 = probe::read(mdl + 44).unwrap();
     probe::write(start + (within + offset) as usize, 0x55_u8).unwrap();
     let report = bench.stops("FwpsDereferenceNetBufferList0", &[list as u64, 0]);
+    assert!(report.starts_with("WFP_VIOLATION: NET_BUFFER_LIST: "), "{report}");
     assert!(report.contains("were written"), "{report}");
 }
 
