@@ -235,10 +235,10 @@ fn each_wrong_call_of_wsk_is_stopped_by_name() {
         }),
         ("WSK_VIOLATION: UDP_SEND_MSG_SIZE", |c| {
             c.bound();
-            let size = c.words(&[10]);
-            c.datagram("WskControlSocket", &[c.socket, 0, 2, 17, 4, size, 0, 0, 0, c.irp()])?;
-            c.machine.world().sleep(Duration::from_millis(50));
-            c.send(c.buffer(50_000).0, c.irp())?;
+            let (message, remote) = (c.words(&[20, 17 | 2 << 32, 10]), c.address(9, "192.0.2.9"));
+            let buffer = c.buffer(50_000).0;
+            let arguments = [c.socket, buffer, 0, remote, 24, message, c.irp()];
+            c.datagram("WskSendTo", &arguments)?;
             Err(c.report())
         }),
         ("WSK_VIOLATION: WskReceiveFromEvent", |c| {
