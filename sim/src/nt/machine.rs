@@ -522,16 +522,6 @@ impl Machine {
         self.image.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Whether `address` is in the driver's image. Safe in a signal handler.
-    pub fn is_driver_code(&self, address: usize) -> bool {
-        self.driver_code().contains(&address)
-    }
-
-    /// Where the driver is.
-    pub fn driver_code(&self) -> std::ops::Range<usize> {
-        self.range[0].load(Ordering::Acquire)..self.range[1].load(Ordering::Acquire)
-    }
-
     /// `driver!function+0x12 [file:line]` for an address of the driver.
     pub fn describe(&self, address: usize) -> String {
         let Some(image) = self.image() else { return format!("{address:#x}") };

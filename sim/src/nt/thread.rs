@@ -11,9 +11,8 @@ use std::mem::MaybeUninit;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
-use crate::loader::code;
 use crate::loader::gate::{
-    self, Gate, HAS_AVX, ImportFrame, MAX_ARGUMENTS, Registers, VERIFY_XSTATE, XsaveArea,
+    self, Gate, HAS_AVX, ImportFrame, MAX_ARGUMENTS, VERIFY_XSTATE, XsaveArea,
 };
 use crate::loader::trap::{self, Trap};
 pub(crate) use crate::nt::call::Outcome;
@@ -27,10 +26,10 @@ use crate::nt::ps::Process;
 use crate::nt::stack::{STACK_FILL, Stack};
 use crate::nt::xstate;
 use crate::verifier::explore::Place;
-use crate::verifier::report::Stop;
-use crate::verifier::rules::{self, Rule};
+use crate::verifier::rules;
 
 mod preemption;
+mod stopping;
 
 /// The block of a simulated thread. See the module.
 #[repr(C)]
@@ -292,57 +291,6 @@ impl Thread {
     /// The driver ends this thread: its frames are given up, the machine goes on.
     pub(crate) fn end(&self) {
         self.ended.set(true);
-        self.abandon();
-    }
-
-    /// Stops the machine for a broken rule.
-    pub fn stop(&self, rule: &'static Rule, detail: impl Into<String>) {
-        self.bugcheck(rule, [0; 4], detail);
-    }
-
-    /// Stops the machine for a broken rule whose bugcheck has parameters.
-    pub fn bugcheck(&self, rule: &'static Rule, parameters: [u64; 4], detail: impl Into<String>) {
-        self.stopped(rule.code, rule, parameters, detail.into(), self.at_frame());
-    }
-
-    /// Stops the machine as the driver asks for it.
-    pub(crate) fn bugcheck_of_driver(&self, code: u32, parameters: [u64; 4], detail: String) {
-        self.stopped(code, &rules::KE_BUG_CHECK, parameters, detail, self.at_frame());
-    }
-
-    fn at_frame(&self) -> Option<(Registers, *const ImportFrame)> {
-        self.import_frame().map(|frame| (frame.registers(), frame.outer))
-    }
-
-    fn stopped(
-        &self,
-        code: u32,
-        rule: &'static Rule,
-        parameters: [u64; 4],
-        detail: String,
-        from: Option<(Registers, *const ImportFrame)>,
-    ) {
-        let stack = from
-            .map(|(registers, outer)| self.machine().walk(self, registers, outer))
-            .unwrap_or_default();
-        let around = from
-            .map(|(registers, _)| code::around(self.machine(), registers.rip as usize))
-            .unwrap_or_default();
-        let via = self.import_frame().map(|frame| crate::nt::name_of(frame.index).to_owned());
-        self.machine().stopped(Stop {
-            machine: self.machine().name().to_owned(),
-            code,
-            rule,
-            parameters,
-            detail,
-            thread: self.name.clone(),
-            cpu: self.cpu(),
-            irql: self.irql(),
-            import: via,
-            stack,
-            around,
-            schedule: self.machine().world().told(self.machine()),
-        });
         self.abandon();
     }
 

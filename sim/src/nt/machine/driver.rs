@@ -22,6 +22,16 @@ const DRIVER_UNLOAD: usize = 104;
 const IO_TYPE_DRIVER: u64 = 4;
 
 impl Machine {
+    /// Whether `address` is in the driver's image. Safe in a signal handler.
+    pub fn is_driver_code(&self, address: usize) -> bool {
+        self.driver_code().contains(&address)
+    }
+
+    /// Where the driver is.
+    pub fn driver_code(&self) -> std::ops::Range<usize> {
+        self.range[0].load(Ordering::Acquire)..self.range[1].load(Ordering::Acquire)
+    }
+
     /// Maps the driver at `path` and binds its imports.
     ///
     /// # Errors
