@@ -1,6 +1,6 @@
 //! The AEAD's part: that it cannot panic, how much stack it takes, and that it wipes all of it.
 
-use crate::code::Code;
+use crate::code::{Code, is_crate};
 
 /// What a batch uses at most below whoever calls it, its return address included.
 const BOUND: usize = 4096;
@@ -13,12 +13,6 @@ fn roots(code: &Code) -> Vec<u32> {
         .iter()
         .flat_map(|name| code.named(name))
         .collect()
-}
-
-/// The crate's cipher, which is there for a policy that wants no vector code. It panics when a key stream is longer than
-/// 256 GiB, which no text of ours is.
-fn is_crate(name: &str) -> bool {
-    name.starts_with("chacha20poly1305::")
 }
 
 #[test]

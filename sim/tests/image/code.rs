@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use iced_x86::{Decoder, DecoderOptions, EncodingKind, FlowControl, OpKind};
 use object::read::pe::PeFile64;
 use object::{Object, ObjectSection};
+use pdb_addr2line::ContextPdbData;
+use pdb_addr2line::pdb::PDB;
 
 /// A function of the image.
 #[derive(Default)]
@@ -40,11 +42,28 @@ pub(crate) fn bytes() -> Vec<u8> {
     std::fs::read(built()).expect("scripts/build.sh makes target/driver/penstock.sys")
 }
 
+/// Whether a function never returns: what it takes of the stack, the crash has.
+pub(crate) fn is_panic(name: &str) -> bool {
+    let parts = ["panic", "_failed", "slice_index_fail", "handle_error", "handle_alloc_error"];
+    parts.iter().any(|part| name.contains(part)) || name.contains("capacity_overflow")
+}
+
+/// The crate's cipher, which is there for a policy that wants no vector code. It panics when a key stream is longer than
+/// 256 GiB, which none is, as one of its messages is a packet.
+pub(crate) fn is_crate(name: &str) -> bool {
+    name.starts_with("chacha20poly1305::")
+}
+
+/// The names and lines in the PDB.
+fn names<'p>() -> ContextPdbData<'p, 'p, File> {
+    let pdb = PDB::open(File::open(built().with_extension("pdb")).unwrap());
+    ContextPdbData::try_from_pdb(pdb.unwrap()).unwrap()
+}
+
 /// The lines of source that each of these instructions stands for: its function's, innermost of what was inlined first.
 pub(crate) fn lines(instructions: impl IntoIterator<Item = u32>) -> Vec<Vec<String>> {
-    let pdb = pdb_addr2line::pdb::PDB::open(File::open(built().with_extension("pdb")).unwrap());
-    let data = pdb_addr2line::ContextPdbData::try_from_pdb(pdb.unwrap()).unwrap();
-    let context = data.make_context().unwrap();
+    let names = names();
+    let context = names.make_context().unwrap();
     let line = |frame: &pdb_addr2line::Frame<'_>| {
         format!("{}:{}", frame.file.as_deref().unwrap_or("?"), frame.line.unwrap_or(0))
     };
@@ -58,7 +77,7 @@ pub(crate) fn lines(instructions: impl IntoIterator<Item = u32>) -> Vec<Vec<Stri
 
 impl Code {
     pub(crate) fn read() -> Self {
-        let (built, bytes) = (built(), bytes());
+        let bytes = bytes();
         let file = PeFile64::parse(&*bytes).unwrap();
         let base = file.relative_address_base();
         let at = |rva: u32, len: usize| -> Option<&[u8]> {
@@ -69,9 +88,8 @@ impl Code {
             let offset = (u64::from(rva) - (section.address() - base)) as usize;
             section.data().ok()?.get(offset..offset + len)
         };
-        let pdb = pdb_addr2line::pdb::PDB::open(File::open(built.with_extension("pdb")).unwrap());
-        let data = pdb_addr2line::ContextPdbData::try_from_pdb(pdb.unwrap()).unwrap();
-        let context = data.make_context().unwrap();
+        let names = names();
+        let context = names.make_context().unwrap();
         let mut functions = BTreeMap::new();
         for found in context.functions() {
             let end = found.end_rva.unwrap_or(found.start_rva);
@@ -98,6 +116,13 @@ impl Code {
             self.0.iter().filter(|(_, f)| f.name.contains(part)).map(|(at, _)| *at).collect();
         assert!(!found.is_empty(), "no function is named {part}");
         found
+    }
+
+    /// Functions that nobody calls directly: Windows does, or somebody through a pointer.
+    pub(crate) fn entries(&self) -> Vec<u32> {
+        let called: BTreeSet<u32> =
+            self.0.values().flat_map(|function| function.calls.iter().copied()).collect();
+        self.0.keys().filter(|at| !called.contains(at)).copied().collect()
     }
 
     /// What is reached from `roots`, with the way there. Code behind `stop` is not looked at.

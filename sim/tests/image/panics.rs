@@ -1,9 +1,8 @@
 //! What runs at `DISPATCH_LEVEL`, the data path before all: that it cannot panic.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use crate::code::{self, Code};
-use crate::rules::is_panic;
+use crate::code::{self, Code, is_crate, is_panic};
 
 /// The data path's beginnings, each of which is to be there: what NDIS, NetAdapterCx, WFP and WSK call, our DPCs and their threads.
 const DATA_PATH: [&str; 12] = [
@@ -36,20 +35,11 @@ const PASSIVE: [&str; 8] = [
 /// The one function that stops the machine on purpose: where memory is not what we left it.
 const STOP: &str = "nt::bugcheck::impossible(";
 
-/// The crate's cipher, for a policy that wants no vector code: it panics when a key stream is longer than 256 GiB, which none is,
-/// as one of its messages is a packet.
-fn is_crate(name: &str) -> bool {
-    name.starts_with("chacha20poly1305::")
-}
-
-/// A function that nobody calls directly is one that Windows calls, or somebody through a pointer.
 #[test]
 fn the_data_path_reaches_no_panic() {
     let code = Code::read();
-    let called: BTreeSet<u32> =
-        code.0.values().flat_map(|function| function.calls.iter().copied()).collect();
     let named = |at: &u32, parts: &[&str]| parts.iter().any(|part| code.name(*at).contains(part));
-    let entries: Vec<u32> = code.0.keys().filter(|at| !called.contains(at)).copied().collect();
+    let entries = code.entries();
     for part in DATA_PATH.iter().chain(&PASSIVE) {
         assert!(entries.iter().any(|at| named(at, &[*part])), "Windows calls no {part}");
     }

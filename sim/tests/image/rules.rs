@@ -9,7 +9,7 @@ use object::pe::{
 };
 use object::read::pe::{ImageOptionalHeader, PeFile64, ResourceDirectoryEntryData};
 
-use crate::code::{self, Code};
+use crate::code::{self, Code, is_panic};
 
 /// Bytes of stack that a chain of calls below one callback may take: half of what a thread of the kernel has.
 const CALLBACK: usize = 12 * 1024;
@@ -23,12 +23,6 @@ const CLASSIFY: usize = 4096;
 const ROUNDS: usize = 2;
 /// How the names of the types begin that vector code asks for: who has one has saved the registers.
 const TOKEN: &str = "crypto::aead::tier::cpu::";
-
-/// Whether a function never returns: what it takes of the stack, the crash has.
-pub(crate) fn is_panic(name: &str) -> bool {
-    let parts = ["panic", "_failed", "slice_index_fail", "handle_error", "handle_alloc_error"];
-    parts.iter().any(|part| name.contains(part)) || name.contains("capacity_overflow")
-}
 
 #[test]
 fn the_checksum_is_that_of_the_file() {
@@ -207,11 +201,7 @@ fn depths(code: &Code) -> BTreeMap<u32, (usize, Option<u32>)> {
 #[test]
 fn no_chain_of_calls_takes_more_stack_than_there_is() {
     let code = Code::read();
-    let called: BTreeSet<u32> =
-        code.0.values().flat_map(|function| function.calls.iter().copied()).collect();
-    let depths = depths(&code);
-    // A function that nobody calls directly is one that Windows calls, or a table of ours.
-    let mut roots: Vec<u32> = code.0.keys().filter(|at| !called.contains(at)).copied().collect();
+    let (depths, mut roots) = (depths(&code), code.entries());
     roots.sort_by_key(|at| std::cmp::Reverse(depths[at].0));
     for root in &roots[..12] {
         println!("{:6} {}", depths[root].0, code.name(*root));
