@@ -4,7 +4,10 @@
 //! the order of [`Discard::ALL`]. Both lists only grow at their end, and both lengths are in the
 //! header, so an old tool reads a new driver and the other way round.
 
-use crate::{discard::Discard, table::table};
+use crate::{
+    discard::{Direction, Discard},
+    table::table,
+};
 
 /// Version of the block's layout.
 pub const VERSION: u32 = 1;
@@ -152,6 +155,39 @@ impl<'a> Statistics<'a> {
     pub fn discarded(&self, reason: Discard) -> u64 {
         word(self.discards, reason as usize)
     }
+
+    /// Discards of one direction.
+    #[must_use]
+    pub fn discards(&self, direction: Direction) -> u64 {
+        let of = Discard::ALL.iter().filter(|reason| reason.direction() == direction);
+        of.map(|reason| self.discarded(*reason)).fold(0, u64::saturating_add)
+    }
+
+    /// Packets that came from the adapter or were made, and that neither left nor were discarded: they wait. None do with the
+    /// adapter down.
+    #[must_use]
+    pub fn waiting(&self) -> i64 {
+        let came = [Counter::PacketsOut, Counter::KeepalivesOut, Counter::HandshakesOut];
+        self.left_over(&came, &[Counter::DatagramsOut], Direction::Outbound)
+    }
+
+    /// Datagrams that came, and of which nothing became: none, once what is under way has arrived.
+    #[must_use]
+    pub fn lost(&self) -> i64 {
+        // An answer to a packet that was too long is indicated, and came from nowhere.
+        let came = [Counter::DatagramsIn, Counter::TooBigTold];
+        let became = [Counter::PacketsIn, Counter::KeepalivesIn, Counter::HandshakesIn];
+        self.left_over(&came, &became, Direction::Inbound)
+    }
+
+    /// What came less what became of it, and less what was discarded.
+    fn left_over(&self, came: &[Counter], became: &[Counter], direction: Direction) -> i64 {
+        let sum = |all: &[Counter]| {
+            all.iter().map(|counter| self.counter(*counter)).fold(0, u64::saturating_add)
+        };
+        let gone = sum(became).saturating_add(self.discards(direction));
+        sum(came).wrapping_sub(gone).cast_signed()
+    }
 }
 
 /// Writes the block into `out` and returns its length; `None` if `out` is too short.
@@ -202,6 +238,29 @@ mod tests {
         for reason in Discard::ALL {
             assert_eq!(statistics.discarded(*reason), 2000 + *reason as u64);
         }
+    }
+
+    #[test]
+    fn what_waits_and_what_is_lost_add_up() {
+        let mut block = [0; LEN];
+        let counter = |counter| match counter {
+            Counter::PacketsOut => 10,
+            Counter::KeepalivesOut | Counter::HandshakesOut | Counter::TooBigTold => 1,
+            Counter::DatagramsOut => 7,
+            Counter::DatagramsIn => 20,
+            Counter::PacketsIn => 15,
+            Counter::KeepalivesIn => 2,
+            _ => 0,
+        };
+        let discarded = |reason| match reason {
+            Discard::QueueFull => 3,
+            Discard::Replayed => 5,
+            _ => 0,
+        };
+        write(&mut block, counter, discarded);
+        let statistics = Statistics::parse(&block).unwrap();
+        assert_eq!((statistics.discards(Direction::Outbound), statistics.waiting()), (3, 2));
+        assert_eq!((statistics.discards(Direction::Inbound), statistics.lost()), (5, -1));
     }
 
     #[test]

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use abi::discard::{Direction, Discard};
+use abi::discard::Direction;
 use abi::policy::Policy;
 use abi::statistics::{Counter, Statistics};
 use clap::Args;
@@ -82,7 +82,8 @@ impl Soak {
         let _main = world.enter("main");
         let options = Options { cpus: 4, verified: true, print: self.log, ..Options::default() };
         let pair = Pair::boot(&world, &options, &path)?;
-        let key = private_key(&pair.alpha)?;
+        let key = pair.alpha.private_key();
+        let key = key.map_err(|status| Failure::new(format!("GET: {status:#010x}")))?;
         let flows = Arc::new(Flows::default());
         let threads = start(&pair, &flows);
         let (changes, refused) = Default::default();
@@ -236,7 +237,8 @@ impl Run {
                 .map(|s| what(&s))
                 .sum::<u64>()
         };
-        let discarded = |s: &Statistics<'_>| Discard::ALL.iter().map(|r| s.discarded(*r)).sum();
+        let discarded =
+            |s: &Statistics<'_>| s.discards(Direction::Outbound) + s.discards(Direction::Inbound);
         println!(
             "{minute:6}  {:7}  {:<7} {:<7} {:<6} ({:<8}  {:10}  {:9}  {:>8} {:>8}  {:8.1}",
             self.changes.values().sum::<u64>(),
@@ -286,18 +288,7 @@ impl Run {
         for (block, name) in self.statistics()?.iter().zip(["alpha", "beta"]) {
             let statistics = Statistics::parse(block)
                 .ok_or_else(|| Failure::new("statistics of another layout"))?;
-            let sum =
-                |all: &[Counter]| all.iter().map(|c| statistics.counter(*c) as i64).sum::<i64>();
-            let discarded = |way: Direction| -> i64 {
-                let of = Discard::ALL.iter().filter(|reason| reason.direction() == way);
-                of.map(|reason| statistics.discarded(*reason) as i64).sum()
-            };
-            let out = sum(&[Counter::PacketsOut, Counter::KeepalivesOut, Counter::HandshakesOut])
-                - sum(&[Counter::DatagramsOut])
-                - discarded(Direction::Outbound);
-            let into = sum(&[Counter::DatagramsIn, Counter::TooBigTold])
-                - sum(&[Counter::PacketsIn, Counter::KeepalivesIn, Counter::HandshakesIn])
-                - discarded(Direction::Inbound);
+            let (out, into) = (statistics.waiting(), statistics.lost());
             println!("{name}: {out} packets out and {into} in that nothing says what became of");
             if (out, into) != (0, 0) {
                 return Err(Failure::new(format!("{name}: the sums do not add up")));
@@ -314,15 +305,6 @@ fn introduce(of: &Station, to: &Station, other_family: bool) -> Result<(), i32> 
         peer.endpoint = peer.endpoint.map(|at| (of.outer()[1], at.port()).into());
     }
     to.set_peers(&[peer])
-}
-
-/// The private key, as GET tells it.
-fn private_key(station: &Station) -> Result<[u8; 32], Failure> {
-    let answer = station.tunnel().get();
-    let answer = answer.map_err(|status| Failure::new(format!("GET: {status:#010x}")))?;
-    let set = abi::ioctl::Set::parse(&answer).ok();
-    let key = set.as_ref().and_then(|set| set.private_key().copied());
-    key.ok_or_else(|| Failure::new("GET: no private key"))
 }
 
 fn weather(pick: u64) -> Link {

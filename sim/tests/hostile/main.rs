@@ -126,8 +126,7 @@ impl Counted {
 
     /// All discards of one direction.
     fn all_discarded(&self, direction: Direction) -> u64 {
-        let reasons = Discard::ALL.iter().filter(|reason| reason.direction() == direction);
-        reasons.map(|reason| self.discarded(*reason)).sum()
+        Statistics::parse(&self.0).unwrap().discards(direction)
     }
 
     /// Every discard that is not zero, in words.

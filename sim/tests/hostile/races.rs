@@ -22,13 +22,6 @@ use sim::verifier::schedule::{Mode, World};
 use crate::{assert_clean, driver, options};
 
 const LASTS: Duration = Duration::from_secs(3);
-const KEY_AT: usize = 6;
-
-/// Alpha's private key, as GET tells it.
-fn private_key(pair: &Pair) -> [u8; 32] {
-    let answer = pair.alpha.tunnel().get().unwrap();
-    answer[KEY_AT..KEY_AT + 32].try_into().unwrap()
-}
 
 /// One change of alpha, by its number.
 fn change(pair: &Pair, number: u32, key: &[u8; 32]) {
@@ -56,7 +49,7 @@ fn configuration_changes_under_traffic() {
     let _main = world.enter("main");
     let four = Options { cpus: 4, ..options("four") };
     let pair = Pair::boot(&world, &four, &driver()).unwrap_or_else(|error| panic!("{error}"));
-    let key = private_key(&pair);
+    let key = pair.alpha.private_key().unwrap();
     let stop = Arc::new(AtomicBool::new(false));
     let ends = [(&pair.alpha, &pair.beta), (&pair.beta, &pair.alpha)];
     let threads: Vec<_> = ends

@@ -44,8 +44,7 @@ impl Ledger {
     /// Discards of one direction.
     #[must_use]
     pub(crate) fn discards(&self, direction: Direction) -> u64 {
-        let of = Discard::ALL.iter().filter(|reason| reason.direction() == direction);
-        of.map(|reason| self.discarded(*reason)).sum()
+        self.statistics().discards(direction)
     }
 
     /// Datagrams that callouts were asked about and let pass, for whatever reason.
@@ -55,26 +54,16 @@ impl Ledger {
         reasons.map(|reason| self.counter(*reason)).sum()
     }
 
-    /// Packets that came from the adapter or were made, and that neither left nor were discarded: they wait.
+    /// See [`Statistics::waiting`].
     #[must_use]
     pub(crate) fn waiting(&self) -> i64 {
-        let came = [Counter::PacketsOut, Counter::KeepalivesOut, Counter::HandshakesOut];
-        self.sum(&came)
-            - self.sum(&[Counter::DatagramsOut])
-            - self.discards(Direction::Outbound) as i64
+        self.statistics().waiting()
     }
 
-    /// Datagrams that came, and of which nothing became.
+    /// See [`Statistics::lost`].
     #[must_use]
     pub(crate) fn lost(&self) -> i64 {
-        let became = [Counter::PacketsIn, Counter::KeepalivesIn, Counter::HandshakesIn];
-        self.sum(&[Counter::DatagramsIn, Counter::TooBigTold])
-            - self.sum(&became)
-            - self.discards(Direction::Inbound) as i64
-    }
-
-    fn sum(&self, counters: &[Counter]) -> i64 {
-        counters.iter().map(|counter| self.counter(*counter) as i64).sum()
+        self.statistics().lost()
     }
 
     fn statistics(&self) -> Statistics<'_> {

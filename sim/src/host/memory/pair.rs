@@ -213,6 +213,16 @@ impl Station {
         Set::parse(&answer).ok().and_then(|set| set.public_key().copied()).ok_or(0)
     }
 
+    /// Its private key, as the driver says.
+    ///
+    /// # Errors
+    ///
+    /// The status; 0 if the answer has no key.
+    pub fn private_key(&self) -> Result<[u8; 32], i32> {
+        let answer = self.tunnel().get()?;
+        Set::parse(&answer).ok().and_then(|set| set.private_key().copied()).ok_or(0)
+    }
+
     /// Adds or changes peers.
     ///
     /// # Errors
