@@ -115,12 +115,13 @@ fn undo(thread: &Thread, at: usize, delta: u32) -> Option<Move> {
 
 /// Where the first `needed` bytes of a buffer can be read: in place, in `storage` after a copy, or nowhere (0).
 pub(crate) fn view(
+    thread: &Thread,
     at: usize,
     needed: u32,
     storage: usize,
     align: (u32, u32),
 ) -> Result<usize, Broken> {
-    let buffer = Buffer::read(at).map_err(fault)?;
+    let buffer = look(thread, at)?;
     if needed == 0 || buffer.length < needed {
         return Ok(0);
     }

@@ -217,8 +217,7 @@ imports! {
             thread.stop(&rules::NBL_ALIGNMENT, format!("NdisGetDataBuffer: multiple {multiple}, offset {offset}"));
             return 0;
         }
-        let checked = if thread.machine().options().verified { invariants::buffer(buffer).map(|_| ()) } else { Ok(()) };
-        match checked.and_then(|()| data_start::view(buffer, needed, storage, (multiple, offset))) {
+        match data_start::view(thread, buffer, needed, storage, (multiple, offset)) {
             Ok(at) => at,
             Err(broken) => {
                 violation(thread, "NdisGetDataBuffer", broken);
