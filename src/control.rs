@@ -75,7 +75,6 @@ impl DeviceEvents for Context {
     }
 
     fn cleanup(&self, passive: &mut Passive) {
-        self.device.include_luid();
         self.device.core.remove(&self.device, passive);
         self.device.close(passive);
     }
