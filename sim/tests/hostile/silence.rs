@@ -15,8 +15,6 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use abi::discard::{Direction, Discard};
-use abi::ioctl::writer::{InterfaceFields, PeerFields};
-use abi::ioctl::{Writer, peer_flag};
 use abi::policy::Policy;
 use abi::statistics::Counter;
 use sim::host::memory::packet::{Packet, Payload};
@@ -116,20 +114,7 @@ impl Scene {
 
     /// Has alpha forget the insider.
     pub(crate) fn forget(&self) {
-        let interface = InterfaceFields {
-            flags: 0,
-            listen_port: 0,
-            private_key: &[0; 32],
-            public_key: &[0; 32],
-        };
-        let flags = peer_flag::HAS_PUBLIC_KEY | peer_flag::REMOVE;
-        let key = public(&PRIVATE);
-        let peer = PeerFields { flags, ..PeerFields::of(&key) };
-        let mut buffer = vec![0; 4096];
-        let mut writer = Writer::new(&mut buffer, &interface);
-        writer.peer(&peer);
-        let used = writer.len_bytes();
-        self.alpha.tunnel().set(&buffer[..used]).unwrap();
+        self.alpha.remove_peer(&public(&PRIVATE)).unwrap();
     }
 
     /// Takes alpha down, unloads the driver, and says what it left behind.

@@ -15,6 +15,7 @@ use sim::host::computer::report;
 use sim::host::memory::Network;
 use sim::host::memory::pair::{Pair, Station};
 use sim::nt::wsk;
+use sim::verifier::schedule::JoinHandle;
 
 use crate::machines::accounting::Ledger;
 use crate::machines::{self, with_pair_of};
@@ -63,16 +64,21 @@ fn what_the_network_gives_back_in_time_loses_nothing() {
     });
 }
 
+/// The network gives back what it keeps, in a moment.
+fn release_soon(pair: &Pair) -> JoinHandle {
+    let (clock, machine) = (pair.world.clone(), pair.alpha.computer().machine().clone());
+    pair.world.spawn("network", move || {
+        clock.sleep(Duration::from_millis(30));
+        wsk::hold_sends(&machine, false);
+    })
+}
+
 #[test]
 fn an_adapter_that_goes_down_meanwhile_leaves_nothing_in_its_ring() {
     with_a_network_that_keeps(|pair, keep| {
         keep(true);
         fill(pair);
-        let (clock, machine) = (pair.world.clone(), pair.alpha.computer().machine().clone());
-        let released = pair.world.spawn("network", move || {
-            clock.sleep(Duration::from_millis(30));
-            wsk::hold_sends(&machine, false);
-        });
+        let released = release_soon(pair);
         // Waits for the sends, since the sockets must not close before.
         pair.alpha.set_up(false).unwrap();
         assert!(released.join(Some(pair.world.now() + Duration::from_secs(1))));
@@ -87,11 +93,7 @@ fn an_adapter_that_is_paused_meanwhile_counts_what_was_in_its_ring() {
     with_a_network_that_keeps(|pair, keep| {
         keep(true);
         fill(pair);
-        let (clock, machine) = (pair.world.clone(), pair.alpha.computer().machine().clone());
-        let released = pair.world.spawn("network", move || {
-            clock.sleep(Duration::from_millis(30));
-            wsk::hold_sends(&machine, false);
-        });
+        let released = release_soon(pair);
         // The transmit queue does not end before what it gave is back.
         let machine = pair.alpha.computer().machine();
         let restarted = pair.alpha.tunnel().adapter().pause_and_restart(machine);

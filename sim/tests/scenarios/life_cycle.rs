@@ -29,31 +29,33 @@ fn rounds() -> u64 {
     std::env::var("PENSTOCK_ROUNDS").map_or(ROUNDS, |rounds| rounds.parse().unwrap())
 }
 
-/// Both ways, by IPv4 one and by IPv6 the other.
-fn loads(pair: &Pair) -> [Load; 2] {
-    let (alpha, beta) = (&pair.alpha, &pair.beta);
-    [(alpha, beta.inner()[0]), (beta, alpha.inner()[1])]
-        .map(|(from, to)| Load::start(&pair.world, from, to, 1000, EVERY))
+/// Has `change` do something to alpha, again and again, while both send, by IPv4 one and by IPv6 the other.
+fn under_load(seed: u64, change: impl Fn(&Pair, u64)) {
+    machines::with_pair(seed, |pair| {
+        let (alpha, beta) = (&pair.alpha, &pair.beta);
+        machines::ping(alpha, beta);
+        let loads = [(alpha, beta.inner()[0]), (beta, alpha.inner()[1])]
+            .map(|(from, to)| Load::start(&pair.world, from, to, 1000, EVERY));
+        for round in 0..rounds() {
+            pair.world.sleep(Duration::from_millis(20 + round % 7));
+            change(pair, round);
+        }
+        drop(loads);
+        machines::ping(alpha, beta);
+        machines::ping(beta, alpha);
+    });
 }
 
 #[test]
 fn the_system_sleeps_and_wakes_under_load() {
-    machines::with_pair(1, |pair| {
-        machines::ping(&pair.alpha, &pair.beta);
-        let loads = loads(pair);
-        for round in 0..rounds() {
-            pair.world.sleep(Duration::from_millis(20 + round % 7));
-            pair.alpha.tunnel().sleep().unwrap();
-            // From a moment to longer than any session lives.
-            pair.world.sleep(Duration::from_millis([0, 3, 50][round as usize % 3]));
-            if round % 10 == 9 {
-                pair.world.sleep(Duration::from_secs(30));
-            }
-            pair.alpha.tunnel().wake().unwrap();
+    under_load(1, |pair, round| {
+        pair.alpha.tunnel().sleep().unwrap();
+        pair.world.sleep(Duration::from_millis([0, 3, 50][round as usize % 3]));
+        if round % 10 == 9 {
+            // Longer than a keepalive and a handshake wait.
+            pair.world.sleep(Duration::from_secs(30));
         }
-        drop(loads);
-        machines::ping(&pair.alpha, &pair.beta);
-        machines::ping(&pair.beta, &pair.alpha);
+        pair.alpha.tunnel().wake().unwrap();
     });
 }
 
@@ -77,17 +79,7 @@ fn a_week_of_sleep_ends_with_a_handshake() {
 
 #[test]
 fn the_device_is_stopped_and_started_under_load() {
-    machines::with_pair(3, |pair| {
-        machines::ping(&pair.alpha, &pair.beta);
-        let loads = loads(pair);
-        for round in 0..rounds() {
-            pair.world.sleep(Duration::from_millis(20 + round % 7));
-            pair.alpha.tunnel().rebalance().unwrap();
-        }
-        drop(loads);
-        machines::ping(&pair.alpha, &pair.beta);
-        machines::ping(&pair.beta, &pair.alpha);
-    });
+    under_load(3, |pair, _| pair.alpha.tunnel().rebalance().unwrap());
 }
 
 /// Boots both, and has `change` make another alpha of alpha while beta sends to it and it to beta.
