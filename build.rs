@@ -71,18 +71,18 @@ END
         license = env::var("CARGO_PKG_LICENSE")?,
     );
     let directory = PathBuf::from(env::var("OUT_DIR")?);
-    let (source, compiled) = (directory.join("version.rc"), directory.join("version.res"));
-    fs::write(&source, text)?;
+    fs::write(directory.join("version.rc"), text)?;
     let llvm = env::var("PENSTOCK_LLVM").unwrap_or_else(|_| "/usr/lib/llvm-19".into());
     let compiler = Path::new(&llvm).join("bin/llvm-rc");
+    // Names without a folder: the compiler takes a path that begins like one of its options, as
+    // `/check/out` does like `/c`, for that option.
     let ended = Command::new(&compiler)
-        .arg("/no-preprocess")
-        .arg("/FO")
-        .args([&compiled, &source])
+        .current_dir(&directory)
+        .args(["/no-preprocess", "/FO", "version.res", "version.rc"])
         .status()
         .map_err(|error| format!("{}: {error}", compiler.display()))?;
     if !ended.success() {
         return Err(format!("{} failed", compiler.display()).into());
     }
-    Ok(compiled)
+    Ok(directory.join("version.res"))
 }
