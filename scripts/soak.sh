@@ -8,8 +8,8 @@ usage() {
 usage: scripts/soak.sh [--hours N | --minutes N] [OPTION...]
 
 Builds penstock.sys and has two simulated machines talk through it, with real threads and everything verified, while one
-thing changes every 200 ms: peers, port, policy, the cable's weather, roaming, NAT ports, down and up, a call of the kernel
-that fails, a CPU that stands still. Prints a line a minute: what was sent and taken, handshakes, discards, the drivers'
+thing changes every 200 ms: peers, port, policy, the cable's weather, roaming, NAT ports, down and up, sleep, a minute that
+passes at once (so that sessions are renewed all the time), a call of the kernel that fails, a CPU that stands still. Prints a line a minute: what was sent and taken, handshakes, discards, the drivers'
 pool at rest and this process's memory; at the end every counter and every discard by reason.
 
   --hours N     for so many hours (default 1)

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   alpha ◄═══ datagrams and pings, four flows, a cable with weather ═══► beta
-//!     ▲ one change in 200 ms: peers, keys, port, policy, roaming, NAT, down and up, a failing call, a CPU that stands still
+//!     ▲ one change in 200 ms: peers, port, policy, roaming, NAT, down and up, sleep, time, a failing call, a CPU that stands still
 //! ```
 //!
 //! Real threads and four CPUs each, verified. Nothing is promised about any one packet: only that nothing stops, that every
@@ -35,6 +35,9 @@ const PATIENCE: Duration = Duration::from_secs(15);
 /// Pool that a driver at rest may have more than after the first minute: receive buffers are made when none is free, 256 KiB at
 /// a time, and kept. What is lost for good is seen when it unloads.
 const SLACK: usize = 16 << 20;
+
+/// The kind of change that is sleep.
+const SLEEP: u64 = 14;
 
 /// Arguments of `soak`.
 #[derive(Args)]
@@ -145,9 +148,10 @@ impl Run {
 
     /// One change, of alpha mostly.
     fn change(&mut self) -> Result<(), Failure> {
-        let (kind, pick) = (self.draw(14), self.draw(1 << 20));
+        let (kind, pick) = (self.draw(18), self.draw(1 << 20));
         let machine = self.pair.alpha.computer().machine().clone();
-        let fails = self.draw(4) == 0;
+        // A device that does not wake up is given up by PnP, which is another test's.
+        let fails = self.draw(4) == 0 && kind != SLEEP;
         if fails {
             machine.faults().fail_at(self.draw(300));
         }
@@ -176,9 +180,20 @@ impl Run {
                 machine.keep_cpu((pick % 4) as u32, Duration::from_millis(50));
                 ("a CPU stands still", Ok(()))
             }
-            _ => {
+            13 => {
                 alpha.host().rebind([203, 0, 113, 1 + (pick % 3) as u8].into());
                 ("NAT rebinding", Ok(()))
+            }
+            SLEEP => {
+                alpha.tunnel().sleep()?;
+                self.pair.world.skip(Duration::from_secs(pick % 600));
+                alpha.tunnel().wake()?;
+                ("sleep", Ok(()))
+            }
+            _ => {
+                // A session is renewed by its initiator after 120 s, by its responder after 165.
+                self.pair.world.skip(Duration::from_secs(20 + pick % 60));
+                ("time passes", Ok(()))
             }
         };
         if fails {

@@ -124,6 +124,8 @@ pub struct World {
     wall: Duration,
     identity: u64,
     generator: AtomicU64,
+    /// Nanoseconds that passed at once (Parallel mode).
+    skipped: AtomicU64,
     lots: Vec<Lot>,
     baton: Mutex<Baton>,
     explorer: Option<Explorer>,
@@ -183,6 +185,7 @@ impl World {
             wall,
             identity: IDENTITY.fetch_add(1, Ordering::Relaxed),
             generator: AtomicU64::new(seed),
+            skipped: AtomicU64::new(0),
             lots: (0..LOTS).map(|_| Lot::default()).collect(),
             baton: Mutex::new(baton),
             explorer,
@@ -201,7 +204,17 @@ impl World {
 
     /// Time since the machines were switched on.
     pub fn now(&self) -> Duration {
-        if self.is_virtual() { lock(&self.baton).now } else { UPTIME + self.started.elapsed() }
+        if self.is_virtual() {
+            return lock(&self.baton).now;
+        }
+        let skipped = Duration::from_nanos(self.skipped.load(Ordering::Relaxed));
+        UPTIME + self.started.elapsed() + skipped
+    }
+
+    /// In Parallel mode `time` passes at once, as for a virtual machine that its host had paused.
+    pub fn skip(&self, time: Duration) {
+        self.skipped.fetch_add(time.as_nanos() as u64, Ordering::Relaxed);
+        self.wake_all();
     }
 
     /// Time since the Unix epoch.
