@@ -23,6 +23,8 @@ usage: scripts/bench.sh PART [OPTION...]
            without and with a flood of each kind
              --rounds N    interleaved samples of each, medians are printed (default 21)
              --functions N lines of each profile (default none)
+  gates    what a call through the simulator's gates costs, and a packet, in fast and in verified mode
+             --rounds N    interleaved samples of each, medians are printed (default 41)
   aead     sealing and opening batches of packets, against ring, aws-lc, OpenSSL, chacha20poly1305, and ipsec-mb where
            libipsec-mb-dev is installed; also draws target/bench/aead.svg. OPTIONs are words: only lines that contain them all are measured
   scale    100,000 peers with four allowed IPs each: look-ups, configuring and memory, against ip_network_table
@@ -43,7 +45,7 @@ mkdir -p "$out"
 case " $part $* " in *" --help "* | *" -h "*) usage; exit 0 ;; esac
 case $part in
 all)
-    for part in datapath flood aead scale cost tunnel; do "$0" "$part"; done
+    for part in datapath flood gates aead scale cost tunnel; do "$0" "$part"; done
     exit
     ;;
 tunnel)
@@ -56,7 +58,7 @@ tunnel)
     python3 scripts/bench/tunnel.py --simulator "$target/release/penstock-sim" \
         --driver "$PWD/target/driver/penstock.sys" --peers "$target/peers/bin" --udp "$out/udp" --out "$out" "$@"
     ;;
-datapath | flood)
+datapath | flood | gates)
     scripts/setup.sh
     scripts/build.sh
     cargo run --quiet --locked --release --manifest-path sim/benches/datapath/Cargo.toml --bin "$part" \

@@ -104,8 +104,7 @@ fn main() {
     let ways: Vec<(&Way, Pair)> = ways
         .map(|way| (way, Pair::boot(&world, &arguments.driver, 1, way.policies, way.whole)))
         .collect();
-    let mut rows =
-        if ways.is_empty() { Vec::new() } else { against_boringtun(&arguments, &ways) };
+    let mut rows = if ways.is_empty() { Vec::new() } else { against_boringtun(&arguments, &ways) };
     for (_, pair) in ways {
         pair.shut_down();
     }

@@ -34,8 +34,32 @@ impl Stack {
     }
 }
 
+/// Bytes from the low end on that nobody has written.
+pub(crate) fn untouched(bytes: &[u8]) -> usize {
+    const WHOLE: [u8; 256] = [STACK_FILL; 256];
+    let blocks = bytes.chunks_exact(WHOLE.len()).take_while(|block| **block == WHOLE).count();
+    let whole = blocks * WHOLE.len();
+    whole + bytes[whole..].iter().take_while(|byte| **byte == STACK_FILL).count()
+}
+
 impl Drop for Stack {
     fn drop(&mut self) {
         pe::unmap(self.low - 4096, KERNEL_STACK + 2 * 4096);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_byte_that_was_written_is_found() {
+        for at in [0, 1, 255, 256, 257, 511, 999] {
+            let mut bytes = [STACK_FILL; 1000];
+            bytes[at] = 0;
+            bytes[999] = 1;
+            assert_eq!(untouched(&bytes), at);
+        }
+        assert_eq!(untouched(&[STACK_FILL; 1000]), 1000);
     }
 }

@@ -23,7 +23,7 @@ use crate::nt::machine::Machine;
 use crate::nt::memory::Memory;
 use crate::nt::processor;
 use crate::nt::ps::Process;
-use crate::nt::stack::{STACK_FILL, Stack};
+use crate::nt::stack::{self, STACK_FILL, Stack};
 use crate::nt::xstate;
 use crate::verifier::explore::Place;
 use crate::verifier::rules;
@@ -462,7 +462,7 @@ impl Thread {
         let (low, _) = self.bounds();
         // SAFETY: the stack is mapped, and no driver code runs on it now.
         let bytes = unsafe { std::slice::from_raw_parts(low as *const u8, top - low) };
-        let used = bytes.len() - bytes.iter().take_while(|byte| **byte == STACK_FILL).count();
+        let used = bytes.len() - stack::untouched(bytes);
         self.machine().note_stack(call.name, used);
         if used > budget {
             self.stop(
