@@ -28,6 +28,7 @@ the peer in the demo, and its tool:     wireguard-go wireguard-tools
 throughput:                             iperf3
 namespaces, TUN devices, ping, files:   iproute2 iputils-ping ethtool netcat-openbsd
 processes and tables in scripts:        procps python3
+the driver's functions and lines:       gdb
 a Linux kernel as a peer, emulated:     qemu-system-x86 busybox-static cpio kmod xz-utils
 T
 )

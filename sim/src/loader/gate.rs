@@ -153,8 +153,20 @@ global_asm!(
 .globl gate_import
 .type gate_import,@function
 gate_import:                     # driver -> host; r11 = number of the import
+  .cfi_startproc
+  .cfi_signal_frame              # for debuggers: the stack is another one from here on
   push rbp
+  .cfi_def_cfa_offset 16
+  .cfi_offset rbp, -16
   mov rbp, rsp
+  .cfi_def_cfa_register rbp
+  .cfi_offset rbx, -24
+  .cfi_offset rsi, -32
+  .cfi_offset rdi, -40
+  .cfi_offset r12, -48
+  .cfi_offset r13, -56
+  .cfi_offset r14, -64
+  .cfi_offset r15, -72
   push rbx
   push rsi
   push rdi
@@ -244,13 +256,25 @@ gate_import:                     # driver -> host; r11 = number of the import
   pop rsi
   pop rbx
   pop rbp
+  .cfi_def_cfa rsp, 8
   ret
+  .cfi_endproc
 
 .globl gate_call
 .type gate_call,@function
 gate_call:                       # host -> driver: rdi = gate, rsi = function, rdx = arguments, rcx = state at return
+  .cfi_startproc
+  .cfi_signal_frame
   push rbp
+  .cfi_def_cfa_offset 16
+  .cfi_offset rbp, -16
   mov rbp, rsp
+  .cfi_def_cfa_register rbp
+  .cfi_offset rbx, -24
+  .cfi_offset r12, -32
+  .cfi_offset r13, -40
+  .cfi_offset r14, -48
+  .cfi_offset r15, -56
   push rbx
   push r12
   push r13
@@ -329,7 +353,9 @@ gate_call_return:
   pop r12
   pop rbx
   pop rbp
+  .cfi_def_cfa rsp, 8
   ret
+  .cfi_endproc
 .globl gate_abandon
 .type gate_abandon,@function
 gate_abandon:                    # the driver's frames are forgotten; they own nothing of the host's

@@ -2,6 +2,7 @@
 
 pub(crate) mod code;
 pub mod gate;
+pub(crate) mod gdb;
 pub mod pe;
 pub mod probe;
 pub(crate) mod raw;

@@ -15,6 +15,7 @@ use std::time::Duration;
 use rustc_hash::FxHashMap;
 
 use crate::loader::gate::{ImportFrame, Registers};
+use crate::loader::gdb::Companion;
 use crate::loader::pe::Image;
 use crate::loader::probe;
 use crate::loader::symbols::Symbols;
@@ -97,6 +98,7 @@ pub struct Machine {
     image: RwLock<Option<Arc<Image>>>,
     range: [AtomicUsize; 2],
     symbols: Symbols,
+    companion: Mutex<Option<Companion>>,
     objects: Objects,
     pool: Pool,
     registry: Registry,
@@ -153,6 +155,7 @@ impl Machine {
             image: RwLock::default(),
             range: Default::default(),
             symbols: Symbols::default(),
+            companion: Mutex::default(),
             objects: Objects::default(),
             pool: Pool::new(options.verified, options.remembers),
             registry: Registry::default(),

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
+use crate::loader::gdb::Companion;
 use crate::loader::pe::{Image, LoadError};
 use crate::loader::probe;
 use crate::nt::machine::{Call, Dead, Level, Machine};
@@ -46,6 +47,7 @@ impl Machine {
         self.range[0].store(image.base(), Ordering::Release);
         self.range[1].store(image.base() + image.size(), Ordering::Release);
         self.symbols.forget();
+        *lock(&self.companion) = Companion::introduce(&image);
         *self.image.write().unwrap_or_else(PoisonError::into_inner) = Some(image);
         Ok(())
     }
@@ -114,6 +116,7 @@ impl Machine {
         for range in &self.range {
             range.store(0, Ordering::Release);
         }
+        *lock(&self.companion) = None;
         let image = self.image.write().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(image) = image.filter(|_| self.options.remembers) {
             let bytes = memory::bytes(image.base(), image.size());
