@@ -50,7 +50,7 @@ import_library() {
 compile() {
     # Debug information says where the file was, relative to the workspace.
     "$llvm/clang" --target=x86_64-pc-windows-msvc -ffreestanding -fno-builtin -fms-extensions \
-        -mno-red-zone -mno-sse -mno-mmx -O2 -g -gcodeview -Wall -Wextra -Werror \
+        -mno-red-zone -mno-sse -mno-mmx -fasynchronous-unwind-tables -O2 -g -gcodeview -Wall -Wextra -Werror \
         "-ffile-prefix-map=$workspace=penstock" "-fdebug-compilation-dir=penstock" \
         -D_KERNEL_MODE -D_AMD64_ -DKMDF_VERSION_MAJOR=1 -DKMDF_VERSION_MINOR=31 \
         -I"$include/10.0.26100.0/km" -I"$include/10.0.26100.0/shared" -I"$include/wdf/kmdf/1.31" \

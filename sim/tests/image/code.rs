@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use iced_x86::{Decoder, DecoderOptions, EncodingKind, FlowControl, OpKind};
+use iced_x86::{Decoder, DecoderOptions, EncodingKind, FlowControl, OpKind, Register};
 use object::read::pe::PeFile64;
 use object::{Object, ObjectSection};
 use pdb_addr2line::ContextPdbData;
@@ -17,6 +17,9 @@ pub(crate) struct Function {
     pub(crate) name: String,
     /// Bytes of stack, with the registers it pushes.
     pub(crate) frame: usize,
+    /// Whether it changes RSP between its calls, and whether there is unwind data for it.
+    pub(crate) moves_stack: bool,
+    pub(crate) is_unwound: bool,
     /// Functions it calls or jumps to.
     pub(crate) calls: BTreeSet<u32>,
     /// By which instructions it does: their addresses, and where they lead.
@@ -105,6 +108,7 @@ impl Code {
                 |index: usize| u32::from_le_bytes(*entry[4 * index..].first_chunk().unwrap());
             if let Some(function) = functions.get_mut(&word(0)) {
                 function.frame = frame(|len| at(word(2), len).unwrap());
+                function.is_unwound = true;
             }
         }
         Self(functions)
@@ -181,6 +185,9 @@ impl Function {
             if instruction.is_privileged() {
                 self.privileged.push(instruction.to_string());
             }
+            self.moves_stack |= instruction.is_stack_instruction()
+                && instruction.flow_control() != FlowControl::Return
+                || instruction.op0_register() == Register::RSP;
             match instruction.flow_control() {
                 FlowControl::Call
                 | FlowControl::UnconditionalBranch

@@ -127,6 +127,18 @@ fn no_instruction_is_privileged() {
 /// Vector registers beyond SSE are whoever's was interrupted. A function that uses them asks for a token, or is called only by
 /// those that do.
 #[test]
+fn who_has_a_frame_has_unwind_data() {
+    // Without, the kernel takes a function for a leaf: stack traces end there, and exceptions go astray.
+    // Source: <https://learn.microsoft.com/cpp/build/exception-handling-x64>.
+    let code = Code::read();
+    let framed = code.0.values().filter(|function| function.moves_stack);
+    let (with, without): (Vec<_>, Vec<_>) = framed.partition(|function| function.is_unwound);
+    let without: Vec<&str> = without.iter().map(|function| &*function.name).collect();
+    assert!(with.len() > 400, "{}", with.len());
+    assert_eq!(without, [""; 0]);
+}
+
+#[test]
 fn vector_instructions_are_where_a_token_is_held() {
     let code = Code::read();
     let holds = |at: &u32| code.name(*at).contains(TOKEN);
