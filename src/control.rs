@@ -9,6 +9,7 @@
 use alloc::vec::Vec;
 
 use abi::{
+    events::Event,
     ioctl::{
         self, AdapterState, LOG_ENTRY_LEN, ParseError, SET_MAX_LEN, Set, Writer, interface_flag,
         peer_flag,
@@ -71,10 +72,16 @@ impl DeviceEvents for Context {
         passive: &mut Passive,
     ) -> Result<(), NtError> {
         self.device.tunnel.resumed(&AtPassive(passive), crate::now());
+        self.device.note(Event::PoweredUp, [0; 3], passive);
         Ok(())
     }
 
+    fn d0_exit(&self, _handle: Handle, _to: nt::wdf::PowerState, passive: &mut Passive) {
+        self.device.note(Event::PoweredDown, [0; 3], passive);
+    }
+
     fn cleanup(&self, passive: &mut Passive) {
+        self.device.note(Event::DeviceRemoved, [0; 3], passive);
         self.device.core.remove(&self.device, passive);
         self.device.close(passive);
     }
@@ -172,6 +179,9 @@ impl Context {
     fn set(&self, request: Request, passive: &Passive) {
         let done = self.try_set(&request, passive);
         wipe_stack(2);
+        let event = if done.is_ok() { Event::Configured } else { Event::Refused };
+        let bytes = request.direct_input().map_or(0, |input| input.len() as u64);
+        self.device.note(event, [bytes, 0, 0], passive);
         let consumed = *done.as_ref().unwrap_or(&0);
         request.complete(done.map(drop), consumed);
     }

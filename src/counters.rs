@@ -18,9 +18,10 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use abi::{
     discard::Discard,
+    events::Event,
     statistics::{self, Counter},
 };
-use nt::{irql::AtMostDispatch, processor, status::NtError};
+use nt::{irql::AtMostDispatch, processor, recorder, status::NtError};
 
 /// The counters of one adapter.
 pub(crate) struct Counters {
@@ -93,21 +94,24 @@ impl Counters {
         }
     }
 
-    /// Keeps the greatest value seen.
-    pub(crate) fn raise(&self, counter: Counter, value: u64) {
+    /// Keeps the greatest value seen; returns whether it is this one.
+    pub(crate) fn raise(&self, counter: Counter, value: u64) -> bool {
         let greatest = self.counters.get(counter as usize);
         // Relaxed: as above. A look first: as a rule it is not greater.
-        if let Some(greatest) = greatest.filter(|seen| seen.load(Ordering::Relaxed) < value) {
-            greatest.fetch_max(value, Ordering::Relaxed);
-        }
+        let greatest = greatest.filter(|seen| seen.load(Ordering::Relaxed) < value);
+        greatest.is_some_and(|greatest| greatest.fetch_max(value, Ordering::Relaxed) < value)
     }
 
     /// Counts `packets` discarded for `reason`.
     pub(crate) fn discard(&self, reason: Discard, packets: usize) {
+        if packets == 0 {
+            return;
+        }
         if let Some(value) = self.discards.get(reason as usize) {
             // Relaxed: as above.
             value.fetch_add(packets as u64, Ordering::Relaxed);
         }
+        recorder::note_anywhere(Event::Discarded, [reason as u64, packets as u64, 0, 0]);
     }
 
     /// Writes the statistics block, `elsewhere` being discards that were counted elsewhere; `None` if

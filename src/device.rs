@@ -11,7 +11,7 @@ use core::{
     time::Duration,
 };
 
-use abi::{discard::Discard, ioctl::Set, statistics::Counter};
+use abi::{discard::Discard, events, ioctl::Set, statistics::Counter};
 use callout::{Outside, Route};
 use crypto::{
     protocol::{
@@ -27,6 +27,7 @@ use nt::{
     irql::{AtMostDispatch, Passive},
     mutex::Mutex,
     process::Process,
+    recorder,
     status::NtError,
 };
 
@@ -162,7 +163,10 @@ impl Device {
         let ended = nt::time::monotonic();
         let took_100ns = nt::time::to_100ns(ended.saturating_sub(began.monotonic.0));
         self.core.processors.note(ended, took_100ns, packets, level);
-        self.counters.raise(Counter::LongestAtDispatch100ns, took_100ns);
+        if self.counters.raise(Counter::LongestAtDispatch100ns, took_100ns) {
+            let words = [self.tunnel.number(), took_100ns, packets as u64, 0];
+            recorder::note(events::Event::LongestAtDispatch, words, level);
+        }
     }
 
     /// The open sockets. Not to be kept: who closes them waits until nobody has them.
@@ -361,6 +365,7 @@ impl Device {
         this.tunnel.up(&AtPassive(passive), out);
         this.adapter.set_link_up(true);
         drop(control);
+        this.note(events::Event::AdapterUp, [port.into(), 0, 0], passive);
         this.say(passive, Level::Info, format_args!("up, listening on port {port}"));
         this.say_refused(&reading, passive);
         this.core.call_workers();
@@ -378,6 +383,7 @@ impl Device {
         self.replace_sockets(None, &control.pause, passive);
         control.owner = None;
         drop(control);
+        self.note(events::Event::AdapterDown, [0; 3], passive);
         let dropped = self.handshakes.clear(&AtPassive(passive));
         self.counters.discard(Discard::NotUp, dropped);
         self.say(passive, Level::Info, format_args!("down"));
@@ -439,6 +445,13 @@ impl Device {
         while self.service.pop(&ground).is_some() {}
         self.stop_waiting();
         self.recall(passive);
+    }
+
+    /// Notes what happened to the adapter in the flight recorder.
+    pub(crate) fn note(&self, event: events::Event, words: [u64; 3], passive: &Passive) {
+        let [a, b, c] = words;
+        let words = [self.tunnel.number(), a, b, c];
+        passive.pinned(|level| recorder::note_at_dispatch(event, words, level));
     }
 
     /// Writes a line to the log.

@@ -49,6 +49,7 @@ use core::{
 };
 
 use abi::{
+    events::Event,
     ioctl::{INTERFACE_CLASS, INTERFACE_REFERENCE},
     policy::Policy,
 };
@@ -64,6 +65,8 @@ use nt::{
     extended_state::ExtendedFeatures,
     irql::Passive,
     pool::{Keeping, PoolAllocator},
+    processor,
+    recorder::{self, Recorder},
     status::{NtError, to_status},
     wdf::{DeviceInit, DriverEvents, Entry, InterfaceClass},
 };
@@ -126,6 +129,8 @@ pub(crate) struct Core {
     detected: Tier,
     pub(crate) policies: Policies,
     numbers: AtomicU64,
+    /// Before what it is allocated from, and after whoever notes.
+    _recorder: Recorder,
     /// Last: what the others free goes there. None under Driver Verifier.
     _keeping: Option<Keeping<{ KEPT.len() }>>,
 }
@@ -134,6 +139,7 @@ impl Core {
     /// Builds everything, oldest first.
     fn build(passive: &mut Passive, verified: bool) -> Result<Self, NtError> {
         let keeping = (!verified).then(|| ALLOCATOR.keep());
+        let recorder = Recorder::start()?;
         let policies = Policies::try_new(passive)?;
         let no_memory = |_| NtError::INSUFFICIENT_RESOURCES;
         let features = ExtendedFeatures::detect(passive);
@@ -153,6 +159,8 @@ impl Core {
         let interceptions = Interceptions::try_new(passive)?;
         let workers = Workers::start(passive)?;
         let numbers = AtomicU64::new(1);
+        let count = [u64::from(processor::count()), 0, 0, 0];
+        passive.pinned(|level| recorder::note_at_dispatch(Event::Loaded, count, level));
         Ok(Self {
             workers,
             interceptions,
@@ -170,6 +178,7 @@ impl Core {
             detected,
             policies,
             numbers,
+            _recorder: recorder,
             _keeping: keeping,
         })
     }
@@ -247,6 +256,12 @@ struct Driver {
     core: Shared<Core>,
 }
 
+impl Drop for Driver {
+    fn drop(&mut self) {
+        recorder::note_anywhere(Event::Unloading, [0; 4]);
+    }
+}
+
 impl DriverEvents for Driver {
     fn device_add(&self, init: DeviceInit, passive: &mut Passive) -> Result<(), NtError> {
         let mut added = None;
@@ -280,6 +295,7 @@ impl DriverEvents for Driver {
             Ok(Context { device, _callouts: callouts })
         })?;
         let device = added.ok_or(NtError::UNSUCCESSFUL)?;
+        device.note(Event::DeviceAdded, [0; 3], passive);
         let queue = handle.create_manual_queue(passive)?;
         passive.pinned(|level| device.log.open(level.at_most(), queue));
         let (data1, data2, data3, data4) = INTERFACE_CLASS;

@@ -9,8 +9,8 @@ use core::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
-use abi::policy::Policy;
-use nt::{irql::Passive, mutex::Mutex, status::NtError, wdf::ParametersKey};
+use abi::{events::Event, policy::Policy};
+use nt::{irql::Passive, mutex::Mutex, recorder, status::NtError, wdf::ParametersKey};
 
 /// A value for each [`Policy`].
 pub(crate) struct Policies {
@@ -60,6 +60,11 @@ impl Policies {
             value.store(*read.as_ref().unwrap_or(&policy.default()), Ordering::Relaxed);
             *refused = read.err().map(|why| Refused { policy: *policy, why });
         }
+        let refused = reading.refused().count() as u64;
+        recorder::set_level(self.get(Policy::RecorderLevel));
+        passive.pinned(|level| {
+            recorder::note_at_dispatch(Event::PolicyRead, [refused, 0, 0, 0], level);
+        });
         reading
     }
 

@@ -14,7 +14,7 @@ use core::{
     time::Duration,
 };
 
-use abi::{discard::Discard, statistics::Counter};
+use abi::{discard::Discard, events, statistics::Counter};
 use callout::Layout;
 use crypto::{
     aead::wipe_stack,
@@ -294,9 +294,16 @@ impl Worker {
             }
             device.core.load.observe(waiting, now.monotonic);
             let (bytes, from, random) = (message.bytes(), &message.from, &mut self.random);
+            let (kind, len) = (kind(bytes), bytes.len() as u64);
             match device.tunnel.consume(&ground, bytes, from, now, random, &mut errand) {
-                Ok(()) => device.counters.add(Counter::HandshakesIn, 1),
-                Err(reason) => device.counters.discard(reason, 1),
+                Ok(()) => {
+                    device.counters.add(Counter::HandshakesIn, 1);
+                    device.note(events::Event::MessageTaken, [kind, len, 0], passive);
+                }
+                Err(reason) => {
+                    device.counters.discard(reason, 1);
+                    device.note(events::Event::MessageRefused, [kind, len, reason as u64], passive);
+                }
             }
             let ended = monotonic();
             let took = to_100ns(ended.saturating_sub(now.monotonic.0));
@@ -346,6 +353,11 @@ impl Worker {
     }
 }
 
+/// The type of a message.
+fn kind(message: &[u8]) -> u64 {
+    message.first().map_or(0, |kind| (*kind).into())
+}
+
 /// What a worker does for the protocol of one device: sends, and flushes.
 pub(crate) struct Errand<'e> {
     pub(crate) device: &'e Shared<Device>,
@@ -358,6 +370,8 @@ impl Output<Paths> for Errand<'_> {
         wipe_stack(2);
         let device = self.device;
         device.counters.add(Counter::HandshakesOut, 1);
+        let words = [kind(datagram), datagram.len() as u64, 0];
+        device.note(events::Event::MessageMade, words, self.passive);
         let route = match device.message_route(peer, to, self.passive) {
             Ok(route) => route,
             Err(reason) => return device.counters.discard(reason, 1),

@@ -11,6 +11,7 @@ extern crate std;
 
 pub mod cpu_list;
 pub mod discard;
+pub mod events;
 pub mod ioctl;
 pub mod policy;
 pub mod statistics;

@@ -44,6 +44,7 @@ pub mod process;
 pub mod processor;
 pub mod random;
 pub mod rcu;
+pub mod recorder;
 pub mod rundown;
 pub mod shared;
 pub mod spin_lock;

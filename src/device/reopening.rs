@@ -5,6 +5,7 @@ use core::{
     time::Duration,
 };
 
+use abi::events::Event;
 use crypto::sync::Shared;
 use nt::{irql::Passive, time::monotonic};
 
@@ -72,11 +73,15 @@ impl Device {
         };
         let Some(port) = port else { return };
         let first = current.is_some();
+        if first {
+            this.note(Event::SocketsLost, [0; 3], passive);
+        }
         // The port is free for the new ones only when the old ones are gone.
         this.replace_sockets(None, &control.pause, passive);
         match Self::open(this, port, &owner, passive) {
             Ok(sockets) => {
                 this.replace_sockets(Some(sockets), &control.pause, passive);
+                this.note(Event::SocketsReopened, [port.into(), 0, 0], passive);
                 this.say(passive, Level::Warning, format_args!("sockets opened anew"));
             }
             Err(error) => {

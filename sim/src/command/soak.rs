@@ -225,6 +225,7 @@ impl Run {
         stations.iter().try_for_each(|station| station.set_up(false)).map_err(told)?;
         self.pair.world.sleep(REST);
         let pool = stations.map(|station| station.computer().machine().pool_use().bytes);
+        self.add_up()?;
         stations.iter().try_for_each(|station| station.set_up(true)).map_err(told)?;
         self.flows.pause.store(false, Ordering::Relaxed);
         Ok(pool)
@@ -300,13 +301,20 @@ impl Run {
             down.map_err(|status| Failure::new(format!("down: {status:#010x}")))?;
         }
         self.pair.world.sleep(REST);
+        self.add_up()?;
+        println!("every packet left, arrived or was discarded for a reason");
+        Ok(())
+    }
+
+    /// Whether the counters of both do, with adapters down and nothing under way.
+    fn add_up(&self) -> Result<(), Failure> {
         for (block, name) in self.statistics()?.iter().zip(["alpha", "beta"]) {
             let statistics = Statistics::parse(block)
                 .ok_or_else(|| Failure::new("statistics of another layout"))?;
             let (out, into) = (statistics.waiting(), statistics.lost());
-            println!("{name}: {out} packets out and {into} in that nothing says what became of");
             if (out, into) != (0, 0) {
-                return Err(Failure::new(format!("{name}: the sums do not add up")));
+                let what = "packets that nothing says what became of";
+                return Err(Failure::new(format!("{name}: {what}: {out} out, {into} in")));
             }
         }
         Ok(())

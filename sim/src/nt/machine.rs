@@ -33,6 +33,7 @@ use crate::nt::timer::Timers;
 use crate::nt::topology::Topology;
 use crate::nt::{Behaviour, Mark};
 use crate::verifier::fault::{Delay, Faults};
+use crate::verifier::recorder;
 use crate::verifier::report::{Frame, Leak, Stop};
 use crate::verifier::rules::Rule;
 use crate::verifier::schedule::{JoinHandle, Key, World, lock};
@@ -333,6 +334,11 @@ impl Machine {
         self.off.load(Ordering::Acquire)
     }
 
+    /// The newest `most` records of the driver's flight recorder, oldest first, each with its CPU.
+    pub fn recorded(&self, most: usize) -> Vec<(u32, abi::events::Noted)> {
+        recorder::newest(self, most)
+    }
+
     /// Why it stopped; the first reason.
     pub fn stop_report(&self) -> Option<Stop> {
         lock(&self.report).clone()
@@ -357,11 +363,13 @@ impl Machine {
             import: None,
             stack: Vec::new(),
             around: Vec::new(),
+            recorder: Vec::new(),
             schedule: self.world.told(self),
         });
     }
 
-    pub(crate) fn stopped(&self, stop: Stop) {
+    pub(crate) fn stopped(&self, mut stop: Stop) {
+        stop.recorder = recorder::lines(self, recorder::TAIL);
         {
             let mut report = lock(&self.report);
             if report.is_none() {

@@ -2,6 +2,7 @@
 
 pub mod explore;
 pub mod fault;
+pub(crate) mod recorder;
 pub mod report;
 pub mod rules;
 pub mod schedule;

@@ -33,6 +33,8 @@ pub struct Stop {
     pub stack: Vec<Frame>,
     /// The instructions around the one that the stack begins at.
     pub around: Vec<String>,
+    /// What the driver noted last, oldest first.
+    pub recorder: Vec<String>,
     /// How to have it again: the seed, and the preemptions of a world that explores schedules.
     pub schedule: Vec<String>,
 }
@@ -55,7 +57,13 @@ impl fmt::Display for Stop {
         for (number, frame) in self.stack.iter().enumerate() {
             writeln!(f, "  {number:02} {}", frame.0)?;
         }
-        for line in self.around.iter().chain(&self.schedule) {
+        for line in &self.around {
+            writeln!(f, "    {line}")?;
+        }
+        if !self.recorder.is_empty() {
+            writeln!(f, "    flight recorder:")?;
+        }
+        for line in self.recorder.iter().chain(&self.schedule) {
             writeln!(f, "    {line}")?;
         }
         Ok(())

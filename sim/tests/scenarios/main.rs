@@ -59,6 +59,7 @@ mod filter_engine;
 mod firewall;
 mod first_packets;
 mod first_traffic;
+mod flight_recorder;
 mod flood;
 mod handshake;
 mod held;

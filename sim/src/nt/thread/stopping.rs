@@ -53,6 +53,7 @@ impl Thread {
             import: via,
             stack,
             around,
+            recorder: Vec::new(),
             schedule: self.machine().world().told(self.machine()),
         });
         self.abandon();

@@ -1,0 +1,348 @@
+//! What the driver notes of itself: one table of events, and the flight recorder that keeps the last of them.
+//!
+//! Each CPU has a ring of [`RECORDS`] fixed records in nonpaged memory, written at `DISPATCH_LEVEL` by that CPU alone, newest over
+//! oldest. The driver exports one [`Descriptor`] by the name [`DESCRIPTOR`], where a debugger, a dump's reader and the simulator
+//! begin. No record has a key, an address or a packet's byte in it.
+//!
+//! The numbers are part of what tools read, so an event is only ever added at the end of the list, never renumbered.
+
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use crate::table::table;
+
+/// When an event is noted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Level {
+    /// Once in a while: something was done to an adapter, or a handshake message went or came.
+    Info = 1,
+    /// For each chunk of packets, and each discard.
+    Verbose = 2,
+}
+
+macro_rules! events {
+    ($($(#[doc = $doc:literal])+ $level:ident $name:ident($($word:literal),*),)*) => {
+        table! {
+            /// Something that happened.
+            Event { $($(#[doc = $doc])+ $name,)* }
+        }
+
+        impl Event {
+            /// From which level on it is noted.
+            #[must_use]
+            pub const fn level(self) -> Level {
+                match self { $(Self::$name => Level::$level,)* }
+            }
+
+            /// What its words are, at most four.
+            #[must_use]
+            pub const fn words(self) -> &'static [&'static str] {
+                match self { $(Self::$name => &[$($word),*],)* }
+            }
+        }
+    };
+}
+
+events! {
+    /// The driver was loaded.
+    Info Loaded("processors"),
+    /// The driver is about to be unloaded.
+    Info Unloading(),
+    /// A device was made.
+    Info DeviceAdded("tunnel"),
+    /// A device goes, or its adapter does.
+    Info DeviceRemoved("tunnel"),
+    /// The device is in D0.
+    Info PoweredUp("tunnel"),
+    /// The device leaves D0.
+    Info PoweredDown("tunnel"),
+    /// The adapter was brought up.
+    Info AdapterUp("tunnel", "port"),
+    /// The adapter was taken down.
+    Info AdapterDown("tunnel"),
+    /// A configuration was applied.
+    Info Configured("tunnel", "bytes"),
+    /// A configuration was refused: nothing of it was applied.
+    Info Refused("tunnel", "bytes"),
+    /// The policy was read.
+    Info PolicyRead("values refused"),
+    /// Sockets were lost: the network stack took them back.
+    Info SocketsLost("tunnel"),
+    /// Sockets were opened anew.
+    Info SocketsReopened("tunnel", "port"),
+    /// A handshake message or cookie reply was made, to be sent.
+    Info MessageMade("tunnel", "type", "bytes"),
+    /// A handshake message or cookie reply was taken and was in order.
+    Info MessageTaken("tunnel", "type", "bytes"),
+    /// A handshake message or cookie reply was taken and discarded.
+    Info MessageRefused("tunnel", "type", "bytes", "reason"),
+    /// Packets were discarded.
+    Verbose Discarded("reason", "packets"),
+    /// A callback was at `DISPATCH_LEVEL` longer than any before it.
+    Info LongestAtDispatch("tunnel", "100 ns", "packets"),
+}
+
+/// Records of one CPU.
+pub const RECORDS: usize = 256;
+
+/// The name of the exported [`Descriptor`].
+pub const DESCRIPTOR: &str = "PenstockRecorder";
+
+/// One record, as eight-byte words: the time stamp counter; the event, the IRQL and the low half of how many records were before
+/// it; and the event's words.
+#[derive(Debug)]
+#[repr(C)]
+pub struct Record([AtomicU64; 6]);
+
+/// The records of one CPU.
+#[derive(Debug)]
+#[repr(C, align(64))]
+pub struct Ring {
+    /// How many records were written, ever.
+    next: AtomicU64,
+    records: [Record; RECORDS],
+}
+
+/// Where everything is.
+#[derive(Debug)]
+#[repr(C)]
+pub struct Descriptor {
+    /// `PENSTOCK`.
+    pub magic: [u8; 8],
+    /// Of this layout: 1.
+    pub version: u32,
+    /// Bytes of this descriptor.
+    pub size: u32,
+    /// Address of the first ring; 0 while there is none.
+    pub rings: AtomicU64,
+    /// How many there are, one for each CPU.
+    pub ring_count: AtomicU32,
+    /// Bytes from one to the next.
+    pub ring_bytes: u32,
+    /// Where in a ring the records begin.
+    pub records_at: u32,
+    /// Records of a ring.
+    pub records: u32,
+    /// Bytes of a record.
+    pub record_bytes: u32,
+    /// The greatest [`Level`] that is noted.
+    pub level: AtomicU32,
+}
+
+const _: () = assert!(size_of::<Record>() == 48 && size_of::<Descriptor>() == 48);
+
+impl Descriptor {
+    /// One without rings.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            magic: *b"PENSTOCK",
+            version: 1,
+            size: size_of::<Self>() as u32,
+            rings: AtomicU64::new(0),
+            ring_count: AtomicU32::new(0),
+            ring_bytes: size_of::<Ring>() as u32,
+            records_at: core::mem::offset_of!(Ring, records) as u32,
+            records: RECORDS as u32,
+            record_bytes: size_of::<Record>() as u32,
+            level: AtomicU32::new(Level::Info as u32),
+        }
+    }
+
+    /// Reads a descriptor that was copied from somewhere; `None` if it is none, or of another layout.
+    #[must_use]
+    pub fn parse(bytes: &[u8]) -> Option<Found> {
+        let long = |at: usize| Some(u64::from_le_bytes(*bytes.get(at..)?.first_chunk()?));
+        let word = |at: usize| Some(u32::from_le_bytes(*bytes.get(at..)?.first_chunk()?));
+        // The level is the last word.
+        let known = bytes.get(..8)? == b"PENSTOCK"
+            && (word(8)?, word(12)?) == (1, 48)
+            && word(44).is_some();
+        let found = Found {
+            rings: long(16)?,
+            ring_count: word(24)?,
+            ring_bytes: word(28)? as usize,
+            records_at: word(32)? as usize,
+            records: word(36)? as usize,
+            record_bytes: word(40)? as usize,
+        };
+        (known && found.record_bytes == 48).then_some(found)
+    }
+}
+
+impl Default for Descriptor {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// A descriptor's content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Address of the first ring, 0 if there is none.
+    pub rings: u64,
+    /// How many rings there are.
+    pub ring_count: u32,
+    /// Bytes from one to the next.
+    pub ring_bytes: usize,
+    /// Where in a ring the records begin.
+    pub records_at: usize,
+    /// Records of a ring.
+    pub records: usize,
+    /// Bytes of a record.
+    pub record_bytes: usize,
+}
+
+impl Ring {
+    /// An empty one.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            next: AtomicU64::new(0),
+            records: [const { Record([const { AtomicU64::new(0) }; 6]) }; RECORDS],
+        }
+    }
+
+    /// Writes a record over the oldest. Only on the ring's CPU, at `DISPATCH_LEVEL`: two steps do for one.
+    pub fn note(&self, time: u64, event: Event, irql: u8, words: [u64; 4]) {
+        // Relaxed: who reads finds out by the numbers whether a record was being written.
+        let number = self.next.load(Ordering::Relaxed);
+        self.next.store(number.wrapping_add(1), Ordering::Relaxed);
+        let Some(Record(record)) = self.records.get(number as usize % RECORDS) else { return };
+        let what = event as u64 | u64::from(irql) << 16 | number << 32;
+        let [a, b, c, d] = words;
+        for (place, value) in record.iter().zip([time, what, a, b, c, d]) {
+            place.store(value, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Default for Ring {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// A record that was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Noted {
+    /// The time stamp counter.
+    pub time: u64,
+    /// What happened.
+    pub event: Event,
+    /// At which IRQL.
+    pub irql: u8,
+    /// The event's words.
+    pub words: [u64; 4],
+}
+
+impl Noted {
+    /// Reads the record that is the `number`th of its ring, if that is what is there.
+    #[must_use]
+    pub fn parse(bytes: &[u8; 48], number: u64) -> Option<Self> {
+        let word = |at: usize| Some(u64::from_le_bytes(*bytes.get(8 * at..)?.first_chunk()?));
+        let what = word(1)?;
+        let event = *Event::ALL.get(usize::from(what as u16))?;
+        let noted = Self {
+            time: word(0)?,
+            event,
+            irql: (what >> 16) as u8,
+            words: [word(2)?, word(3)?, word(4)?, word(5)?],
+        };
+        (what >> 32 == number & 0xFFFF_FFFF).then_some(noted)
+    }
+}
+
+impl core::fmt::Display for Noted {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(self.event.name())?;
+        for (name, value) in self.event.words().iter().zip(self.words) {
+            write!(f, ", {name} {value}")?;
+            if *name == "reason"
+                && let Some(reason) = crate::discard::Discard::ALL.get(value as usize)
+            {
+                write!(f, " ({})", reason.name())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{format, vec::Vec};
+
+    use super::*;
+
+    fn bytes(record: &Record) -> [u8; 48] {
+        let words = record.0.iter().flat_map(|word| word.load(Ordering::Relaxed).to_le_bytes());
+        words.collect::<Vec<u8>>().try_into().expect("48 bytes")
+    }
+
+    #[test]
+    fn numbers_are_positions_and_every_event_speaks() {
+        for (position, event) in Event::ALL.iter().enumerate() {
+            assert_eq!(*event as usize, position, "{}", event.name());
+            assert!(
+                event.words().len() <= 4 && event.description().ends_with('.'),
+                "{}",
+                event.name()
+            );
+        }
+    }
+
+    #[test]
+    fn the_newest_are_kept_and_what_was_overwritten_is_not_taken_for_another() {
+        let ring = Ring::new();
+        for number in 0..RECORDS as u64 + 3 {
+            ring.note(number, Event::AdapterUp, 2, [number, 51820, 0, 0]);
+        }
+        let at =
+            |number: u64| Noted::parse(&bytes(&ring.records[number as usize % RECORDS]), number);
+        assert_eq!(at(2), None);
+        let noted = at(RECORDS as u64 + 2).expect("the newest");
+        assert_eq!((noted.time, noted.irql), (RECORDS as u64 + 2, 2));
+        assert_eq!(format!("{noted}"), "AdapterUp, tunnel 258, port 51820");
+        let mut unknown = bytes(&ring.records[7]);
+        unknown[8] = 0xFF;
+        assert_eq!(Noted::parse(&unknown, 7), None);
+    }
+
+    #[test]
+    fn a_reason_is_told_by_name() {
+        let reason = crate::discard::Discard::BadTag as u64;
+        let noted =
+            Noted { time: 0, event: Event::MessageRefused, irql: 0, words: [1, 4, 148, reason] };
+        assert!(format!("{noted}").ends_with("(BadTag)"), "{noted}");
+    }
+
+    #[test]
+    fn a_descriptor_is_read_back_and_nothing_else_is() {
+        let made = Descriptor::new();
+        made.rings.store(0x1000, Ordering::Relaxed);
+        made.ring_count.store(4, Ordering::Relaxed);
+        let mut bytes = [0; 48];
+        bytes[..8].copy_from_slice(&made.magic);
+        bytes[16..24].copy_from_slice(&0x1000_u64.to_le_bytes());
+        let words = [
+            (8, made.version),
+            (12, made.size),
+            (24, 4),
+            (28, made.ring_bytes),
+            (32, made.records_at),
+            (36, made.records),
+            (40, made.record_bytes),
+        ];
+        for (at, value) in words {
+            bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
+        }
+        let found = Descriptor::parse(&bytes).expect("it is one");
+        assert_eq!((found.rings, found.ring_count, found.records), (0x1000, 4, RECORDS));
+        for at in [0, 8, 12, 40] {
+            let mut wrong = bytes;
+            wrong[at] ^= 1;
+            assert_eq!(Descriptor::parse(&wrong), None, "byte {at}");
+        }
+        assert_eq!(Descriptor::parse(&bytes[..47]), None);
+    }
+}

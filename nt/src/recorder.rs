@@ -1,0 +1,128 @@
+//! The flight recorder: what the driver noted last, for a debugger or a dump.
+//!
+//! Layout and events are [`abi::events`]. Each CPU writes its own ring, at `DISPATCH_LEVEL`, with plain stores and nothing
+//! locked; what happens above that level is not noted. The time is the time stamp counter, which needs no call.
+
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use abi::events::{Descriptor, Event, Level, Ring};
+
+use wdk_sys::DISPATCH_LEVEL;
+
+use crate::{
+    irql::{self, AtMostDispatch, Dispatch},
+    processor,
+    status::NtError,
+};
+
+/// Where a debugger begins, by this name in the image's export table.
+#[unsafe(export_name = "PenstockRecorder")]
+static DESCRIPTOR: Descriptor = Descriptor::new();
+
+/// A cache line of a ring. Rings are made line by line, so that none is ever on the stack.
+#[derive(Debug)]
+#[repr(C, align(64))]
+struct Line([AtomicU64; 8]);
+
+/// Lines of a ring.
+const LINES: usize = size_of::<Ring>() / size_of::<Line>();
+const _: () = assert!(LINES * size_of::<Line>() == size_of::<Ring>());
+const _: () = assert!(align_of::<Line>() == align_of::<Ring>());
+
+/// The rings, which are written to until this is dropped.
+#[derive(Debug)]
+pub struct Recorder {
+    lines: Vec<Line>,
+}
+
+impl Recorder {
+    /// Makes a ring for each processor there may be, and begins.
+    ///
+    /// There is one recorder at a time.
+    ///
+    /// # Errors
+    ///
+    /// [`NtError::INSUFFICIENT_RESOURCES`].
+    ///
+    /// # IRQL
+    ///
+    /// `<= DISPATCH_LEVEL`.
+    pub fn start() -> Result<Self, NtError> {
+        let count = processor::maximum();
+        let all = LINES.checked_mul(count as usize).ok_or(NtError::INSUFFICIENT_RESOURCES)?;
+        let mut lines = Vec::new();
+        lines.try_reserve_exact(all).map_err(|_| NtError::INSUFFICIENT_RESOURCES)?;
+        // An empty ring is zeroes.
+        lines.resize_with(all, || Line([const { AtomicU64::new(0) }; 8]));
+        DESCRIPTOR.ring_count.store(count, Ordering::Relaxed);
+        // Release: who finds the rings finds them made.
+        DESCRIPTOR.rings.store(lines.as_ptr().expose_provenance() as u64, Ordering::Release);
+        Ok(Self { lines })
+    }
+}
+
+impl Drop for Recorder {
+    /// Nobody notes any more: what could is gone.
+    fn drop(&mut self) {
+        DESCRIPTOR.rings.store(0, Ordering::Release);
+        DESCRIPTOR.ring_count.store(0, Ordering::Relaxed);
+        self.lines.clear();
+    }
+}
+
+/// Notes that `event` happened, if its level is noted and there is a recorder.
+///
+/// # IRQL
+///
+/// `<= DISPATCH_LEVEL`; raises to it meanwhile.
+pub fn note(event: Event, words: [u64; 4], level: &AtMostDispatch) {
+    if is_noted(event.level()) {
+        let was = irql::current();
+        level.pinned(|level| write(event, was, words, level));
+    }
+}
+
+/// The same for callers who are at `DISPATCH_LEVEL` anyway.
+///
+/// # IRQL
+///
+/// `DISPATCH_LEVEL`.
+pub fn note_at_dispatch(event: Event, words: [u64; 4], level: &Dispatch<'_>) {
+    if is_noted(event.level()) {
+        write(event, DISPATCH_LEVEL as u8, words, level);
+    }
+}
+
+/// Has events up to `most` be noted; 0 is none. Any IRQL.
+pub fn set_level(most: u32) {
+    DESCRIPTOR.level.store(most, Ordering::Relaxed);
+}
+
+/// The same for callers who have no token of their level; above `DISPATCH_LEVEL` nothing is noted. Any IRQL.
+pub fn note_anywhere(event: Event, words: [u64; 4]) {
+    if is_noted(event.level()) && irql::current() <= DISPATCH_LEVEL as u8 {
+        // SAFETY: just looked at, and whoever raises it lowers it again before this thread goes on.
+        let level = unsafe { AtMostDispatch::assume() };
+        note(event, words, &level);
+    }
+}
+
+fn is_noted(level: Level) -> bool {
+    level as u32 <= DESCRIPTOR.level.load(Ordering::Relaxed)
+}
+
+fn write(event: Event, irql: u8, words: [u64; 4], level: &Dispatch<'_>) {
+    let cpu = processor::current(level);
+    let rings = DESCRIPTOR.rings.load(Ordering::Acquire) as usize;
+    if rings == 0 || cpu >= DESCRIPTOR.ring_count.load(Ordering::Relaxed) {
+        return;
+    }
+    let rings = core::ptr::with_exposed_provenance::<Ring>(rings);
+    // SAFETY: lines of so many rings are there until the recorder is dropped, which its owner does when nobody notes any more;
+    // both types are atomics and nothing else.
+    let ring = unsafe { &*rings.add(cpu as usize) };
+    // SAFETY: every x64 CPU has it, and it reads nothing of ours.
+    let time = unsafe { core::arch::x86_64::_rdtsc() };
+    ring.note(time, event, irql, words);
+}
