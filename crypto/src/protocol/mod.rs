@@ -29,6 +29,7 @@ pub mod allowed_ips;
 pub mod checksum;
 pub mod configuration;
 pub mod cookie;
+mod curve25519;
 mod handshake;
 pub mod hash_table;
 pub mod index;

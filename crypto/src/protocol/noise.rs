@@ -19,6 +19,7 @@ use x25519_dalek::{PublicKey, StaticSecret};
 use zeroize::{Zeroize, Zeroizing};
 
 use super::{
+    curve25519::x25519,
     limits::{CONSTRUCTION, IDENTIFIER},
     messages::{INITIATION_LEN, Initiation, RESPONSE_LEN, Response, TAG_LEN, TIMESTAMP_LEN},
 };
@@ -350,8 +351,8 @@ impl CreatedInitiation {
 fn shared_secret(private: &StaticSecret, public: &[u8; 32]) -> Option<Secret> {
     #[cfg(test)]
     MULTIPLICATIONS.set(MULTIPLICATIONS.get() + 1);
-    let shared = private.diffie_hellman(&PublicKey::from(*public));
-    shared.was_contributory().then(|| Secret(shared.to_bytes()))
+    let shared = x25519(private.as_bytes(), public);
+    (!is_zero(&shared)).then(|| Secret(*shared))
 }
 
 /// A private key with the three bits of byte 0 and the two of byte 31 set as the curve wants them.

@@ -24,6 +24,8 @@ pub(crate) struct Function {
     pub(crate) calls: BTreeSet<u32>,
     /// By which instructions it does: their addresses, and where they lead.
     pub(crate) sites: Vec<(u32, u32)>,
+    /// Instructions that may go one way or another.
+    pub(crate) branches: usize,
     /// Calls whose target the code does not say.
     pub(crate) is_open: bool,
     /// Addresses of instructions that need vector state beyond SSE: those that are encoded as VEX, EVEX or XOP.
@@ -188,6 +190,8 @@ impl Function {
             self.moves_stack |= instruction.is_stack_instruction()
                 && instruction.flow_control() != FlowControl::Return
                 || instruction.op0_register() == Register::RSP;
+            self.branches +=
+                usize::from(instruction.flow_control() == FlowControl::ConditionalBranch);
             match instruction.flow_control() {
                 FlowControl::Call
                 | FlowControl::UnconditionalBranch

@@ -3,5 +3,6 @@
 
 mod aead;
 mod code;
+mod curve25519;
 mod panics;
 mod rules;
