@@ -21,6 +21,7 @@ use super::{
     limits::MAX_PEERS,
     noise::{Identity, Secret},
     peer::Peer,
+    schedule::Room,
     tunnel::Tunnel,
 };
 use crate::sync::{Ground, OutOfMemory, Shared, atomic::Ordering};
@@ -251,16 +252,12 @@ impl<'t, E: Default> Prepared<'t, E> {
         }
         self.try_now.try_reserve_exact(existing.saturating_add(self.peers.len()))?;
         let prefixes = self.prefixes.iter().filter(|change| !change.remove).count();
-        let slots = tunnel.table.write(ground, |table| {
-            let fresh = new.saturating_sub(table.free.len());
-            let slots = table.slots.len().saturating_add(fresh);
-            table.slots.try_reserve(fresh)?;
-            table.free.try_reserve(slots.saturating_sub(table.free.len()))?;
-            table.by_key.reserve(new)?;
-            Ok::<_, ConfigError>(slots)
-        })?;
+        let slots = tunnel.reserve_peers(ground, new)?;
         tunnel.reserve_allowed_ips(ground, prefixes, slots)?;
-        tunnel.schedule.with(ground, |schedule| schedule.reserve(slots))?;
+        let segments = tunnel.schedule.with(ground, |schedule| schedule.segments());
+        if let Some(mut room) = Room::try_new(slots, segments)? {
+            tunnel.schedule.with(ground, |schedule| schedule.adopt(&mut room));
+        }
         tunnel.index().reserve(ground, new)?;
         Ok(())
     }

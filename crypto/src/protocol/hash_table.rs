@@ -39,28 +39,65 @@ impl<V> HashTable<V> {
         self.len == 0
     }
 
-    /// Makes room for `additional` more values.
+    /// Makes room for `additional` more values, in one go: for a table that nobody waits for.
     ///
     /// # Errors
     ///
     /// [`OutOfMemory`]; the table is unchanged.
     pub fn reserve(&mut self, additional: usize) -> Result<(), OutOfMemory> {
-        let wanted = self.len.checked_add(additional).ok_or(OutOfMemory)?;
-        if wanted <= room(self.slots.len()) {
-            return Ok(());
-        }
-        let slots = wanted.checked_mul(2).and_then(usize::checked_next_power_of_two);
-        let slots = slots.ok_or(OutOfMemory)?.max(8);
-        let mut grown = Vec::new();
-        grown.try_reserve_exact(slots)?;
-        grown.resize_with(slots, || None);
-        let old = core::mem::replace(&mut self.slots, grown);
-        self.len = 0;
-        for entry in old.into_iter().flatten() {
-            // The new slots have room for all of the old ones.
-            let _ = self.insert(entry.hash, entry.value);
+        if !self.has_room(additional) {
+            let values = self.len.checked_add(additional).ok_or(OutOfMemory)?;
+            self.move_to(&mut Self::with_room(values)?);
         }
         Ok(())
+    }
+
+    /// An empty table with room for so many values.
+    ///
+    /// # Errors
+    ///
+    /// [`OutOfMemory`].
+    pub fn with_room(values: usize) -> Result<Self, OutOfMemory> {
+        let slots = values.checked_mul(2).and_then(usize::checked_next_power_of_two);
+        let count = slots.ok_or(OutOfMemory)?.max(8);
+        let mut slots = Vec::new();
+        slots.try_reserve_exact(count)?;
+        slots.resize_with(count, || None);
+        Ok(Self { slots, len: 0 })
+    }
+
+    /// Whether so many more values have room.
+    #[must_use]
+    pub fn has_room(&self, additional: usize) -> bool {
+        self.len.saturating_add(additional) <= room(self.slots.len())
+    }
+
+    /// Moves all values to `larger`, which is empty, and takes its place; it becomes what was here, to be freed where nobody
+    /// waits. Nothing happens if it has less room.
+    pub fn move_to(&mut self, larger: &mut Self) {
+        if larger.slots.len() <= self.slots.len() {
+            return;
+        }
+        for entry in self.slots.iter_mut().filter_map(Option::take) {
+            // It has room for more than these.
+            let _ = larger.insert(entry.hash, entry.value);
+        }
+        self.len = 0;
+        core::mem::swap(self, larger);
+    }
+
+    /// Copies what is in some of the slots from `from` on to `larger`, and moves `from` behind them; returns whether there are
+    /// others.
+    pub fn copy_to(&self, larger: &mut Self, from: &mut usize, count: usize) -> bool
+    where
+        V: Clone,
+    {
+        for entry in self.slots.iter().skip(*from).take(count).flatten() {
+            // It has room for more than these.
+            let _ = larger.insert(entry.hash, entry.value.clone());
+        }
+        *from = from.saturating_add(count);
+        *from < self.slots.len()
     }
 
     /// Adds a value, which must not be in the table yet.

@@ -100,10 +100,15 @@ impl<E> IndexTable<E> {
         // Twice the average: the fullest shard of 256 is then still unlikely to be full, and if it
         // is, so what.
         let each = total.div_ceil(SHARDS).saturating_mul(2).saturating_add(2);
-        let mut shards = self.shards.iter();
-        shards.try_for_each(|shard| {
-            shard.write(ground, |table| table.reserve(each.saturating_sub(table.len())))
-        })
+        for shard in &self.shards {
+            if shard.read(ground, |table| table.has_room(each.saturating_sub(table.len()))) {
+                continue;
+            }
+            // Made and freed with the lock open; under it only the indices of one shard move.
+            let mut larger = HashTable::with_room(each)?;
+            shard.write(ground, |table| table.move_to(&mut larger));
+        }
+        Ok(())
     }
 
     /// Counts a peer that was added.

@@ -44,9 +44,14 @@ struct Bucket {
 
 const EMPTY: Bucket = Bucket { first: NONE, earliest: NEVER };
 
+/// Entries that are allocated together, as a power of two: 24 KiB.
+const SEGMENT_BITS: u32 = 10;
+const SEGMENT: usize = 1 << SEGMENT_BITS;
+
 /// Slots of a tunnel's table by the time they want to be looked at.
 pub(super) struct Schedule {
-    entries: Vec<Entry>,
+    /// In segments, so that nothing of what is there moves when there come to be more.
+    segments: Vec<Vec<Entry>>,
     /// Of all wheels, one after the other; none before there is a slot. 8 KiB, which no kernel stack has to spare.
     buckets: Vec<Bucket>,
     /// Of each wheel, the buckets that are not empty.
@@ -55,18 +60,60 @@ pub(super) struct Schedule {
     cursor: u64,
 }
 
+/// Room for more slots, made where nobody waits for it.
+pub(super) struct Room {
+    /// Empty, and long enough for all segments.
+    list: Vec<Vec<Entry>>,
+    more: Vec<Vec<Entry>>,
+    /// For the first slots.
+    buckets: Vec<Bucket>,
+}
+
+impl Room {
+    /// Room for slots below `slots`, for a schedule with so many segments; `None` if it has that room.
+    pub(super) fn try_new(slots: usize, segments: usize) -> Result<Option<Self>, OutOfMemory> {
+        let missing = slots.div_ceil(SEGMENT).saturating_sub(segments);
+        if missing == 0 {
+            return Ok(None);
+        }
+        let mut room = Self { list: Vec::new(), more: Vec::new(), buckets: Vec::new() };
+        room.list.try_reserve_exact(segments.saturating_add(missing))?;
+        room.more.try_reserve_exact(missing)?;
+        for _ in 0..missing {
+            let mut segment = Vec::new();
+            segment.try_reserve_exact(SEGMENT)?;
+            segment.resize(SEGMENT, ABSENT);
+            room.more.push(segment);
+        }
+        if segments == 0 {
+            room.buckets.try_reserve_exact(WHEELS * BUCKETS)?;
+            room.buckets.resize(WHEELS * BUCKETS, EMPTY);
+        }
+        Ok(Some(room))
+    }
+}
+
 impl Schedule {
     pub(super) const fn new() -> Self {
-        Self { entries: Vec::new(), buckets: Vec::new(), occupied: [0; WHEELS], cursor: 0 }
+        Self { segments: Vec::new(), buckets: Vec::new(), occupied: [0; WHEELS], cursor: 0 }
     }
 
-    /// Makes room for slots below `slots`.
-    pub(super) fn reserve(&mut self, slots: usize) -> Result<(), OutOfMemory> {
-        self.buckets.try_reserve_exact((WHEELS * BUCKETS).saturating_sub(self.buckets.len()))?;
-        self.buckets.resize(WHEELS * BUCKETS, EMPTY);
-        self.entries.try_reserve(slots.saturating_sub(self.entries.len()))?;
-        self.entries.resize(self.entries.len().max(slots), ABSENT);
-        Ok(())
+    /// How many segments there are; only [`Schedule::adopt`] makes them more.
+    pub(super) fn segments(&self) -> usize {
+        self.segments.len()
+    }
+
+    /// Takes the room that was made for it: a pointer for each thousand slots moves. What is left of it is to be freed where
+    /// nobody waits.
+    pub(super) fn adopt(&mut self, room: &mut Room) {
+        if self.segments.is_empty() {
+            core::mem::swap(&mut self.buckets, &mut room.buckets);
+        }
+        if room.list.capacity() >= self.segments.len().saturating_add(room.more.len()) {
+            room.list.append(&mut self.segments);
+            room.list.append(&mut room.more);
+            core::mem::swap(&mut self.segments, &mut room.list);
+        }
     }
 
     /// Sets when `slot` is due; [`NEVER`] takes it out.
@@ -144,11 +191,11 @@ impl Schedule {
         let within = (tick >> (wheel * WHEEL_BITS)) as usize % BUCKETS;
         let index = wheel as usize * BUCKETS + within;
         let Some(bucket) = self.buckets.get_mut(index) else { return };
-        let Some(entry) = self.entries.get_mut(slot as usize) else { return };
+        let Some(entry) = entry_mut(&mut self.segments, slot) else { return };
         *entry = Entry { at, before: NONE, after: bucket.first, bucket: index as u32 };
         let after = core::mem::replace(&mut bucket.first, slot);
         bucket.earliest = bucket.earliest.min(at);
-        if let Some(after) = self.entries.get_mut(after as usize) {
+        if let Some(after) = entry_mut(&mut self.segments, after) {
             after.before = slot;
         }
         if let Some(occupied) = self.occupied.get_mut(wheel as usize) {
@@ -158,13 +205,13 @@ impl Schedule {
 
     /// Takes out a slot, if it is in.
     fn take(&mut self, slot: u32) {
-        let Some(entry) = self.entries.get_mut(slot as usize) else { return };
+        let Some(entry) = entry_mut(&mut self.segments, slot) else { return };
         let Entry { before, after, bucket: index, .. } = core::mem::replace(entry, ABSENT);
         let Some(bucket) = self.buckets.get_mut(index as usize) else { return };
-        if let Some(after) = self.entries.get_mut(after as usize) {
+        if let Some(after) = entry_mut(&mut self.segments, after) {
             after.before = before;
         }
-        match self.entries.get_mut(before as usize) {
+        match entry_mut(&mut self.segments, before) {
             Some(before) => before.after = after,
             None => bucket.first = after,
         }
@@ -181,17 +228,31 @@ impl Schedule {
     }
 
     fn entry(&self, slot: u32) -> Entry {
-        self.entries.get(slot as usize).copied().unwrap_or(ABSENT)
+        let segment = self.segments.get(slot as usize >> SEGMENT_BITS);
+        segment.and_then(|entries| entries.get(slot as usize % SEGMENT)).copied().unwrap_or(ABSENT)
     }
+}
+
+fn entry_mut(segments: &mut [Vec<Entry>], slot: u32) -> Option<&mut Entry> {
+    segments.get_mut(slot as usize >> SEGMENT_BITS)?.get_mut(slot as usize % SEGMENT)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeMap, vec::Vec};
+    use std::{collections::BTreeMap, vec, vec::Vec};
 
     use proptest::prelude::*;
 
     use super::*;
+
+    impl Schedule {
+        fn reserve(&mut self, slots: usize) -> Result<(), OutOfMemory> {
+            if let Some(mut room) = Room::try_new(slots, self.segments())? {
+                self.adopt(&mut room);
+            }
+            Ok(())
+        }
+    }
 
     #[test]
     fn a_slot_is_due_to_the_nanosecond() {
@@ -213,9 +274,27 @@ mod tests {
     fn a_slot_beyond_what_was_reserved_is_not_kept() {
         let mut schedule = Schedule::new();
         schedule.reserve(1).unwrap();
-        schedule.set(1, 5);
+        schedule.set(SEGMENT as u32, 5);
         schedule.set(NONE, 5);
         assert_eq!(schedule.next(), None);
+    }
+
+    #[test]
+    fn what_waits_stays_when_there_come_to_be_more_slots() {
+        let mut schedule = Schedule::new();
+        let mut slots = 1;
+        while slots < 5 * SEGMENT as u32 {
+            schedule.reserve(slots as usize).unwrap();
+            schedule.set(slots - 1, u64::from(slots));
+            slots = slots * 3 / 2 + 1;
+        }
+        let mut due = vec![];
+        while let Some(slot) = schedule.pop_due(NEVER - 1) {
+            due.push(slot);
+        }
+        due.sort_unstable();
+        let mut expected = core::iter::successors(Some(1_u32), |slots| Some(slots * 3 / 2 + 1));
+        assert!(due.len() > 10 && due.iter().all(|slot| Some(slot + 1) == expected.next()));
     }
 
     #[test]
