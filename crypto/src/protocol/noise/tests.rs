@@ -211,18 +211,22 @@ fn cookies_seal_and_open() {
 #[allow(unsafe_code)] // To look at memory that has been given up.
 fn secrets_are_wiped_where_they_lay() {
     let mut secret = core::mem::ManuallyDrop::new(Secret::new([7; 32]));
-    let at = &raw const secret.0;
+    let at = &raw mut *secret;
     // SAFETY: dropped once, here, and not used as a `Secret` again.
-    unsafe { core::mem::ManuallyDrop::drop(&mut secret) };
-    // SAFETY: the stack slot lives to the end of the function, and any bytes are a `[u8; 32]`.
+    unsafe { at.drop_in_place() };
+    // SAFETY: the stack slot lives to the end of the function.
+    let at = unsafe { &raw const (*at).0 };
+    // SAFETY: as above, and any bytes are a `[u8; 32]`.
     assert_eq!(unsafe { at.read_volatile() }, [0; 32]);
 
     let mut state = core::mem::ManuallyDrop::new(Symmetric::new(&[1; 32]));
-    let at = [&raw const state.chaining_key, &raw const state.hash];
+    let at = &raw mut *state;
     // SAFETY: dropped once, here, and not used as a `Symmetric` again.
-    unsafe { core::mem::ManuallyDrop::drop(&mut state) };
+    unsafe { at.drop_in_place() };
+    // SAFETY: the stack slot lives to the end of the function.
+    let at = unsafe { [&raw const (*at).chaining_key, &raw const (*at).hash] };
     for at in at {
-        // SAFETY: the stack slot lives to the end of the function, and any bytes are a `[u8; 32]`.
+        // SAFETY: as above, and any bytes are a `[u8; 32]`.
         assert_eq!(unsafe { at.read_volatile() }, [0; 32]);
     }
 }
