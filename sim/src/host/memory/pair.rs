@@ -28,8 +28,8 @@ use crate::verifier::schedule::World;
 /// The port that station 1 of a machine listens on; one beside it has its number added.
 pub const PORT: u16 = 51820;
 
-/// A peer as a station is told of it.
-#[derive(Clone, Debug)]
+/// A peer as a station is told of it; without `Debug`, for its key.
+#[derive(Clone)]
 pub struct PeerSettings {
     /// Its public key.
     pub public_key: [u8; 32],
