@@ -131,6 +131,12 @@ const fn code(function: u32, method: u32) -> u32 {
     (45208 << 16) | (3 << 14) | (function << 2) | method
 }
 
+/// Whether a code is of METHOD_IN_DIRECT: the driver reads the buffer that others have it write.
+#[must_use]
+pub const fn reads_output(code: u32) -> bool {
+    code & 3 == METHOD_IN_DIRECT
+}
+
 const METHOD_BUFFERED: u32 = 0;
 const METHOD_IN_DIRECT: u32 = 1;
 const METHOD_OUT_DIRECT: u32 = 2;

@@ -220,6 +220,10 @@ impl Configured for Interface {
     fn set_policy(&self, settings: &[Setting]) -> Result<(), i32> {
         self.tunnel.set_policy(settings).map_err(translate::errno_of)
     }
+
+    fn control(&self, code: u32, input: &[u8], output: &mut [u8]) -> (i32, u64) {
+        self.tunnel.handle().device_io_control(code, input, output)
+    }
 }
 
 /// Blocks SIGINT and SIGTERM in every thread to come and gives a descriptor that reads them.

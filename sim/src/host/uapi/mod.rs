@@ -3,7 +3,7 @@
 //! A Unix socket at `/var/run/wireguard/NAME.sock`, mode 0600. A request is a block of lines ended
 //! by an empty one; it is read to its end before anything is answered or done. `set=1` becomes one
 //! SET IOCTL, `get=1` one GET; an error is an `errno=` line with the negative number that `wg`
-//! expects. One connection may carry several requests. `policy=1` is ours ([`policy`]).
+//! expects. One connection may carry several requests. `policy=1` and `ioctl=CODE` are ours ([`policy`], [`ioctl`]).
 //!
 //! Source: wireguard.com/xplatform; `wg`'s side of it.
 
@@ -18,6 +18,7 @@ use std::sync::{Arc, Mutex};
 use super::linux::descriptor;
 use crate::verifier::schedule::{World, lock};
 
+pub mod ioctl;
 pub mod policy;
 pub mod request;
 pub mod translate;
@@ -56,6 +57,9 @@ pub trait Configured: Send + Sync {
     ///
     /// A positive errno.
     fn set_policy(&self, settings: &[Setting]) -> Result<(), i32>;
+
+    /// Makes a control request with an administrator's handle; its NTSTATUS, and the length that is told beside it.
+    fn control(&self, code: u32, input: &[u8], output: &mut [u8]) -> (i32, u64);
 }
 
 /// The listening socket; dropping it ends all connections and removes the file.
@@ -174,7 +178,7 @@ fn talk(configured: &dyn Configured, stream: &UnixStream) -> io::Result<()> {
     let mut reader = BufReader::new(stream);
     let mut writer = stream;
     while let Some(answer) = answer(configured, &mut reader)? {
-        writer.write_all(answer.as_bytes())?;
+        writer.write_all(&answer)?;
     }
     Ok(())
 }
@@ -187,23 +191,35 @@ fn talk(configured: &dyn Configured, stream: &UnixStream) -> io::Result<()> {
 pub fn answer(
     configured: &dyn Configured,
     reader: &mut impl BufRead,
-) -> io::Result<Option<String>> {
+) -> io::Result<Option<Vec<u8>>> {
     let Some(first) = read_line(reader)? else { return Ok(None) };
+    if let Some(code) = first.as_deref().ok().and_then(ioctl::code) {
+        return ioctl::answer(configured, code, reader).map(Some);
+    }
+    text_answer(configured, &first, reader).map(|text| Some(text.into_bytes()))
+}
+
+/// The answer to a request of lines alone.
+fn text_answer(
+    configured: &dyn Configured,
+    first: &Result<String, ()>,
+    reader: &mut impl BufRead,
+) -> io::Result<String> {
     let (mut parser, mut settings) = (SetParser::default(), Vec::new());
     let mut wrong: Option<i32> = None;
     for number in 0.. {
         let line = match &read_line(reader)? {
-            None => return Ok(Some(errno_line(libc::EPROTO))),
+            None => return Ok(errno_line(libc::EPROTO)),
             Some(Ok(line)) if line.is_empty() => break,
             Some(line) => line.clone(),
         };
         if number >= LINES_MAX {
-            return Ok(Some(errno_line(libc::E2BIG)));
+            return Ok(errno_line(libc::E2BIG));
         }
         if wrong.is_some() {
             continue;
         }
-        wrong = match (&first, line) {
+        wrong = match (first, line) {
             (Ok(first), Ok(line)) if first == "set=1" => {
                 parser.line(&line).err().map(|Refusal { errno, .. }| errno)
             }
@@ -227,7 +243,7 @@ pub fn answer(
         },
         _ => errno_line(libc::EINVAL),
     };
-    Ok(Some(answer))
+    Ok(answer)
 }
 
 /// The end of every answer. The number is negative, as in other implementations: `wg` negates it.
@@ -282,11 +298,17 @@ mod tests {
             lock(&self.1).extend(settings);
             if settings.is_empty() { Err(libc::EIO) } else { Ok(()) }
         }
+
+        fn control(&self, _: u32, _: &[u8], _: &mut [u8]) -> (i32, u64) {
+            (0, 0)
+        }
     }
 
     fn ask(told: &Told, text: &[u8]) -> Vec<String> {
         let mut reader = text;
-        std::iter::from_fn(|| answer(told, &mut reader).unwrap()).collect()
+        std::iter::from_fn(|| answer(told, &mut reader).unwrap())
+            .map(|answer| String::from_utf8(answer).unwrap())
+            .collect()
     }
 
     #[test]
