@@ -11,8 +11,8 @@ use alloc::vec::Vec;
 use abi::{
     events::Event,
     ioctl::{
-        self, AdapterState, LOG_ENTRY_LEN, ParseError, SET_MAX_LEN, Set, Writer, interface_flag,
-        peer_flag,
+        self, AdapterState, LOG_ENTRY_LEN, ParseError, SET_MAX_LEN, Set, UNIX_EPOCH_FILETIME,
+        Writer, interface_flag, peer_flag,
         writer::{InterfaceFields, PeerFields},
     },
     statistics,
@@ -39,8 +39,6 @@ use crate::{
     workers::Errand,
 };
 
-/// 100 ns from 1601 to 1970.
-const UNIX_EPOCH_100NS: u64 = 116_444_736_000_000_000;
 const NO_KEY: [u8; 32] = [0; 32];
 
 /// The context of a device object.
@@ -308,7 +306,7 @@ impl Visitor for Answer<'_> {
         flags |= if has_preshared_key { peer_flag::HAS_PRESHARED_KEY } else { 0 };
         flags |= peer.endpoint.map_or(0, |_| peer_flag::HAS_ENDPOINT);
         let filetime = |since_1970: core::time::Duration| {
-            nt::time::to_100ns(since_1970).saturating_add(UNIX_EPOCH_100NS)
+            nt::time::to_100ns(since_1970).saturating_add(UNIX_EPOCH_FILETIME)
         };
         writer.peer(&PeerFields {
             flags,

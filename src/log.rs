@@ -7,7 +7,7 @@
 use alloc::collections::VecDeque;
 use core::fmt::{self, Write};
 
-use abi::ioctl::{LOG_ENTRY_LEN, LOG_TEXT_LEN};
+use abi::ioctl::{LOG_ENTRY_LEN, LOG_TEXT_LEN, UNIX_EPOCH_FILETIME};
 use crypto::sync::SpinLock;
 use nt::{
     irql::AtMostDispatch,
@@ -20,8 +20,6 @@ use crate::ground::At;
 
 /// Lines that are kept for a reader.
 const KEPT: usize = 32;
-/// 100 ns from 1601 to 1970.
-const UNIX_EPOCH_100NS: u64 = 116_444_736_000_000_000;
 
 /// How much a line matters; the digit it begins with.
 #[derive(Clone, Copy, Debug)]
@@ -126,7 +124,7 @@ fn entry(weight: Level, text: fmt::Arguments<'_>) -> Entry {
         }
     }
     let mut entry = [0; LOG_ENTRY_LEN];
-    let filetime = nt::time::to_100ns(nt::time::wall()).saturating_add(UNIX_EPOCH_100NS);
+    let filetime = nt::time::to_100ns(nt::time::wall()).saturating_add(UNIX_EPOCH_FILETIME);
     if let Some((time, line)) = entry.split_first_chunk_mut::<8>() {
         *time = filetime.to_le_bytes();
         // The last byte stays the terminating NUL.

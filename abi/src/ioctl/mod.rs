@@ -15,7 +15,7 @@ pub mod configuration;
 pub mod writer;
 
 pub use configuration::{AllowedIp, ParseError, Peer, Set};
-pub use writer::Writer;
+pub use writer::{InterfaceChange, PeerChange, Writer};
 
 /// WG_IOCTL_GET: the configuration, private key included, into the output buffer.
 ///
@@ -51,6 +51,9 @@ pub const LOG_ENTRY_LEN: usize = 128;
 pub const LOG_TEXT_LEN: usize = LOG_ENTRY_LEN - 8;
 /// The longest SET buffer that is looked at: 256 MiB, room for more than 2^20 peers.
 pub const SET_MAX_LEN: usize = 256 << 20;
+
+/// 100 ns from 1601, where the times of the interface begin, to 1970.
+pub const UNIX_EPOCH_FILETIME: u64 = 116_444_736_000_000_000;
 
 /// Address family of IPv4 on Windows.
 pub const AF_INET: u16 = 2;

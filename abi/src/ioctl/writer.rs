@@ -6,7 +6,8 @@
 use core::net::{IpAddr, SocketAddr};
 
 use super::{
-    AF_INET, AF_INET6, ALLOWED_IP_LEN, AllowedIp, INTERFACE_LEN, PEER_LEN, allowed_ip_flag, offset,
+    AF_INET, AF_INET6, ALLOWED_IP_LEN, AllowedIp, INTERFACE_LEN, PEER_LEN, allowed_ip_flag,
+    interface_flag, offset, peer_flag,
 };
 
 /// The interface part, all but the count of peers, which the writer keeps.
@@ -48,9 +49,9 @@ impl<'a> PeerFields<'a> {
     #[must_use]
     pub const fn of(public_key: &'a [u8; 32]) -> Self {
         Self {
-            flags: super::peer_flag::HAS_PUBLIC_KEY,
+            flags: peer_flag::HAS_PUBLIC_KEY,
             public_key,
-            preshared_key: &[0; 32],
+            preshared_key: NO_KEY,
             persistent_keepalive_s: 0,
             endpoint: None,
             tx_bytes: 0,
@@ -59,6 +60,78 @@ impl<'a> PeerFields<'a> {
         }
     }
 }
+
+/// What a SET asks of the interface. What is absent stays as it is.
+#[derive(Clone, Copy, Default)]
+pub struct InterfaceChange<'a> {
+    /// The private key; all zeros removes it.
+    pub private_key: Option<&'a [u8; 32]>,
+    /// The UDP port; 0 is any.
+    pub listen_port: Option<u16>,
+    /// Whether all peers go first.
+    pub replace_peers: bool,
+}
+
+impl<'a> From<InterfaceChange<'a>> for InterfaceFields<'a> {
+    fn from(change: InterfaceChange<'a>) -> Self {
+        Self {
+            flags: flags(&[
+                (change.private_key.is_some(), interface_flag::HAS_PRIVATE_KEY),
+                (change.listen_port.is_some(), interface_flag::HAS_LISTEN_PORT),
+                (change.replace_peers, interface_flag::REPLACE_PEERS),
+            ]),
+            listen_port: change.listen_port.unwrap_or(0),
+            private_key: change.private_key.unwrap_or(NO_KEY),
+            public_key: NO_KEY,
+        }
+    }
+}
+
+/// What a SET asks of a peer. What is absent stays as it is.
+#[derive(Clone, Copy)]
+pub struct PeerChange<'a> {
+    /// Static public key.
+    pub public_key: &'a [u8; 32],
+    /// Whether the peer goes.
+    pub remove: bool,
+    /// Whether an unknown peer stays unknown.
+    pub update_only: bool,
+    /// The preshared key; all zeros removes it.
+    pub preshared_key: Option<&'a [u8; 32]>,
+    /// Where the peer is.
+    pub endpoint: Option<SocketAddr>,
+    /// Seconds between persistent keepalives; 0 is off.
+    pub persistent_keepalive_s: Option<u16>,
+    /// Whether the peer's allowed IPs go first.
+    pub replace_allowed_ips: bool,
+}
+
+impl<'a> From<PeerChange<'a>> for PeerFields<'a> {
+    fn from(change: PeerChange<'a>) -> Self {
+        Self {
+            flags: flags(&[
+                (true, peer_flag::HAS_PUBLIC_KEY),
+                (change.preshared_key.is_some(), peer_flag::HAS_PRESHARED_KEY),
+                (change.persistent_keepalive_s.is_some(), peer_flag::HAS_PERSISTENT_KEEPALIVE),
+                (change.endpoint.is_some(), peer_flag::HAS_ENDPOINT),
+                (change.replace_allowed_ips, peer_flag::REPLACE_ALLOWED_IPS),
+                (change.remove, peer_flag::REMOVE),
+                (change.update_only, peer_flag::UPDATE_ONLY),
+            ]),
+            preshared_key: change.preshared_key.unwrap_or(NO_KEY),
+            persistent_keepalive_s: change.persistent_keepalive_s.unwrap_or(0),
+            endpoint: change.endpoint,
+            ..Self::of(change.public_key)
+        }
+    }
+}
+
+/// Those of the flags that are on.
+fn flags(rows: &[(bool, u32)]) -> u32 {
+    rows.iter().filter(|(on, _)| *on).fold(0, |all, (_, flag)| all | flag)
+}
+
+const NO_KEY: &[u8; 32] = &[0; 32];
 
 /// Writes structures one after the other and keeps their counts.
 pub struct Writer<'b> {

@@ -4,13 +4,13 @@
 
 use std::fmt::Write as _;
 
-use abi::ioctl::writer::{InterfaceFields, PeerFields};
-use abi::ioctl::{AllowedIp, Set, Writer, interface_flag, peer_flag};
+use abi::ioctl::writer::PeerFields;
+use abi::ioctl::{
+    AllowedIp, InterfaceChange, PeerChange, Set, UNIX_EPOCH_FILETIME, Writer, peer_flag,
+};
 
 use super::request::{Key, SetPeer, SetRequest};
 
-/// 100 ns from 1601 to 1970.
-const UNIX_EPOCH_FILETIME: u64 = 116_444_736_000_000_000;
 const NO_KEY: &Key = &[0; 32];
 
 /// The buffer of the one SET that does what `request` asks; none if it asks the driver nothing.
@@ -28,16 +28,12 @@ pub fn set_buffer(request: &SetRequest) -> Option<Vec<u8>> {
 }
 
 fn write_set(buffer: &mut [u8], request: &SetRequest) -> usize {
-    let flag = |on: bool, flag: u32| if on { flag } else { 0 };
-    let interface = InterfaceFields {
-        flags: flag(request.private_key.is_some(), interface_flag::HAS_PRIVATE_KEY)
-            | flag(request.listen_port.is_some(), interface_flag::HAS_LISTEN_PORT)
-            | flag(request.replace_peers, interface_flag::REPLACE_PEERS),
-        listen_port: request.listen_port.unwrap_or(0),
-        private_key: request.private_key.as_deref().unwrap_or(NO_KEY),
-        public_key: NO_KEY,
+    let interface = InterfaceChange {
+        private_key: request.private_key.as_deref(),
+        listen_port: request.listen_port,
+        replace_peers: request.replace_peers,
     };
-    let mut writer = Writer::new(buffer, &interface);
+    let mut writer = Writer::new(buffer, &interface.into());
     for peer in &request.peers {
         writer.peer(&peer_fields(peer));
         for allowed_ip in &peer.allowed_ips {
@@ -49,23 +45,21 @@ fn write_set(buffer: &mut [u8], request: &SetRequest) -> usize {
 }
 
 fn peer_fields(peer: &SetPeer) -> PeerFields<'_> {
-    let flags = [
-        (true, peer_flag::HAS_PUBLIC_KEY),
-        (peer.preshared_key.is_some(), peer_flag::HAS_PRESHARED_KEY),
-        (peer.persistent_keepalive.is_some(), peer_flag::HAS_PERSISTENT_KEEPALIVE),
-        (peer.endpoint.is_some(), peer_flag::HAS_ENDPOINT),
-        (peer.protocol_version.is_some(), peer_flag::HAS_PROTOCOL_VERSION),
-        (peer.replace_allowed_ips, peer_flag::REPLACE_ALLOWED_IPS),
-        (peer.remove, peer_flag::REMOVE),
-        (peer.update_only, peer_flag::UPDATE_ONLY),
-    ];
-    PeerFields {
-        flags: flags.iter().filter(|(on, _)| *on).map(|(_, flag)| flag).sum(),
-        preshared_key: peer.preshared_key.as_deref().unwrap_or(NO_KEY),
-        persistent_keepalive_s: peer.persistent_keepalive.unwrap_or(0),
+    let change = PeerChange {
+        public_key: &peer.public_key,
+        remove: peer.remove,
+        update_only: peer.update_only,
+        preshared_key: peer.preshared_key.as_deref(),
         endpoint: peer.endpoint,
-        ..PeerFields::of(&peer.public_key)
+        persistent_keepalive_s: peer.persistent_keepalive,
+        replace_allowed_ips: peer.replace_allowed_ips,
+    };
+    let mut fields = PeerFields::from(change);
+    // Said though the driver knows but one.
+    if peer.protocol_version.is_some() {
+        fields.flags |= peer_flag::HAS_PROTOCOL_VERSION;
     }
+    fields
 }
 
 /// The answer to `get=1`, without its `errno` line; `None` if the driver's answer is no configuration.
@@ -131,6 +125,8 @@ impl std::fmt::Display for Hex<'_> {
 
 #[cfg(test)]
 mod tests {
+    use abi::ioctl::{interface_flag, writer::InterfaceFields};
+
     use super::super::request::SetParser;
     use super::*;
 
