@@ -16,7 +16,7 @@ parts, in the order they run:
   loom      model checking of what is lock-free; longer histories of the pipeline, drawn by shuttle
   driver    penstock.sys is built, and its file is what Windows will load
   sim       penstock.sys in the simulator: every scenario of sim/tests
-  interop   penstock.sys beside wireguard-go, boringtun, gotatun and Linux's own (root and /dev/net/tun)
+  interop   penstock.sys beside wireguard-go, boringtun, gotatun and Linux's own, penstock beside wg (root and /dev/net/tun)
 TEXT
 }
 parts=(rules fmt lint unit loom driver sim interop)
@@ -78,6 +78,13 @@ model_checks() {
         (. scripts/wdk/env.sh &&
             RUSTFLAGS='--cfg loom' CARGO_TARGET_DIR=target/loom cargo test --quiet --locked -p nt --release --lib loom)
 }
+beside_others() {
+    scripts/interop.sh || return
+    # The command line beside `wg`, where there is what interop.sh needs, too.
+    if (. scripts/namespaces.sh && can_make_namespaces) >/dev/null; then
+        cargo test --quiet --locked -p ctl --features driver --test beside_wg
+    fi
+}
 scenarios() {
     local run=(cargo test --quiet --locked --release -p sim --features driver)
     "${run[@]}" --test '*' || return
@@ -103,7 +110,7 @@ for part in "${parts[@]}"; do
     loom) run loom model_checks ;;
     driver) run driver scripts/build.sh ;;
     sim) run sim scenarios ;;
-    interop) run interop scripts/interop.sh ;;
+    interop) run interop beside_others ;;
     esac
 done
 finish 0

@@ -1,0 +1,103 @@
+//! The arguments, the commands, and how a failure is told.
+
+use std::fmt::Display;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use ctl::words::said;
+
+#[cfg(unix)]
+mod interface;
+mod keys;
+mod policy;
+#[cfg(unix)]
+mod show;
+mod strip;
+
+/// Configures WireGuard tunnels of Penstock, and looks at them.
+///
+/// Commands and output are those of `wg`. Without a command all interfaces are shown.
+#[derive(Parser)]
+#[command(name = "penstock", version)]
+struct CommandLine {
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    #[cfg(unix)]
+    #[command(flatten)]
+    Interface(interface::Command),
+    /// Print a new private key.
+    Genkey,
+    /// Print a new preshared key.
+    Genpsk,
+    /// Read a private key from the standard input and print its public key.
+    Pubkey,
+    /// Check a tunnel's file, and print what `setconf` takes of it.
+    Strip(strip::Strip),
+    /// The driver's policy: the values that an administrator may set.
+    #[command(subcommand)]
+    Policy(policy::Command),
+}
+
+/// Runs the command that the arguments name.
+pub(crate) fn run() -> ExitCode {
+    let outcome = match CommandLine::parse().command {
+        #[cfg(unix)]
+        Some(Command::Interface(command)) => command.run(),
+        #[cfg(unix)]
+        None => show::Show::everything().run(),
+        #[cfg(not(unix))]
+        None => return ExitCode::from(2),
+        Some(Command::Genkey) => keys::genkey(),
+        Some(Command::Genpsk) => keys::genpsk(),
+        Some(Command::Pubkey) => keys::pubkey(),
+        Some(Command::Strip(strip)) => strip.run(),
+        Some(Command::Policy(command)) => command.run(),
+    };
+    match outcome {
+        Ok(()) | Err(Failure::Unread) => ExitCode::SUCCESS,
+        Err(Failure::Told(message)) => {
+            // Nobody may be there to read it.
+            let _ = writeln!(io::stderr(), "{message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// What a command comes to.
+pub(crate) type Outcome = Result<(), Failure>;
+
+/// Why a command did not run to its end.
+pub(crate) enum Failure {
+    /// For a person.
+    Told(String),
+    /// Whoever read the output has gone.
+    Unread,
+}
+
+impl Failure {
+    /// `WHAT: WHY`.
+    pub(crate) fn new(what: impl Display, why: impl Display) -> Self {
+        Self::Told(format!("{what}: {why}"))
+    }
+}
+
+/// Prints `text`.
+pub(crate) fn print(text: &str) -> Outcome {
+    let mut output = io::stdout().lock();
+    let printed = output.write_all(text.as_bytes()).and_then(|()| output.flush());
+    printed.map_err(|error| match error.kind() {
+        io::ErrorKind::BrokenPipe => Failure::Unread,
+        _ => Failure::new("standard output", said(&error)),
+    })
+}
+
+/// Prints a line that is no output.
+pub(crate) fn note(line: impl Display) {
+    // As above.
+    let _ = writeln!(io::stderr(), "{line}");
+}

@@ -1,0 +1,89 @@
+//! `policy`: the values that an administrator may set, and whether what he is about to set is one of them.
+
+use abi::cpu_list::CpuList;
+use abi::policy::{Policy, SCALING_EXCLUDE};
+use clap::Subcommand;
+use ctl::config::key_names::nearest_of;
+
+use super::{Failure, Outcome, print};
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// List the values: range, default, unit, and what each is.
+    Show {
+        /// Only this one.
+        name: Option<String>,
+    },
+    /// Say whether values are what the driver takes. It reads what is none as the default.
+    Check {
+        /// Values, as the registry's.
+        #[arg(value_name = "NAME=VALUE", required = true)]
+        settings: Vec<String>,
+    },
+}
+
+/// What is written of [`SCALING_EXCLUDE`].
+const EXCLUDE_IS: &str = "a list of CPUs, as `0-1, 16, 1:0-3`";
+
+impl Command {
+    pub(crate) fn run(self) -> Outcome {
+        match self {
+            Self::Show { name } => show(name.as_deref()),
+            Self::Check { settings } => check(&settings),
+        }
+    }
+}
+
+fn show(name: Option<&str>) -> Outcome {
+    let mut text = String::new();
+    let mut row = |name: &str, range: &str, about: &str| {
+        text += &format!("{name}\n  {range}\n  {about}\n");
+    };
+    let is_asked = |other: &str| name.is_none_or(|name| name.eq_ignore_ascii_case(other));
+    for policy in Policy::ALL.iter().filter(|policy| is_asked(policy.name())) {
+        let (range, default) = (policy.range(), policy.default());
+        let (least, most, unit) = (range.start(), range.end(), policy.unit());
+        let range = format!("{least} to {most}, default {default} ({unit})");
+        row(policy.name(), &range, policy.description());
+    }
+    if is_asked(SCALING_EXCLUDE) {
+        row(
+            SCALING_EXCLUDE,
+            &format!("{EXCLUDE_IS}; default none"),
+            "CPUs that do not seal and open packets for others.",
+        );
+    }
+    match name {
+        Some(name) if text.is_empty() => Err(Failure::Told(unknown(name))),
+        _ => print(&text),
+    }
+}
+
+fn check(settings: &[String]) -> Outcome {
+    let wrong: Vec<_> = settings.iter().filter_map(|setting| checked(setting).err()).collect();
+    if wrong.is_empty() { Ok(()) } else { Err(Failure::Told(wrong.join("\n"))) }
+}
+
+fn checked(setting: &str) -> Result<(), String> {
+    let (name, value) =
+        setting.split_once('=').ok_or_else(|| format!("{setting}: it is written NAME=VALUE"))?;
+    if name.eq_ignore_ascii_case(SCALING_EXCLUDE) {
+        let list = CpuList::parse(value);
+        return list.map(drop).map_err(|_| format!("{SCALING_EXCLUDE}: this is not {EXCLUDE_IS}"));
+    }
+    let known = Policy::ALL.iter().find(|policy| policy.name().eq_ignore_ascii_case(name));
+    let known = known.ok_or_else(|| unknown(name))?;
+    let (range, name) = (known.range(), known.name());
+    let (least, most) = (range.start(), range.end());
+    match value.parse() {
+        Ok(number) if range.contains(&number) => Ok(()),
+        _ => Err(format!("{name}: this is no number from {least} to {most} ({})", known.unit())),
+    }
+}
+
+fn unknown(name: &str) -> String {
+    let names = Policy::ALL.iter().map(|policy| policy.name()).chain([SCALING_EXCLUDE]);
+    let hint = nearest_of(name, names);
+    let hint = hint.map_or_else(String::new, |nearest| format!("; did you mean `{nearest}`?"));
+    format!("there is no policy `{name}`{hint}")
+}

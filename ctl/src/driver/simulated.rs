@@ -1,0 +1,196 @@
+//! The simulated driver, in the process of `penstock-sim up NAME`: its IOCTLs over the socket that `wg` uses, too.
+//!
+//! `/var/run/wireguard/NAME.sock`; a request is `ioctl=CODE`, the lengths of both buffers, and their bytes. Sockets of other
+//! implementations are there as well, and answer that with an error: they are not listed.
+
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+
+use abi::ioctl::{AdapterState, SET_ADAPTER_STATE, reads_output};
+
+use super::{Answer, Device, Driver, Failure, Status};
+
+/// Where the sockets are.
+pub const DIRECTORY: &str = "/var/run/wireguard";
+/// The longest line of an answer.
+const LINE_MAX: usize = 64;
+
+/// Every simulated driver that runs.
+pub struct Simulated {
+    /// [`DIRECTORY`], but for tests.
+    pub directory: PathBuf,
+}
+
+impl Default for Simulated {
+    fn default() -> Self {
+        Self { directory: PathBuf::from(DIRECTORY) }
+    }
+}
+
+impl Driver for Simulated {
+    fn names(&self) -> io::Result<Vec<String>> {
+        let entries = match std::fs::read_dir(&self.directory) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries?,
+        };
+        let mut names = Vec::new();
+        for entry in entries {
+            let file = entry?.file_name();
+            let name = file.to_str().and_then(|file| file.strip_suffix(".sock"));
+            names.extend(name.filter(|name| self.answers(name)).map(str::to_owned));
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    fn open(&self, name: &str) -> Result<Box<dyn Device>, Failure> {
+        // A name is one file of the directory.
+        if name.is_empty() || name.contains(['/', '\0']) {
+            return Err(io::Error::from(io::ErrorKind::NotFound).into());
+        }
+        let path = self.directory.join(format!("{name}.sock"));
+        // Whether somebody is there is known before anything is read for him.
+        drop(UnixStream::connect(&path)?);
+        Ok(Box::new(Socket { path }))
+    }
+}
+
+impl Simulated {
+    /// Whether a simulated driver is behind the name.
+    fn answers(&self, name: &str) -> bool {
+        let query = (AdapterState::Query as u32).to_le_bytes();
+        let asked =
+            |device: Box<dyn Device>| device.control(SET_ADAPTER_STATE, &query, &mut [0; 4]);
+        self.open(name).is_ok_and(|device| asked(device).is_ok())
+    }
+}
+
+/// The socket of one interface; each request is a connection.
+struct Socket {
+    path: PathBuf,
+}
+
+impl Device for Socket {
+    fn control(&self, code: u32, input: &[u8], output: &mut [u8]) -> io::Result<Answer> {
+        let mut socket = UnixStream::connect(&self.path)?;
+        let head = format!("ioctl={code}\ninput={}\noutput={}\n\n", input.len(), output.len());
+        socket.write_all(head.as_bytes())?;
+        socket.write_all(input)?;
+        if reads_output(code) {
+            socket.write_all(output)?;
+        }
+        let status = number(&mut socket, "status=")?;
+        let information = number(&mut socket, "information=")?;
+        if (number::<i32>(&mut socket, "errno=")?, &*line(&mut socket)?) != (0, "") {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        if !reads_output(code) {
+            let written = output.len().min(information);
+            socket.read_exact(output.get_mut(..written).unwrap_or_default())?;
+        }
+        Ok(Answer { status: Status(status), information })
+    }
+}
+
+/// The number behind `key` in the next line of an answer.
+fn number<N: std::str::FromStr>(socket: &mut UnixStream, key: &str) -> io::Result<N> {
+    let line = line(socket)?;
+    let number = line.strip_prefix(key).and_then(|number| number.parse().ok());
+    number.ok_or_else(|| match line.strip_prefix("errno=").and_then(|errno| errno.parse().ok()) {
+        // Another implementation does not know the request.
+        Some(0) | None => io::ErrorKind::InvalidData.into(),
+        Some(errno) => io::Error::from_raw_os_error(i32::wrapping_neg(errno)),
+    })
+}
+
+/// The next line. A byte at a time: what follows is the caller's, and nothing else keeps a copy of it.
+fn line(socket: &mut UnixStream) -> io::Result<String> {
+    let mut line = Vec::new();
+    loop {
+        let mut byte = [0];
+        socket.read_exact(&mut byte)?;
+        match byte {
+            [b'\n'] => break,
+            _ if line.len() == LINE_MAX => return Err(io::ErrorKind::InvalidData.into()),
+            [byte] => line.push(byte),
+        }
+    }
+    String::from_utf8(line).map_err(|_| io::ErrorKind::InvalidData.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use abi::ioctl::{GET, SET};
+
+    use super::*;
+
+    /// Answers one connection after the other with `answers`, and gives back what was asked.
+    fn with_server(
+        answers: &'static [&'static [u8]],
+        test: impl FnOnce(&Simulated),
+    ) -> Vec<Vec<u8>> {
+        let test_name = std::thread::current().name().unwrap_or_default().replace("::", "-");
+        let directory =
+            std::env::temp_dir().join(format!("penstock-{}-{test_name}", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
+        let listener = UnixListener::bind(directory.join("t0.sock")).unwrap();
+        let server = std::thread::spawn(move || {
+            answers
+                .iter()
+                .map(|answer| {
+                    let (mut client, _) = listener.accept().unwrap();
+                    let mut asked = vec![0; 1000];
+                    let read = client.read(&mut asked).unwrap();
+                    asked.truncate(read);
+                    // A client may have gone that only looked.
+                    let _ = client.write_all(answer);
+                    asked
+                })
+                .collect()
+        });
+        test(&Simulated { directory: directory.clone() });
+        let asked = server.join().unwrap();
+        std::fs::remove_dir_all(&directory).unwrap();
+        asked
+    }
+
+    #[test]
+    fn a_request_carries_the_bytes_its_method_reads() {
+        let answers: &[&[u8]] = &[
+            b"",
+            b"status=0\ninformation=2\nerrno=0\n\nOK",
+            b"status=-3\ninformation=9\nerrno=0\n\n",
+        ];
+        let asked = with_server(answers, |driver| {
+            let device = driver.open("t0").unwrap();
+            let mut output = *b"....";
+            let answer = device.control(GET, b"in", &mut output).unwrap();
+            assert_eq!(answer, Answer { status: Status(0), information: 2 });
+            assert_eq!(output, *b"OK..");
+            let answer = device.control(SET, b"", &mut output).unwrap();
+            assert_eq!(answer, Answer { status: Status(-3), information: 9 });
+            assert_eq!(output, *b"OK..");
+        });
+        let get = format!("ioctl={GET}\ninput=2\noutput=4\n\nin");
+        assert_eq!(asked[1], get.as_bytes());
+        let head = format!("ioctl={SET}\ninput=0\noutput=4\n\n");
+        assert!(asked[2].starts_with(head.as_bytes()));
+    }
+
+    #[test]
+    fn who_does_not_answer_so_is_not_there() {
+        let answers: &[&[u8]] = &[b"", b"errno=-22\n\n"];
+        with_server(answers, |driver| assert_eq!(driver.names().unwrap(), [""; 0]));
+        let answers: &[&[u8]] = &[b"", b"status=0\ninformation=4\nerrno=0\n\n\0\0\0\0"];
+        with_server(answers, |driver| assert_eq!(driver.names().unwrap(), ["t0"]));
+        let nobody = Simulated { directory: "/nonexistent".into() };
+        assert_eq!(nobody.names().unwrap(), [""; 0]);
+        for name in ["t0", "", "../t0", "a\0b"] {
+            let failure = nobody.open(name).err().unwrap();
+            assert_eq!(failure.to_string(), "No such device", "{name}");
+        }
+    }
+}

@@ -1,0 +1,12 @@
+//! What `penstock` is made of: configuration files, the driver's IOCTLs from the outside, and what is shown of them.
+//!
+//! It knows the driver by `abi` alone. How its IOCTLs are reached is a [`driver::Driver`]: on Linux the simulated one. Secrets
+//! are of a type that wipes them and cannot be printed by mistake ([`key::SecretKey`]); texts that hold some are wiped too.
+#![deny(unsafe_code)]
+
+pub mod change;
+pub mod config;
+pub mod driver;
+pub mod key;
+pub mod show;
+pub mod words;

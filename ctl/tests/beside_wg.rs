@@ -1,0 +1,268 @@
+//! `penstock` beside the stock `wg`, both before `penstock.sys` in the simulator: what one changes the other shows, and both print
+//! the same bytes.
+//!
+//! ```text
+//!   penstock ── ioctl=CODE ──┐                        ┌── penstock show, wg show: the same
+//!                            ├── penstock-sim up NAME ─┤
+//!   wg ───────── set=1 ──────┘      (penstock.sys)     └── the same change made by either: the same
+//! ```
+//!
+//! Needs root, /dev/net/tun, `wg`, penstock.sys (scripts/build.sh) and penstock-sim (`cargo build --release -p sim`).
+
+#![allow(clippy::unwrap_used)] // A test stops where something is not as it should be.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output};
+use std::time::{Duration, Instant};
+
+const PENSTOCK: &str = env!("CARGO_BIN_EXE_penstock");
+const ALICE: &str = "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=";
+const BOB: &str = "IiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiI=";
+const CAROL: &str = "ERERERERERERERERERERERERERERERERERERERERERE=";
+const SECRET: &str = "dwdtCnMYpX08FsFyUbJmRd9ML4frwJkqsXf7pR25LCo=";
+
+/// A simulated driver with one interface.
+struct Tunnel {
+    name: String,
+    process: Child,
+}
+
+impl Tunnel {
+    fn up(letter: char) -> Self {
+        let name = format!("pen{letter}{}", std::process::id());
+        let tests = std::env::current_exe().unwrap();
+        // target/PROFILE/deps/beside_wg; the simulator is fast enough in one profile only.
+        let target = tests.ancestors().nth(3).unwrap();
+        let driver = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/driver/penstock.sys");
+        let mut simulator = Command::new(target.join("release/penstock-sim"));
+        let process = simulator.args(["up", &name, "--driver"]).arg(driver).spawn().unwrap();
+        let mut tunnel = Self { name, process };
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while !run(PENSTOCK, &["show", &tunnel.name]).status.success() {
+            assert_eq!(tunnel.process.try_wait().unwrap(), None, "the simulator ended");
+            assert!(Instant::now() < deadline, "{} does not answer", tunnel.name);
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        tunnel
+    }
+
+    /// Both print the same of it, in every way there is.
+    fn is_shown_alike(&self, after: &str) {
+        let name = &*self.name;
+        let fields = [
+            "public-key",
+            "private-key",
+            "listen-port",
+            "fwmark",
+            "peers",
+            "preshared-keys",
+            "endpoints",
+            "allowed-ips",
+            "latest-handshakes",
+            "transfer",
+            "persistent-keepalive",
+            "dump",
+        ];
+        for what in fields {
+            same(&["show", name, what], after);
+        }
+        same(&["show", name], after);
+        same(&["showconf", name], after);
+    }
+
+    fn dump(&self) -> String {
+        text(&run("wg", &["show", &self.name, "dump"]))
+    }
+}
+
+impl Drop for Tunnel {
+    fn drop(&mut self) {
+        // It unloads the driver and says what that left behind.
+        let _ = Command::new("kill").arg(self.process.id().to_string()).status();
+        let ended = self.process.wait().unwrap();
+        assert!(ended.success() || std::thread::panicking(), "{}: {ended}", self.name);
+    }
+}
+
+/// A folder for one test.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn of(tunnel: &Tunnel) -> Self {
+        let path = std::env::temp_dir().join(format!("penstock-beside-wg-{}", tunnel.name));
+        fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    fn file(&self, name: &str, text: &str) -> String {
+        let path = self.0.join(name);
+        fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn run(program: &str, arguments: &[&str]) -> Output {
+    let shown = [("WG_COLOR_MODE", "always"), ("WG_HIDE_KEYS", "never")];
+    Command::new(program).args(arguments).envs(shown).output().unwrap()
+}
+
+fn text(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn same(arguments: &[&str], after: &str) {
+    let (ours, theirs) = (run(PENSTOCK, arguments), run("wg", arguments));
+    assert!(
+        theirs.status.success(),
+        "wg {arguments:?}: {}",
+        String::from_utf8_lossy(&theirs.stderr)
+    );
+    let (ours, theirs) = (text(&ours), text(&theirs));
+    assert!(ours == theirs, "{arguments:?} after {after}:\n{ours}\nwg:\n{theirs}");
+}
+
+fn do_it(program: &str, words: &[&str]) {
+    let done = run(program, words);
+    assert!(
+        done.status.success(),
+        "{program} {words:?}: {}",
+        String::from_utf8_lossy(&done.stderr)
+    );
+}
+
+/// Changes, one after the other; `@FILE` is a file of that name.
+fn changes(folder: &Folder) -> Vec<Vec<String>> {
+    let file = |name: &str, text: &str| format!("@{}", folder.file(name, text));
+    let key = file("key", &format!("{SECRET}\n"));
+    let psk = file("psk", CAROL);
+    let nothing = "@/dev/null".to_owned();
+    let first = file(
+        "first.conf",
+        &format!(
+            "[Interface]\nPrivateKey = {SECRET}\nListenPort = 51820\n[Peer]\nPublicKey = {ALICE}\n\
+             PresharedKey = {CAROL}\nAllowedIPs = 10.0.0.0/8, fd00::/8\nEndpoint = localhost:7\n\
+             PersistentKeepalive = 25\n[Peer]\nPublicKey = {BOB}\nAllowedIPs = 192.168.0.0/16\n"
+        ),
+    );
+    let added = file(
+        "added.conf",
+        &format!(
+            "[Peer]\nPublicKey = {BOB}\nAllowedIPs = 10.9.0.0/16\n[Peer]\nPublicKey = {CAROL}\n"
+        ),
+    );
+    let other = file(
+        "other.conf",
+        &format!(
+            "# comment\n[interface]\nlistenport=7\n[PEER]\nPublicKey={ALICE}\n[Peer]\n\
+             PublicKey={CAROL}\nEndpoint=[2001:db8::1]:9\nAllowedIPs=10.0.0.0/8\nPersistentKeepalive=off\n"
+        ),
+    );
+    let empty = file("empty.conf", "");
+    let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
+    vec![
+        words(&["set", "private-key", &key, "listen-port", "51821"]),
+        words(&["set", "peer", ALICE, "endpoint", "192.0.2.1:1", "allowed-ips", "0.0.0.0/0,::/0"]),
+        words(&["set", "peer", ALICE, "preshared-key", &psk, "persistent-keepalive", "1"]),
+        words(&["set", "peer", BOB, "allowed-ips", "10.1.2.3/8", "peer", CAROL]),
+        words(&["set", "peer", ALICE, "allowed-ips", "", "preshared-key", &nothing]),
+        words(&["set", "peer", BOB, "remove", "peer", CAROL, "persistent-keepalive", "off"]),
+        words(&["setconf", &first]),
+        words(&["addconf", &added]),
+        words(&["syncconf", &first]),
+        words(&["syncconf", &other]),
+        words(&["addconf", &first]),
+        words(&["setconf", &other]),
+        words(&["set", "private-key", &nothing]),
+        words(&["syncconf", &empty]),
+        words(&["setconf", &first]),
+        words(&["setconf", &empty]),
+    ]
+}
+
+#[test]
+fn a_change_is_the_same_by_either() {
+    let (by_wg, by_penstock) = (Tunnel::up('a'), Tunnel::up('b'));
+    let folder = Folder::of(&by_wg);
+    by_penstock.is_shown_alike("nothing");
+    for change in changes(&folder) {
+        for (program, tunnel) in [("wg", &by_wg), (PENSTOCK, &by_penstock)] {
+            let (verb, words) = change.split_first().unwrap();
+            let words = words.iter().map(|word| word.trim_start_matches('@'));
+            let words: Vec<_> = [&**verb, &*tunnel.name].into_iter().chain(words).collect();
+            do_it(program, &words);
+        }
+        assert_eq!(by_penstock.dump(), by_wg.dump(), "{change:?}");
+        by_penstock.is_shown_alike(&format!("{change:?}"));
+    }
+    let interfaces = text(&run(PENSTOCK, &["show", "interfaces"]));
+    let interfaces: Vec<_> = interfaces.split_whitespace().collect();
+    assert!(interfaces.contains(&&*by_wg.name) && interfaces.contains(&&*by_penstock.name));
+}
+
+#[test]
+fn what_is_refused_changes_nothing() {
+    let tunnel = Tunnel::up('c');
+    let folder = Folder::of(&tunnel);
+    do_it(
+        PENSTOCK,
+        &["set", &tunnel.name, "listen-port", "7", "peer", ALICE, "allowed-ips", "::/0"],
+    );
+    let before = tunnel.dump();
+    let bad =
+        folder.file("bad.conf", &format!("[Peer]\nPublicKey = {BOB}\nAllowedIPs = 10.0.0.0/33\n"));
+    let nowhere =
+        folder.file("no.conf", &format!("[Peer]\nPublicKey = {BOB}\nEndpoint = no.invalid:1\n"));
+    let name = &*tunnel.name;
+    for (words, said) in [
+        (vec!["setconf", name, &bad], "bad.conf:3:23: the length"),
+        (vec!["syncconf", name, &nowhere], "`no.invalid:1'"),
+        (vec!["set", name, "listen-port", "8", "peer", "x"], "peer: this is no key"),
+        (
+            vec!["set", name, "listen-port", "8", "peer", BOB, "endpoint", "1.2.3.4"],
+            "the port is missing",
+        ),
+        (vec!["set", "nobody", "listen-port", "8"], "Unable to modify interface: No such device"),
+        (vec!["show", "nobody"], "Unable to access interface: No such device"),
+        (vec!["showconf", "nobody"], "Unable to access interface: No such device"),
+    ] {
+        let refused = run(PENSTOCK, &words);
+        let error = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(refused.status.code() == Some(1) && error.contains(said), "{words:?}: {error}");
+        assert_eq!(tunnel.dump(), before, "{words:?}");
+    }
+}
+
+#[test]
+fn a_hundred_thousand_peers_in_one_call() {
+    let tunnel = Tunnel::up('d');
+    let folder = Folder::of(&tunnel);
+    let mut file = format!("[Interface]\nPrivateKey = {SECRET}\n");
+    for number in 0..100_000_u32 {
+        let mut key = [0x42; 32];
+        key[..4].copy_from_slice(&number.to_le_bytes());
+        let address = std::net::Ipv4Addr::from(0x0A00_0000 + number);
+        file +=
+            &format!("[Peer]\nPublicKey = {}\nAllowedIPs = {address}\n", ctl::key::PublicKey(key));
+    }
+    let file = folder.file("many.conf", &file);
+    let took = |words: &[&str]| {
+        let began = Instant::now();
+        do_it(PENSTOCK, words);
+        began.elapsed()
+    };
+    let set = took(&["setconf", &tunnel.name, &file]);
+    let synced = took(&["syncconf", &tunnel.name, &file]);
+    let shown = took(&["show", &tunnel.name, "dump"]);
+    println!("100,000 peers: setconf {set:.1?}, syncconf {synced:.1?}, show dump {shown:.1?}");
+    let peers = text(&run(PENSTOCK, &["show", &tunnel.name, "allowed-ips"]));
+    assert_eq!(peers.lines().count(), 100_000);
+    assert!(peers.lines().any(|line| line.ends_with("\t10.1.134.159/32")), "the last one");
+    assert!(peers == text(&run("wg", &["show", &tunnel.name, "allowed-ips"])));
+}

@@ -1,0 +1,168 @@
+//! What is shown of an interface that has something of everything. The texts of `wg` are compared with itself in
+//! `beside_wg.rs`; here stand those that a running driver does not have at will: times, sizes, secrets.
+
+#![allow(clippy::unwrap_used)] // A test stops where something is not as it should be.
+
+use abi::discard::Discard;
+use abi::ioctl::writer::{InterfaceFields, PeerFields};
+use abi::ioctl::{AllowedIp, Set, UNIX_EPOCH_FILETIME, Writer, interface_flag, peer_flag};
+use abi::statistics::{self, Counter, Statistics};
+
+use ctl::show::fields::{self, Field};
+use ctl::show::person::{self, Manner};
+use ctl::show::style::Style;
+use ctl::show::{Shown, json};
+
+mod expected;
+
+use expected::expect;
+
+const PLAIN: Style = Style { colours: false };
+const NOW_S: u64 = 2_000_000;
+
+fn everything() -> Vec<u8> {
+    let mut buffer = vec![0; 4096];
+    let interface = InterfaceFields {
+        flags: interface_flag::HAS_PRIVATE_KEY
+            | interface_flag::HAS_PUBLIC_KEY
+            | interface_flag::HAS_LISTEN_PORT,
+        listen_port: 51820,
+        private_key: &[0x11; 32],
+        public_key: &[0x22; 32],
+    };
+    let mut writer = Writer::new(&mut buffer, &interface);
+    writer.peer(&PeerFields::of(&[0x33; 32]));
+    let flags = peer_flag::HAS_PUBLIC_KEY
+        | peer_flag::HAS_PRESHARED_KEY
+        | peer_flag::HAS_ENDPOINT
+        | peer_flag::HAS_PERSISTENT_KEEPALIVE;
+    writer.peer(&PeerFields {
+        flags,
+        preshared_key: &[0x55; 32],
+        persistent_keepalive_s: 65,
+        endpoint: Some("[2001:db8::1]:9".parse().unwrap()),
+        tx_bytes: 1536,
+        rx_bytes: 1000 << 20,
+        last_handshake_filetime: UNIX_EPOCH_FILETIME + (NOW_S - 3701) * 10_000_000 + 5,
+        ..PeerFields::of(&[0x44; 32])
+    });
+    for (address, cidr) in [("10.0.0.0", 8), ("fd00::", 8)] {
+        writer.allowed_ip(&AllowedIp { address: address.parse().unwrap(), cidr, remove: false });
+    }
+    let len = writer.len_bytes();
+    buffer.truncate(len);
+    buffer
+}
+
+fn counted() -> Vec<u8> {
+    let mut block = vec![0; statistics::LEN];
+    let counter = |row| match row {
+        Counter::PacketsOut => 12,
+        Counter::DatagramsOut => 7,
+        _ => 0,
+    };
+    statistics::write(&mut block, counter, |row| if row == Discard::NoPeer { 3 } else { 0 });
+    block
+}
+
+fn shown(answer: &[u8]) -> Shown<'_> {
+    Shown { name: "wg0", set: Set::parse(answer).unwrap(), statistics: None }
+}
+
+fn for_a_person(shown: &Shown<'_>, style: Style, shows_secrets: bool) -> String {
+    let mut text = shown.room();
+    let room = text.capacity();
+    person::write(&mut text, shown, &Manner { style, shows_secrets, now_s: NOW_S });
+    assert_eq!(text.capacity(), room, "no copy is left behind");
+    text.to_string()
+}
+
+#[test]
+fn a_person_reads_what_wg_prints() {
+    let answer = everything();
+    let text = for_a_person(&shown(&answer), PLAIN, false);
+    expect("shown/person.txt", &text);
+    let text = for_a_person(&shown(&answer), PLAIN, true);
+    assert!(
+        text.contains("  private key: ERERER") && text.contains("  preshared key: VVVV"),
+        "{text}"
+    );
+    let text = for_a_person(&shown(&answer), Style { colours: true }, false);
+    expect("shown/colours.txt", &text);
+}
+
+#[test]
+fn a_script_reads_fields() {
+    let answer = everything();
+    let mut all = String::new();
+    for (field, several) in [
+        (Field::PublicKey, false),
+        (Field::PrivateKey, true),
+        (Field::ListenPort, false),
+        (Field::Fwmark, true),
+        (Field::Peers, false),
+        (Field::PresharedKeys, false),
+        (Field::Endpoints, true),
+        (Field::AllowedIps, false),
+        (Field::LatestHandshakes, false),
+        (Field::Transfer, false),
+        (Field::PersistentKeepalive, false),
+        (Field::Dump, false),
+        (Field::Dump, true),
+    ] {
+        let shown = shown(&answer);
+        let mut text = shown.room();
+        fields::write(&mut text, &shown, field, several);
+        all += &format!("{field:?}\n{}", *text);
+    }
+    expect("shown/fields.txt", &all);
+}
+
+#[test]
+fn what_was_counted_follows() {
+    let (answer, block) = (everything(), counted());
+    let shown = Shown { statistics: Statistics::parse(&block), ..shown(&answer) };
+    let text = for_a_person(&shown, PLAIN, false);
+    let (_, text) = text.split_once("\n\nstatistics\n").unwrap();
+    expect("shown/statistics.txt", text);
+}
+
+#[test]
+fn json_has_secrets_only_if_they_are_asked_for() {
+    let (answer, block) = (everything(), counted());
+    let text = serde_json::to_string_pretty(&json::interface(&shown(&answer), false)).unwrap();
+    expect("shown/json.txt", &(text + "\n"));
+    let shown = Shown { statistics: Statistics::parse(&block), ..shown(&answer) };
+    let value = json::interface(&shown, true);
+    assert_eq!(value["privateKey"], "ERERERERERERERERERERERERERERERERERERERERERE=");
+    assert_eq!(value["statistics"]["discards"]["NoPeer"], 3);
+    assert_eq!(value["statistics"]["waiting"], 2);
+}
+
+#[test]
+fn times_and_sizes() {
+    for (seconds, said) in [
+        (1, "1 second ago"),
+        (0, "Now"),
+        (59, "59 seconds ago"),
+        (60, "1 minute ago"),
+        (3_661, "1 hour, 1 minute, 1 second ago"),
+        (2 * 86_400, "2 days ago"),
+        (366 * 86_400 + 1, "1 year, 1 day, 1 second ago"),
+    ] {
+        assert_eq!(PLAIN.ago(7, 7 + seconds).to_string(), said);
+    }
+    let later = PLAIN.ago(8, 7).to_string();
+    assert_eq!(later, "(System clock wound backward; connection problems may ensue.)");
+    for (bytes, said) in [
+        (0, "0 B"),
+        (1023, "1023 B"),
+        (1024, "1.00 KiB"),
+        ((1 << 20) - 1, "1024.00 KiB"),
+        (1 << 30, "1.00 GiB"),
+        (3 << 39, "1.50 TiB"),
+        (u64::MAX, "16777216.00 TiB"),
+    ] {
+        assert_eq!(PLAIN.bytes(bytes).to_string(), said);
+    }
+}
