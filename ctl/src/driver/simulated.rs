@@ -127,9 +127,9 @@ mod tests {
 
     use super::*;
 
-    /// Answers one connection after the other with `answers`, and gives back what was asked.
+    /// Reads so many bytes of one connection after the other and answers with these, and gives back what it read.
     fn with_server(
-        answers: &'static [&'static [u8]],
+        answers: Vec<(usize, &'static [u8])>,
         test: impl FnOnce(&Simulated),
     ) -> Vec<Vec<u8>> {
         let test_name = std::thread::current().name().unwrap_or_default().replace("::", "-");
@@ -138,18 +138,15 @@ mod tests {
         std::fs::create_dir_all(&directory).unwrap();
         let listener = UnixListener::bind(directory.join("t0.sock")).unwrap();
         let server = std::thread::spawn(move || {
-            answers
-                .iter()
-                .map(|answer| {
-                    let (mut client, _) = listener.accept().unwrap();
-                    let mut asked = vec![0; 1000];
-                    let read = client.read(&mut asked).unwrap();
-                    asked.truncate(read);
-                    // A client may have gone that only looked.
-                    let _ = client.write_all(answer);
-                    asked
-                })
-                .collect()
+            let serve = |(len, answer): (usize, &[u8])| {
+                let (mut client, _) = listener.accept().unwrap();
+                let mut asked = vec![0; len];
+                client.read_exact(&mut asked).unwrap();
+                // A client may have gone that only looked.
+                let _ = client.write_all(answer);
+                asked
+            };
+            answers.into_iter().map(serve).collect()
         });
         test(&Simulated { directory: directory.clone() });
         let asked = server.join().unwrap();
@@ -159,10 +156,12 @@ mod tests {
 
     #[test]
     fn a_request_carries_the_bytes_its_method_reads() {
-        let answers: &[&[u8]] = &[
-            b"",
-            b"status=0\ninformation=2\nerrno=0\n\nOK",
-            b"status=-3\ninformation=9\nerrno=0\n\n",
+        const GET_BYTES: &[u8] = b"ioctl=2962801926\ninput=2\noutput=4\n\nin";
+        const SET_BYTES: &[u8] = b"ioctl=2962801929\ninput=0\noutput=4\n\nOK..";
+        let answers = vec![
+            (0, &b""[..]),
+            (GET_BYTES.len(), b"status=0\ninformation=2\nerrno=0\n\nOK"),
+            (SET_BYTES.len(), b"status=-3\ninformation=9\nerrno=0\n\n"),
         ];
         let asked = with_server(answers, |driver| {
             let device = driver.open("t0").unwrap();
@@ -174,17 +173,15 @@ mod tests {
             assert_eq!(answer, Answer { status: Status(-3), information: 9 });
             assert_eq!(output, *b"OK..");
         });
-        let get = format!("ioctl={GET}\ninput=2\noutput=4\n\nin");
-        assert_eq!(asked[1], get.as_bytes());
-        let head = format!("ioctl={SET}\ninput=0\noutput=4\n\n");
-        assert!(asked[2].starts_with(head.as_bytes()));
+        assert_eq!(asked, [b"", GET_BYTES, SET_BYTES]);
     }
 
     #[test]
     fn who_does_not_answer_so_is_not_there() {
-        let answers: &[&[u8]] = &[b"", b"errno=-22\n\n"];
+        let answers = vec![(0, &b""[..]), (39, b"errno=-22\n\n")];
         with_server(answers, |driver| assert_eq!(driver.names().unwrap(), [""; 0]));
-        let answers: &[&[u8]] = &[b"", b"status=0\ninformation=4\nerrno=0\n\n\0\0\0\0"];
+        let yes = b"status=0\ninformation=4\nerrno=0\n\n\0\0\0\0";
+        let answers = vec![(0, &b""[..]), (39, &yes[..])];
         with_server(answers, |driver| assert_eq!(driver.names().unwrap(), ["t0"]));
         let nobody = Simulated { directory: "/nonexistent".into() };
         assert_eq!(nobody.names().unwrap(), [""; 0]);
