@@ -24,6 +24,7 @@ use crate::nt::level::DISPATCH;
 use crate::nt::thread::Thread;
 use crate::verifier::explore::{Explorer, Switch};
 
+mod clock;
 mod exploring;
 
 use exploring::{PASSED, Passed};
@@ -200,26 +201,6 @@ impl World {
     /// Whether time is virtual and one actor runs at a time.
     pub fn is_virtual(&self) -> bool {
         matches!(self.mode, Mode::Virtual { .. })
-    }
-
-    /// Time since the machines were switched on.
-    pub fn now(&self) -> Duration {
-        if self.is_virtual() {
-            return lock(&self.baton).now;
-        }
-        let skipped = Duration::from_nanos(self.skipped.load(Ordering::Relaxed));
-        UPTIME + self.started.elapsed() + skipped
-    }
-
-    /// In Parallel mode `time` passes at once, as for a virtual machine that its host had paused.
-    pub fn skip(&self, time: Duration) {
-        self.skipped.fetch_add(time.as_nanos() as u64, Ordering::Relaxed);
-        self.wake_all();
-    }
-
-    /// Time since the Unix epoch.
-    pub fn wall(&self) -> Duration {
-        self.wall + (self.now() - UPTIME)
     }
 
     /// The next number of the seeded generator (in Parallel mode seeded by the clock).
