@@ -16,11 +16,12 @@
 //! Microsoft's source).
 
 use std::any::Any;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 
 use rustc_hash::FxHashMap;
 
 use super::attributes::ContextType;
+use crate::verifier::schedule::lock;
 
 /// What an object is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -104,7 +105,8 @@ struct Inner {
 pub struct Object {
     handle: u64,
     kind: Kind,
-    body: OnceLock<Arc<dyn Any + Send + Sync>>,
+    /// Until it is destroyed: the body knows the object, too.
+    body: Mutex<Option<Arc<dyn Any + Send + Sync>>>,
     inner: Mutex<Inner>,
 }
 
@@ -133,13 +135,15 @@ impl Object {
     ///
     /// If it is done twice.
     pub fn set_body(&self, body: Arc<dyn Any + Send + Sync>) {
-        assert!(self.body.set(body).is_ok(), "an object has one body");
+        let before = lock(&self.body).replace(body);
+        assert!(before.is_none(), "an object has one body");
     }
 
     /// The simulator's own part, if it is a `T`.
     #[must_use]
     pub fn body<T: Any + Send + Sync>(&self) -> Option<Arc<T>> {
-        Arc::clone(self.body.get()?).downcast().ok()
+        let body = lock(&self.body).clone();
+        body?.downcast().ok()
     }
 
     /// Sets what the framework does when the object is disposed of, before its `EvtCleanup`s.
@@ -242,7 +246,7 @@ impl Objects {
             let object = Arc::new(Object {
                 handle: FIRST_HANDLE + table.made * 0x10,
                 kind,
-                body: OnceLock::new(),
+                body: Mutex::new(None),
                 inner: Mutex::new(Inner {
                     life: Life::Created,
                     deleting: false,
@@ -381,6 +385,9 @@ impl Objects {
         }
         let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
         table.entries.insert(object.handle, Entry::Freed(object.kind));
+        drop(table);
+        let body = lock(&object.body).take();
+        drop(body);
     }
 
     fn callbacks(object: &Object, which: impl Fn(&ContextType) -> u64) -> Vec<u64> {
