@@ -20,7 +20,7 @@ const PENSTOCK: &str = env!("CARGO_BIN_EXE_penstock");
 const ALICE: &str = "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=";
 const BOB: &str = "IiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiI=";
 const CAROL: &str = "ERERERERERERERERERERERERERERERERERERERERERE=";
-const SECRET: &str = "dwdtCnMYpX08FsFyUbJmRd9ML4frwJkqsXf7pR25LCo=";
+const SECRET: &str = "mAZGQvaDkOZ+DFVBOEMZECvRiOzOR8FZIZ4Bn+Ss3UU=";
 
 /// A simulated driver with one interface.
 struct Tunnel {
@@ -160,8 +160,8 @@ fn changes(folder: &Folder) -> Vec<Vec<String>> {
     let other = file(
         "other.conf",
         &format!(
-            "# comment\n[interface]\nlistenport=7\n[PEER]\nPublicKey={ALICE}\n[Peer]\n\
-             PublicKey={CAROL}\nEndpoint=[2001:db8::1]:9\nAllowedIPs=10.0.0.0/8\nPersistentKeepalive=off\n"
+            "# comment\n[interface]\nlistenport=7\n[PEER]\nPublicKey={ALICE}\nPresharedKey={BOB}\n\
+             PersistentKeepalive=off\n[Peer]\nPublicKey={CAROL}\nEndpoint=[2001:db8::1]:9\nAllowedIPs=10.0.0.0/8\nPersistentKeepalive=off\n"
         ),
     );
     let empty = file("empty.conf", "");
@@ -204,6 +204,28 @@ fn a_change_is_the_same_by_either() {
     let interfaces = text(&run(PENSTOCK, &["show", "interfaces"]));
     let interfaces: Vec<_> = interfaces.split_whitespace().collect();
     assert!(interfaces.contains(&&*by_wg.name) && interfaces.contains(&&*by_penstock.name));
+}
+
+/// The stock `wg` of 2021 leaves a preshared key and keepalives that the file does not name any more.
+#[test]
+fn syncconf_comes_to_what_setconf_does() {
+    let tunnel = Tunnel::up('e');
+    let folder = Folder::of(&tunnel);
+    let full = folder.file(
+        "full.conf",
+        &format!(
+            "[Peer]\nPublicKey={ALICE}\nPresharedKey={CAROL}\nPersistentKeepalive=9\nAllowedIPs=::/0\n[Peer]\n\
+             PublicKey={BOB}\n"
+        ),
+    );
+    let bare = folder.file("bare.conf", &format!("[Peer]\nPublicKey={ALICE}\n"));
+    let after = |verb: &str| {
+        do_it(PENSTOCK, &["setconf", &tunnel.name, &full]);
+        assert!(tunnel.dump().contains(CAROL) && tunnel.dump().contains("\t9\n"));
+        do_it(PENSTOCK, &[verb, &tunnel.name, &bare]);
+        tunnel.dump()
+    };
+    assert_eq!(after("syncconf"), after("setconf"));
 }
 
 #[test]

@@ -6,7 +6,7 @@ use super::key_names::{Key, Section, nearest, nearest_of};
 use super::problem::{Place, Problem};
 use super::value::{self, Wrong};
 use super::{Config, Peer, Prefix, Script, Table};
-use crate::key::PublicKey;
+use crate::key::{PublicKey, SecretKey};
 
 /// Problems that are told; a file with more has these and the last.
 const PROBLEMS_MAX: usize = 100;
@@ -51,6 +51,7 @@ pub fn read(file: &[u8], purpose: Purpose) -> Result<Reading, Vec<Problem>> {
         reader.bytes(line.strip_suffix(b"\r").unwrap_or(line));
     }
     reader.end_section();
+    reader.look_for_itself();
     // That a peer has no key is seen behind it.
     reader.problems.sort_by_key(|problem| problem.place);
     if reader.problems.is_empty() { Ok(reader.reading) } else { Err(reader.problems) }
@@ -220,6 +221,15 @@ impl Reader {
             }
         }
         self.seen.clear();
+    }
+
+    /// Warns of a peer that is the interface: the driver makes none.
+    fn look_for_itself(&mut self) {
+        let key = self.reading.config.interface.private_key.as_ref().map(SecretKey::public);
+        if let Some(line) = key.and_then(|key| self.peers.get(&key).copied()) {
+            let what = "this peer has the interface's own key, and is left out".to_owned();
+            self.reading.warnings.push(Problem { place: Place { line, column: 1 }, what });
+        }
     }
 
     /// `KEY = VALUE`.
