@@ -111,19 +111,6 @@ impl SecretKey {
     }
 }
 
-// Refuses to compile if what holds secrets can be printed: then there are two impls to choose from.
-const _: fn() = || {
-    trait Printed<Which> {
-        fn it() {}
-    }
-    impl<T> Printed<()> for T {}
-    impl<T: fmt::Debug> Printed<u8> for T {}
-    impl<T: fmt::Display> Printed<u16> for T {}
-    let _ = <SecretKey as Printed<_>>::it;
-    let _ = <crate::config::Config as Printed<_>>::it;
-    let _ = <crate::change::Change as Printed<_>>::it;
-};
-
 impl PartialEq for SecretKey {
     fn eq(&self, other: &Self) -> bool {
         self.0.ct_eq(&*other.0).into()

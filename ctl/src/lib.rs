@@ -10,3 +10,16 @@ pub mod driver;
 pub mod key;
 pub mod show;
 pub mod words;
+
+// Refuses to compile if what holds secrets can be printed: then there are two impls to choose from.
+const _: fn() = || {
+    trait Printed<Which> {
+        fn it() {}
+    }
+    impl<T> Printed<()> for T {}
+    impl<T: std::fmt::Debug> Printed<u8> for T {}
+    impl<T: std::fmt::Display> Printed<u16> for T {}
+    let _ = <key::SecretKey as Printed<_>>::it;
+    let _ = <config::Config as Printed<_>>::it;
+    let _ = <change::Change as Printed<_>>::it;
+};
