@@ -7,10 +7,10 @@ use clap::{Args, Subcommand};
 use ctl::change::Change;
 use ctl::config::read::Purpose;
 use ctl::config::{Config, print};
-use ctl::driver::simulated::Simulated;
 use ctl::driver::{self, Driver};
 use ctl::words::{self, said};
 
+use super::reach::{driver, get, no_access};
 use super::strip::read_file;
 use super::{Failure, Outcome, note, show};
 
@@ -74,20 +74,6 @@ impl Command {
             }),
         }
     }
-}
-
-/// Where interfaces are.
-pub(super) fn driver() -> impl Driver {
-    Simulated::default()
-}
-
-/// The configuration of an interface, and what its peers did.
-pub(super) fn get(name: &str) -> Result<zeroize::Zeroizing<Vec<u8>>, Failure> {
-    driver().open(name).and_then(|device| driver::get(&*device)).map_err(no_access)
-}
-
-pub(super) fn no_access(failure: driver::Failure) -> Failure {
-    Failure::new("Unable to access interface", failure)
 }
 
 fn showconf(name: &str) -> Outcome {

@@ -12,6 +12,8 @@ mod interface;
 mod keys;
 mod policy;
 #[cfg(unix)]
+mod reach;
+#[cfg(unix)]
 mod show;
 mod strip;
 

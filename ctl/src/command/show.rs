@@ -14,7 +14,7 @@ use ctl::show::{Shown, json, now_s};
 use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
-use super::interface::{driver, no_access};
+use super::reach::{driver, no_access};
 use super::{Failure, Outcome, print};
 
 /// How often `--watch` looks.

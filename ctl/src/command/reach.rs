@@ -1,0 +1,22 @@
+//! Reaches an interface's driver, and says why it could not.
+
+use ctl::driver::simulated::Simulated;
+use ctl::driver::{self, Driver};
+use zeroize::Zeroizing;
+
+use super::Failure;
+
+/// Where interfaces are.
+pub(super) fn driver() -> impl Driver {
+    Simulated::default()
+}
+
+/// The configuration of an interface, and what its peers did.
+pub(super) fn get(name: &str) -> Result<Zeroizing<Vec<u8>>, Failure> {
+    driver().open(name).and_then(|device| driver::get(&*device)).map_err(no_access)
+}
+
+/// What is told of an interface that cannot be read.
+pub(super) fn no_access(failure: driver::Failure) -> Failure {
+    Failure::new("Unable to access interface", failure)
+}
