@@ -76,9 +76,12 @@ mod tests {
     use super::*;
     use crate::verifier::schedule::lock;
 
+    /// A code, and what the two buffers held.
+    type Request = (u32, Vec<u8>, Vec<u8>);
+
     /// Keeps what it is asked, and answers with 0xAA where there is room.
     #[derive(Default)]
-    struct Asked(Mutex<Vec<(u32, Vec<u8>, Vec<u8>)>>);
+    struct Asked(Mutex<Vec<Request>>);
 
     impl Configured for Asked {
         fn set(&self, _: &SetRequest) -> Result<(), i32> {
