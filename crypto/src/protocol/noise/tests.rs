@@ -224,8 +224,10 @@ fn secrets_are_wiped_where_they_lay() {
     // SAFETY: dropped once, here, and not used as a `Symmetric` again.
     unsafe { at.drop_in_place() };
     // SAFETY: the stack slot lives to the end of the function.
-    let at = unsafe { [&raw const (*at).chaining_key, &raw const (*at).hash] };
-    for at in at {
+    let chaining_key = unsafe { &raw const (*at).chaining_key };
+    // SAFETY: as above.
+    let hash = unsafe { &raw const (*at).hash };
+    for at in [chaining_key, hash] {
         // SAFETY: as above, and any bytes are a `[u8; 32]`.
         assert_eq!(unsafe { at.read_volatile() }, [0; 32]);
     }
