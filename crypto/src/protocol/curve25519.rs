@@ -1,8 +1,8 @@
 //! X25519 with any point: Montgomery's ladder over numbers of four 64-bit words. [RFC 7748 §5]
 //!
 //! `x25519-dalek`, which makes public keys with its tables, has the same ladder over five words of 51 bits: 25 products for a
-//! multiplication where these are 16, which is 1.6 times the time. Nothing here needs vector registers or a look at the CPU.
-//! `docs/design.md` says which libraries were looked at.
+//! multiplication where these are 16, which is 1.6 times the time. Nothing here needs vector registers or a look at
+//! the CPU. `docs/design.md` says which libraries were looked at.
 //!
 //! An element of the field of 2^255 - 19 is any number below 2^256 that is congruent to it; only [`Element::to_bytes`] reduces
 //! it to the least. What a product leaves is below 2^255 + 2^23, which makes adding and subtracting two such numbers cheap:

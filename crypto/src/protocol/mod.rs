@@ -43,6 +43,7 @@ pub mod peer;
 pub mod ratelimiter;
 pub mod receive;
 pub mod replay;
+mod room;
 mod schedule;
 pub mod screen;
 pub mod segment;
