@@ -13,6 +13,7 @@ use sim::verifier::schedule::{Mode, Presence, World};
 
 const HERE: &str = "192.0.2.1";
 const PORT: u16 = 5000;
+const WILD: &str = "PAGE_FAULT_IN_NONPAGED_AREA";
 
 /// A machine with a registered client that has captured the provider and made a socket.
 struct Client {
@@ -156,6 +157,17 @@ impl Client {
         self.datagram("WskSendTo", &[self.socket, buffer, 0, remote, 0, 0, irp])
     }
 
+    /// A send with some arguments wrong.
+    fn wild(&self, name: &'static str, wrong: &[(usize, u64)]) -> Result<u32, String> {
+        self.bound();
+        let mdl = probe::read(self.buffer(10).0 as usize).unwrap();
+        let list: &[u64] = if name == "WskSendTo" { &[mdl, 0, 10] } else { &[0, mdl, 0, 10] };
+        let (first, remote) = (self.words(list), self.address(9, "192.0.2.9"));
+        let mut arguments = [self.socket, first, 0, remote, 0, 0, self.irp()];
+        wrong.iter().for_each(|(at, value)| arguments[*at] = *value);
+        self.datagram(name, &arguments)
+    }
+
     fn receives(&self) {
         self.bound();
         let (from, to) = ("192.0.2.9:9".parse().unwrap(), HERE.parse::<IpAddr>().unwrap());
@@ -182,7 +194,7 @@ impl Client {
 #[test]
 fn each_wrong_call_of_wsk_is_stopped_by_name() {
     type Wrong = fn(&Client) -> Result<u32, String>;
-    let wrongs: [(&str, Wrong); 22] = [
+    let wrongs: [(&str, Wrong); 30] = [
         ("WSK_VIOLATION: registration", |c| {
             let npi = c.words(&[0, c.words(&[0x100])]);
             c.netio("WskRegister", &[npi, c.registration])
@@ -241,6 +253,14 @@ fn each_wrong_call_of_wsk_is_stopped_by_name() {
             c.datagram("WskSendTo", &arguments)?;
             Err(c.report())
         }),
+        (WILD, |c| c.wild("WskSendTo", &[(1, 0xDEAD_0000)])),
+        (WILD, |c| c.wild("WskSendTo", &[(3, 0xDEAD_0000)])),
+        (WILD, |c| c.wild("WskSendTo", &[(4, 24), (5, 0xDEAD_0000)])),
+        ("IRP", |c| c.wild("WskSendTo", &[(6, 0xDEAD_0000)])),
+        (WILD, |c| c.wild("WskSendTo", &[(1, c.words(&[0xDEAD_0000, 0, 10]))])),
+        (WILD, |c| c.wild("WskSendMessages", &[(1, 0xDEAD_0000)])),
+        (WILD, |c| c.wild("WskSendMessages", &[(3, 0xDEAD_0000)])),
+        (WILD, |c| c.wild("WskSendMessages", &[(1, c.words(&[0, 0xDEAD_0000, 0, 10]))])),
         ("WSK_VIOLATION: WskReceiveFromEvent", |c| {
             c.receives();
             Err(c.report())

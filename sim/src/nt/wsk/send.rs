@@ -28,6 +28,8 @@ use crate::verifier::schedule::lock;
 
 /// Payload bytes of the largest datagram over IPv4 and over IPv6.
 const LARGEST: [usize; 2] = [65507, 65527];
+/// Bytes of a `SOCKADDR_IN`.
+const SOCKADDR_IN_LEN: usize = 16;
 /// The longest control list that makes sense.
 const CONTROL_MAX: u32 = 4096;
 
@@ -104,6 +106,18 @@ pub fn keep_sends(machine: &Machine, to: Option<IpAddr>) {
     *lock(&machine.extension::<Keeps>().0) = to;
 }
 
+/// Reads what a request points to, so that what comes may; the chains of its buffers in verified mode only.
+fn examine(request: &Request, verified: bool) -> Result<Option<Vec<u8>>, probe::Fault> {
+    if request.remote != 0 {
+        let ipv6 = probe::read::<u16>(request.remote)? == layout::AF_INET6;
+        probe::bytes(request.remote, if ipv6 { layout::SOCKADDR_LEN } else { SOCKADDR_IN_LEN })?;
+    }
+    if let Buffers::One(buffer) = request.buffers {
+        probe::bytes(buffer.expose_provenance(), size_of::<Buf>())?;
+    }
+    verified.then(|| snapshot(request)).transpose()
+}
+
 /// Whether the network keeps what is sent to `remote`.
 fn is_kept(machine: &Machine, remote: usize) -> bool {
     let Some(kept) = *lock(&machine.extension::<Keeps>().0) else { return false };
@@ -131,17 +145,18 @@ pub(super) fn send(thread: &Thread, wsk: &Wsk, socket: &Arc<Socket>, request: Re
         (bound, settings.host.clone().filter(|_| bound))
     };
     let verified = thread.machine().options().verified;
-    let before = match verified.then(|| snapshot(&request)).transpose() {
+    let before = match examine(&request, verified) {
         Ok(before) => before,
-        Err(probe::Fault(at)) => {
-            return thread.bad_pointer("the request", at);
-        }
+        Err(probe::Fault(at)) => return thread.bad_pointer("the request", at),
     };
     if verified {
         let mut bytes = Vec::new();
-        if request.buffers.each().try_for_each(|buffer| chain(&buffer, &mut bytes)).is_ok() {
-            pool::judge_leaving(thread.machine(), "a datagram", &bytes);
+        if let Err(probe::Fault(at)) =
+            request.buffers.each().try_for_each(|buffer| chain(&buffer, &mut bytes))
+        {
+            return thread.bad_pointer("a buffer's MDL", at);
         }
+        pool::judge_leaving(thread.machine(), "a datagram", &bytes);
     }
     let kept = verified && is_kept(thread.machine(), request.remote);
     let (done, left) = match host {
