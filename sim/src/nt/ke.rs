@@ -162,7 +162,7 @@ fn wait(thread: &Thread, object: usize, timeout: usize) -> Result<i32, Fault> {
         return Ok(if try_wait(object, kind)?.is_some() { STATUS_SUCCESS } else { STATUS_TIMEOUT });
     }
     let machine = thread.machine();
-    let deadline = due.map(|due| timer::deadline(machine.world(), due));
+    let deadline = due.map(|due| timer::deadline(machine, due));
     let ended = machine.wait(Key(object), deadline, "an event or thread", || {
         match try_wait(object, kind) {
             Ok(satisfied) => satisfied.map(Ok),

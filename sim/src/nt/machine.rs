@@ -320,7 +320,7 @@ impl Machine {
 
     /// Interrupt and system time in 100 ns, as the shared user data page has them: of the last tick.
     pub(crate) fn coarse_time(&self) -> crate::nt::timer::CoarseTime {
-        crate::nt::timer::coarse(&self.world)
+        crate::nt::timer::coarse(self)
     }
 
     /// Whether it has stopped.

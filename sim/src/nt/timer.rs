@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use crate::loader::probe;
@@ -45,25 +46,37 @@ pub(crate) fn in_100ns(duration: Duration) -> u64 {
     (duration.as_nanos() / 100) as u64
 }
 
+/// Moves a machine's system time, as an administrator or a time service does: by so many seconds, back if negative. Interrupt
+/// time goes on. Timers that were set to a system time keep their distance; the driver sets none.
+///
+/// Source: <https://learn.microsoft.com/windows-hardware/drivers/ddi/wdm/nf-wdm-kequerysystemtimeprecise>,
+/// <https://learn.microsoft.com/windows-hardware/drivers/ddi/wdm/nf-wdm-kequeryinterrupttimeprecise>
+pub fn move_system_time(machine: &Machine, seconds: i64) {
+    machine.timers().moved.fetch_add(seconds.saturating_mul(10_000_000), Ordering::AcqRel);
+}
+
 /// System time (since 1601) in 100 ns.
-pub(crate) fn system_time(world: &World) -> u64 {
-    in_100ns(world.wall() + WINDOWS_EPOCH)
+pub(crate) fn system_time(machine: &Machine) -> u64 {
+    let moved = machine.timers().moved.load(Ordering::Acquire);
+    in_100ns(machine.world().wall() + WINDOWS_EPOCH).saturating_add_signed(moved)
 }
 
 /// What the shared user data page says: the values of the last tick.
-pub(crate) fn coarse(world: &World) -> CoarseTime {
-    let (now, wall) = (world.now(), world.wall());
+pub(crate) fn coarse(machine: &Machine) -> CoarseTime {
+    let now = machine.world().now();
     let since = Duration::from_nanos((now.as_nanos() % TICK.as_nanos()) as u64);
-    CoarseTime { interrupt: in_100ns(now - since), system: in_100ns(wall + WINDOWS_EPOCH - since) }
+    let system = system_time(machine).saturating_sub(in_100ns(since));
+    CoarseTime { interrupt: in_100ns(now - since), system }
 }
 
 /// A deadline from an NT due time: negative is relative, positive is system time, in 100 ns.
-pub(crate) fn deadline(world: &World, due: i64) -> Duration {
+pub(crate) fn deadline(machine: &Machine, due: i64) -> Duration {
+    let world = machine.world();
     let span = |units: u64| Duration::from_nanos(units.saturating_mul(100));
     if due <= 0 {
         world.now() + span(due.unsigned_abs())
     } else {
-        world.now() + span((due.cast_unsigned()).saturating_sub(system_time(world)))
+        world.now() + span((due.cast_unsigned()).saturating_sub(system_time(machine)))
     }
 }
 
@@ -81,15 +94,19 @@ struct Timer {
 
 /// The timers of a machine, by the address the driver knows them by.
 #[derive(Default)]
-pub(crate) struct Timers(Mutex<BTreeMap<usize, Timer>>);
+pub(crate) struct Timers {
+    set: Mutex<BTreeMap<usize, Timer>>,
+    /// By how much system time was moved, in 100 ns.
+    moved: AtomicI64,
+}
 
 impl Timers {
     fn key(&self) -> Key {
-        Key::of(&self.0)
+        Key::of(&self.set)
     }
 
     fn next_due(&self) -> Option<Duration> {
-        lock(&self.0).values().filter_map(|timer| timer.due).min()
+        lock(&self.set).values().filter_map(|timer| timer.due).min()
     }
 
     /// The machine's timer thread.
@@ -119,7 +136,7 @@ impl Timers {
     /// Takes one timer that is due.
     fn expire(&self, world: &World) -> Option<(usize, usize, u64)> {
         let now = world.now();
-        let mut timers = lock(&self.0);
+        let mut timers = lock(&self.set);
         let due = |timer: &Timer| timer.due.filter(|at| *at <= now);
         let (address, timer) = timers
             .iter_mut()
@@ -131,7 +148,7 @@ impl Timers {
     }
 
     fn returned(&self, machine: &Machine, address: usize) {
-        let mut timers = lock(&self.0);
+        let mut timers = lock(&self.set);
         let Some(timer) = timers.get_mut(&address) else { return };
         timer.running -= 1;
         let gone = timer.deleted.filter(|_| timer.running == 0);
@@ -146,7 +163,7 @@ impl Timers {
     }
 
     pub(crate) fn leaks(&self, machine: &Machine, leaks: &mut Vec<Leak>) {
-        for timer in lock(&self.0).values() {
+        for timer in lock(&self.set).values() {
             leaks.push(Leak::new(
                 "timer",
                 format!("allocated by {}", machine.describe_caller(timer.allocated_at)),
@@ -165,7 +182,7 @@ fn finish_delete(machine: &Machine, address: usize, callback: usize, context: u6
 
 /// Runs `body` with the timer, or stops the machine if there is none at `address`.
 fn with_timer<R>(thread: &Thread, address: usize, body: impl FnOnce(&mut Timer) -> R) -> Option<R> {
-    let mut timers = lock(&thread.machine().timers().0);
+    let mut timers = lock(&thread.machine().timers().set);
     match timers.get_mut(&address).filter(|timer| timer.deleted.is_none()) {
         Some(timer) => Some(body(timer)),
         None => {
@@ -209,11 +226,11 @@ fn delete(thread: &Thread, address: usize, wait: bool, parameters: usize) -> u8 
         return 0;
     };
     if !running {
-        lock(&machine.timers().0).remove(&address);
+        lock(&machine.timers().set).remove(&address);
         finish_delete(machine, address, callback, context);
     } else if wait {
         let ended = machine.wait(machine.timers().key(), None, "timer callback to return", || {
-            (!lock(&machine.timers().0).contains_key(&address)).then_some(())
+            (!lock(&machine.timers().set).contains_key(&address)).then_some(())
         });
         if ended.is_err() {
             thread
@@ -235,7 +252,7 @@ crate::nt::imports! {
         let timer = Timer {
             callback, context, attributes, due: None, period: Duration::ZERO, running: 0, deleted: None, allocated_at,
         };
-        lock(&machine.timers().0).insert(address, timer);
+        lock(&machine.timers().set).insert(address, timer);
         address
     }
 
@@ -243,7 +260,7 @@ crate::nt::imports! {
     [max: DISPATCH, mark: Documented, source: "DDI wdm/nf-wdm-exsettimer"]
     fn ExSetTimer(thread, address: usize, due: i64, period: i64, parameters: usize) -> u8 {
         let machine = thread.machine();
-        let at = deadline(machine.world(), due);
+        let at = deadline(machine, due);
         let was_set = with_timer(thread, address, |timer| {
             timer.period = Duration::from_nanos(period.unsigned_abs().saturating_mul(100));
             timer.due.replace(with_tolerance(machine, timer.attributes, at)).is_some()
@@ -285,7 +302,7 @@ crate::nt::imports! {
     /// System time, since 1601, in 100 ns.
     [max: HIGH, mark: Documented, source: "DDI wdm/nf-wdm-kequerysystemtimeprecise"]
     fn KeQuerySystemTimePrecise(thread, place: usize) {
-        if probe::write(place, system_time(thread.machine().world())).is_err() {
+        if probe::write(place, system_time(thread.machine())).is_err() {
             thread.bad_pointer("CurrentTime", place);
         }
     }

@@ -18,6 +18,7 @@
 //! | [`simd_tiers`] | each tier of the AEAD, and that registers not saved are found out |
 //! | [`back_pressure`] | the network keeps what it was given |
 //! | [`faults`] | one thing breaks under a flow at full pace on four CPUs, or comes in the middle of a chunk |
+//! | [`clocks`] | system time jumps |
 //! | [`flood`] | a million initiations a second, and forged data: what is dropped and why, and what goes on meanwhile |
 //! | [`spreading`] | one flow on several CPUs, in order |
 //! | [`scaling_set`] | which CPUs those are: groups, nodes, unlike cores, and what policy says |
@@ -50,6 +51,7 @@ mod allocations;
 mod back_pressure;
 mod both_paths;
 mod callouts;
+mod clocks;
 mod clones;
 mod data;
 mod dead_peers;
