@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use abi::ioctl::writer::{InterfaceFields, PeerFields};
-use abi::ioctl::{Writer, interface_flag, peer_flag};
+use abi::ioctl::{Writer, peer_flag};
 use abi::policy::Policy;
 use sim::host::memory::pair::{Pair, Station};
 use sim::host::memory::{Carried, Network};
@@ -147,13 +147,7 @@ pub(crate) fn send_file(one: &Station, other: &Station, file: &[u8], why: &str) 
 
 /// Changes the port `station` listens on, and nothing else.
 pub(crate) fn set_port(station: &Station, port: u16) {
-    try_port(station, port).unwrap();
-}
-
-/// The same, with the status if that is refused.
-pub(crate) fn try_port(station: &Station, port: u16) -> Result<(), i32> {
-    let fields = interface(interface_flag::HAS_LISTEN_PORT, port);
-    set(station, |buffer| Writer::new(buffer, &fields))
+    station.set_port(port).unwrap();
 }
 
 /// Removes the peer with this key.

@@ -128,7 +128,8 @@ fn an_adapter_is_pulled_out_with_clones_of_its_datagrams_about() {
             assert!(fwp::held_clones(&beta) > 100, "seed {seed}");
             assert_eq!(fwp::pending_injections(&beta) > 0, engine != 0, "seed {seed}");
             let Pair { alpha, beta: station, .. } = pair;
-            let computer = station.pull_out().unwrap();
+            let place = station.pull_out().unwrap();
+            let computer = place.computer();
             drop(loads);
             assert_eq!(fwp::pending_injections(&beta), 0, "seed {seed}: waits for its own");
             fwp::set_neighbour(&beta, Neighbour::default());

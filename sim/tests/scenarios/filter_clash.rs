@@ -192,7 +192,7 @@ fn a_port_that_others_forbid_is_not_changed_to() {
                 foreign::add_foreign(beta, &filter)
             };
             let ids = [Layer::ResourceAssignmentV4, Layer::ResourceAssignmentV6].map(forbid);
-            assert_eq!(machines::try_port(&pair.beta, 4501), Err(DENIED), "seed {seed}");
+            assert_eq!(pair.beta.set_port(4501), Err(DENIED), "seed {seed}");
             // The old port is there still, with all that is its.
             assert_eq!(fwp::objects(beta), OBJECTS, "seed {seed}");
             machines::ping(&pair.alpha, &pair.beta);
@@ -203,7 +203,7 @@ fn a_port_that_others_forbid_is_not_changed_to() {
             for id in ids {
                 foreign::remove_foreign(beta, id);
             }
-            assert_eq!(machines::try_port(&pair.beta, 4501), Ok(()), "seed {seed}");
+            assert_eq!(pair.beta.set_port(4501), Ok(()), "seed {seed}");
             machines::ping(&pair.beta, &pair.alpha);
         });
     }

@@ -123,7 +123,8 @@ fn an_adapter_is_pulled_out_with_ten_thousand_on_its_rings() {
             let ledger = Ledger::of(&station);
             assert_eq!(ledger.counter(Counter::Absorbed), handed_over, "seed {seed}\n{ledger}");
             // The load goes on into what is gone.
-            let computer = station.pull_out().unwrap();
+            let place = station.pull_out().unwrap();
+            let computer = place.computer();
             drop(load);
             assert_eq!(fwp::held_nic_buffers(&beta), 0, "seed {seed}: all are given back");
             assert_eq!(fwp::objects(&beta), 0, "seed {seed}: nothing asks for more");

@@ -18,6 +18,7 @@
 //! | [`simd_tiers`] | each tier of the AEAD, and that registers not saved are found out |
 //! | [`back_pressure`] | the network keeps what it was given |
 //! | [`faults`] | one thing breaks under a flow at full pace on four CPUs, or comes in the middle of a chunk |
+//! | [`refusals`] | each call that Windows may refuse is refused, in each phase of an adapter's life |
 //! | [`clocks`] | system time jumps |
 //! | [`flood`] | a million initiations a second, and forged data: what is dropped and why, and what goes on meanwhile |
 //! | [`spreading`] | one flow on several CPUs, in order |
@@ -82,6 +83,7 @@ mod policy_change;
 mod port_change;
 mod receive_checksums;
 mod receive_queues;
+mod refusals;
 mod roaming;
 mod scaling_set;
 mod segmentation;

@@ -92,7 +92,8 @@ fn an_adapter_is_pulled_out_with_ten_thousand_referenced() {
             let Pair { alpha, beta: station, .. } = pair;
             fwp::set_neighbour(&beta, Neighbour::default());
             // The load goes on into what is gone. The neighbour keeps the lists for a while yet.
-            let computer = station.pull_out().unwrap();
+            let place = station.pull_out().unwrap();
+            let computer = place.computer();
             drop(load);
             assert!(fwp::held_nic_buffers(&beta) >= LISTS, "seed {seed}");
             assert_eq!(fwp::objects(&beta), 0, "seed {seed}: nothing asks for more");

@@ -203,6 +203,18 @@ impl Station {
         self.tunnel().set(&written(&fields, &[]))
     }
 
+    /// Changes the port it listens on, and nothing else.
+    ///
+    /// # Errors
+    ///
+    /// The status.
+    pub fn set_port(&self, port: u16) -> Result<(), i32> {
+        let flags = interface_flag::HAS_LISTEN_PORT;
+        let (private_key, public_key) = (&[0; 32], &[0; 32]);
+        let fields = InterfaceFields { flags, listen_port: port, private_key, public_key };
+        self.tunnel().set(&written(&fields, &[]))
+    }
+
     /// Its public key, as the driver says.
     ///
     /// # Errors
@@ -293,12 +305,11 @@ impl Station {
     /// # Errors
     ///
     /// [`BootError`].
-    pub fn restart(mut self, driver: &Path) -> Result<(Self, Vec<Leak>), BootError> {
-        self.remove()?;
-        let leaks = self.computer.unload()?;
-        self.computer.load(driver)?;
-        let (computer, host) = (self.computer.clone(), self.host.clone());
-        Ok((Self::on(computer, host, self.number, self.outer, self.port)?, leaks))
+    pub fn restart(self, driver: &Path) -> Result<(Self, Vec<Leak>), BootError> {
+        let place = self.take_out()?;
+        let leaks = place.computer.unload()?;
+        place.computer.load(driver)?;
+        Ok((place.plug_in()?, leaks))
     }
 
     /// Takes everything down and says what the driver left behind, if this was its last station.
@@ -320,22 +331,35 @@ impl Station {
     ///
     /// [`BootError`].
     pub fn replace(self) -> Result<Self, BootError> {
-        let (host, number, outer, port) = (self.host.clone(), self.number, self.outer, self.port);
-        let computer = self.pull_out()?;
-        Self::on(computer, host, number, outer, port)
+        self.pull_out()?.plug_in()
     }
 
-    /// Pulls the adapter out while it works; what is left is the computer.
+    /// Pulls the adapter out while it works.
     ///
     /// # Errors
     ///
     /// [`BootError`].
-    pub fn pull_out(mut self) -> Result<Arc<Computer>, BootError> {
+    pub fn pull_out(mut self) -> Result<Place, BootError> {
         self.host.unplug(self.adapter);
         if let Some(tunnel) = self.tunnel.take() {
             tunnel.pull_out()?;
         }
-        Ok(self.computer.clone())
+        Ok(self.place())
+    }
+
+    /// Takes the adapter down and away.
+    ///
+    /// # Errors
+    ///
+    /// [`BootError`].
+    pub fn take_out(mut self) -> Result<Place, BootError> {
+        self.remove()?;
+        Ok(self.place())
+    }
+
+    fn place(&self) -> Place {
+        let (number, outer, port) = (self.number, self.outer, self.port);
+        Place { computer: self.computer.clone(), host: self.host.clone(), number, outer, port }
     }
 
     /// Takes the adapter away.
@@ -353,6 +377,32 @@ impl Station {
 impl Drop for Station {
     fn drop(&mut self) {
         self.endpoint.stop();
+    }
+}
+
+/// Where a station was: a computer without its adapter.
+pub struct Place {
+    computer: Arc<Computer>,
+    host: Arc<Host>,
+    number: u8,
+    outer: [IpAddr; 2],
+    port: u16,
+}
+
+impl Place {
+    /// The machine, with its driver if that was not unloaded.
+    #[must_use]
+    pub fn computer(&self) -> &Computer {
+        &self.computer
+    }
+
+    /// Plugs another adapter in: down, and without peers.
+    ///
+    /// # Errors
+    ///
+    /// [`BootError`].
+    pub fn plug_in(self) -> Result<Station, BootError> {
+        Station::on(self.computer, self.host, self.number, self.outer, self.port)
     }
 }
 
