@@ -216,7 +216,7 @@ fn of_the_messages_that_wait_the_4097th_is_dropped() {
 // spec-test: WG 5.3-b, WG 7.4-e
 #[test]
 fn a_session_is_renewed_in_a_flood_and_each_address_has_its_bucket() {
-    under_flood(5, 2, |pair, stranger, heard| {
+    under_flood(1, 2, |pair, stranger, heard| {
         let initiation = &heard();
         pair.world.sleep(Duration::from_secs(121));
         // Two workers at half a millisecond each.
@@ -239,9 +239,10 @@ fn a_session_is_renewed_in_a_flood_and_each_address_has_its_bucket() {
             now.counter(Counter::HandshakesIn) - before[0].counter(Counter::HandshakesIn)
         };
         let mut seconds = 0;
-        // A cookie, and a response.
+        // A cookie, and a response. Until he has the cookie, three of four of his messages find the queue full, and he sends one in
+        // five seconds: in a third of all runs he has none after 30.
         while renewed() < 2 {
-            assert!(seconds < 30, "no new session\n{}", Ledger::of(&pair.beta));
+            assert!(seconds < 90, "no new session\n{}", Ledger::of(&pair.beta));
             flood(8_000);
             seconds += 1;
         }
