@@ -299,15 +299,17 @@ impl Device {
         for packet in &mut work.packets {
             let packet = core::mem::replace(packet, Packet::Keepalive);
             let first = usize::from(!matches!(packet, Packet::Waited(_)));
-            let staged = packet.into_copy(&work.held, &self.counters).and_then(|copy| match copy {
-                Some(copy) => peer.stage(&At(level), copy).map(|older| (first, older)),
-                None => Ok((0, 0)),
-            });
-            match staged {
-                Ok((staged, older)) => {
-                    self.counters.add(Counter::PacketsStaged, staged);
-                    self.counters.discard(Discard::StagedFull, older as usize);
+            let (older, staged) = match packet.into_copy(&work.held, &self.counters) {
+                Ok(Some(copy)) => {
+                    let (older, kept) = peer.stage(&At(level), copy);
+                    (older, kept.map(|()| first))
                 }
+                Ok(None) => (0, Ok(0)),
+                Err(reason) => (0, Err(reason)),
+            };
+            self.counters.discard(Discard::StagedFull, older as usize);
+            match staged {
+                Ok(staged) => self.counters.add(Counter::PacketsStaged, staged),
                 Err(reason) => self.counters.discard(reason, 1),
             }
         }

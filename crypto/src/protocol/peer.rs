@@ -241,21 +241,21 @@ impl<E> Peer<E> {
     }
 
     /// Keeps a packet until there is a session. Returns how many older packets were discarded for
-    /// it ([`Discard::StagedFull`]).
+    /// it ([`Discard::StagedFull`]), also if it is then not kept itself.
     ///
     /// # Errors
     ///
-    /// Why the packet was discarded itself: [`Discard::AdapterDown`], [`Discard::PeerRemoved`],
+    /// Inside, why the packet was discarded itself: [`Discard::AdapterDown`], [`Discard::PeerRemoved`],
     /// [`Discard::Oversize`] or [`Discard::NoMemory`].
     ///
     /// # IRQL
     ///
     /// `<= DISPATCH_LEVEL`.
     // spec: WG 6.4-a
-    pub fn stage(&self, ground: &impl Ground, packet: Vec<u8>) -> Result<u32, Discard> {
-        let discarded = self.staged.push(ground, packet)?;
+    pub fn stage(&self, ground: &impl Ground, packet: Vec<u8>) -> (u32, Result<(), Discard>) {
+        let (discarded, kept) = self.staged.push(ground, packet);
         self.staged_discarded.fetch_add(discarded.into(), Ordering::Relaxed);
-        Ok(discarded)
+        (discarded, kept)
     }
 
     /// Takes the oldest staged packet.

@@ -35,10 +35,11 @@ impl Staged {
         Self { queue: SpinLock::new(queue), any: AtomicBool::new(false) }
     }
 
-    /// Adds a packet and returns how many of the oldest went for it.
-    pub(super) fn push(&self, ground: &impl Ground, packet: Vec<u8>) -> Result<u32, Discard> {
+    /// Adds a packet; returns how many of the oldest went for it, and whether it is in: they may go, and then the queue is
+    /// closed.
+    pub(super) fn push(&self, ground: &impl Ground, packet: Vec<u8>) -> (u32, Result<(), Discard>) {
         if packet.len() > MAX_STAGED_BYTES {
-            return Err(Discard::Oversize);
+            return (0, Err(Discard::Oversize));
         }
         let mut packet = Some(packet);
         let mut discarded = 0;
@@ -58,10 +59,11 @@ impl Staged {
                     queue.packets.push_back(packet);
                 }
                 Ok(if packet.is_some() { queue.pop() } else { None })
-            })?;
+            });
             match oldest {
-                Some(_) => discarded = u32::saturating_add(discarded, 1),
-                None => return Ok(discarded),
+                Ok(Some(_)) => discarded = u32::saturating_add(discarded, 1),
+                Ok(None) => return (discarded, Ok(())),
+                Err(reason) => return (discarded, Err(reason)),
             }
         }
     }
@@ -138,9 +140,9 @@ mod tests {
     fn the_129th_packet_pushes_out_the_first() {
         let staged = open();
         for n in 0..MAX_STAGED_PACKETS {
-            assert_eq!(staged.push(&Unpinned, vec![n as u8]), Ok(0));
+            assert_eq!(staged.push(&Unpinned, vec![n as u8]), (0, Ok(())));
         }
-        assert_eq!(staged.push(&Unpinned, vec![200]), Ok(1));
+        assert_eq!(staged.push(&Unpinned, vec![200]), (1, Ok(())));
         assert_eq!(staged.len(&Unpinned), MAX_STAGED_PACKETS);
         assert_eq!(staged.pop(&Unpinned), Some(vec![1]), "order kept, oldest gone");
         assert_eq!(staged.clear(&Unpinned), MAX_STAGED_PACKETS - 1);
@@ -151,20 +153,45 @@ mod tests {
     fn bytes_are_bounded_too() {
         let staged = open();
         for _ in 0..4 {
-            assert_eq!(staged.push(&Unpinned, vec![0; MAX_STAGED_BYTES / 4]), Ok(0));
+            assert_eq!(staged.push(&Unpinned, vec![0; MAX_STAGED_BYTES / 4]), (0, Ok(())));
         }
-        assert_eq!(staged.push(&Unpinned, vec![0; MAX_STAGED_BYTES / 4 + 1]), Ok(2));
-        assert_eq!(staged.push(&Unpinned, vec![0; MAX_STAGED_BYTES]), Ok(3));
+        assert_eq!(staged.push(&Unpinned, vec![0; MAX_STAGED_BYTES / 4 + 1]), (2, Ok(())));
+        assert_eq!(staged.push(&Unpinned, vec![0; MAX_STAGED_BYTES]), (3, Ok(())));
         let whole = vec![0; MAX_STAGED_BYTES + 1];
-        assert_eq!(staged.push(&Unpinned, whole), Err(Discard::Oversize));
+        assert_eq!(staged.push(&Unpinned, whole), (0, Err(Discard::Oversize)));
         assert_eq!(staged.len(&Unpinned), 1);
     }
 
     #[test]
     fn a_closed_queue_says_why() {
         let staged = Staged::new();
-        assert_eq!(staged.push(&Unpinned, vec![1]), Err(Discard::AdapterDown));
+        assert_eq!(staged.push(&Unpinned, vec![1]), (0, Err(Discard::AdapterDown)));
         staged.set_closed(&Unpinned, Some(Discard::PeerRemoved));
-        assert_eq!(staged.push(&Unpinned, vec![1]), Err(Discard::PeerRemoved));
+        assert_eq!(staged.push(&Unpinned, vec![1]), (0, Err(Discard::PeerRemoved)));
+    }
+
+    /// Closes a queue before its lock is taken for the third time: the oldest has just gone.
+    struct Closing<'s>(&'s Staged, core::cell::Cell<u32>);
+
+    impl Ground for Closing<'_> {
+        fn pinned<R>(&self, body: impl FnOnce() -> R) -> R {
+            self.1.set(self.1.get() + 1);
+            if self.1.get() == 3 {
+                self.0.set_closed(&Unpinned, Some(Discard::AdapterDown));
+            }
+            body()
+        }
+    }
+
+    #[test]
+    fn what_went_before_the_queue_was_closed_is_told() {
+        let staged = open();
+        for _ in 0..4 {
+            let _ = staged.push(&Unpinned, vec![0; MAX_STAGED_BYTES / 4]);
+        }
+        let closing = Closing(&staged, core::cell::Cell::new(0));
+        let pushed = staged.push(&closing, vec![0; MAX_STAGED_BYTES]);
+        assert_eq!(pushed, (2, Err(Discard::AdapterDown)));
+        assert_eq!(staged.len(&Unpinned), 2);
     }
 }

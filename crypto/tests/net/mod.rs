@@ -205,12 +205,9 @@ impl Host {
                 self.seal(&peer, &reserved.keypair, reserved.first_counter, &packet, now);
             }
             Err(NoSession { wants }) => {
-                match peer.stage(&G, packet) {
-                    Ok(discarded) => {
-                        self.discards.extend((0..discarded).map(|_| Discard::StagedFull));
-                    }
-                    Err(reason) => self.discards.push(reason),
-                }
+                let (older, kept) = peer.stage(&G, packet);
+                self.discards.extend((0..older).map(|_| Discard::StagedFull));
+                self.discards.extend(kept.err());
                 self.want(&peer, wants, now);
             }
         }
