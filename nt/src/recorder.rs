@@ -118,10 +118,10 @@ fn write(event: Event, irql: u8, words: [u64; 4], level: &Dispatch<'_>) {
     if rings == 0 || cpu >= DESCRIPTOR.ring_count.load(Ordering::Relaxed) {
         return;
     }
-    let rings = core::ptr::with_exposed_provenance::<Ring>(rings);
+    let ring = core::ptr::with_exposed_provenance::<Ring>(rings).wrapping_add(cpu as usize);
     // SAFETY: lines of so many rings are there until the recorder is dropped, which its owner does when nobody notes any more;
     // both types are atomics and nothing else.
-    let ring = unsafe { &*rings.add(cpu as usize) };
+    let ring = unsafe { &*ring };
     // SAFETY: every x64 CPU has it, and it reads nothing of ours.
     let time = unsafe { core::arch::x86_64::_rdtsc() };
     ring.note(time, event, irql, words);

@@ -51,7 +51,7 @@ pub(super) fn elf(image: &Image) -> Option<Vec<u8>> {
     let (mut unit, functions) = lines::unit(image)?;
     let mut sections = vec![Section::new("", SHT_NULL, Vec::new())];
     sections.push(Section {
-        flags: (SHF_ALLOC | SHF_EXECINSTR).0.into(),
+        flags: (SHF_ALLOC | SHF_EXECINSTR).0,
         address: image.base() as u64,
         size: Some(image.size() as u64),
         ..Section::new(".text", SHT_NOBITS, Vec::new())
@@ -64,7 +64,7 @@ pub(super) fn elf(image: &Image) -> Option<Vec<u8>> {
         }
         Ok::<(), ()>(())
     };
-    debug.for_each(|id, bytes| add(id, bytes)).ok()?;
+    debug.for_each(&mut add).ok()?;
     let mut frames = DebugFrame::from(EndianVec::new(LittleEndian));
     frames::table(image)?.write_debug_frame(&mut frames).ok()?;
     sections.push(Section::new(".debug_frame", SHT_PROGBITS, frames.slice().to_vec()));

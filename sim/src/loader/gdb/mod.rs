@@ -11,8 +11,9 @@ mod companion;
 mod frames;
 mod lines;
 
-use std::ptr::{null, null_mut};
-use std::sync::Mutex;
+use std::ptr::null_mut;
+use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 
 use crate::loader::pe::Image;
 use crate::verifier::schedule::lock;
@@ -20,9 +21,9 @@ use crate::verifier::schedule::lock;
 /// `jit_code_entry`.
 #[repr(C)]
 struct Entry {
-    next: *mut Entry,
-    previous: *mut Entry,
-    file: *const u8,
+    next: AtomicPtr<Entry>,
+    previous: AtomicPtr<Entry>,
+    file: AtomicPtr<u8>,
     bytes: u64,
 }
 
@@ -30,20 +31,25 @@ struct Entry {
 #[repr(C)]
 struct Descriptor {
     version: u32,
-    action: u32,
-    relevant: *mut Entry,
-    first: *mut Entry,
+    action: AtomicU32,
+    relevant: AtomicPtr<Entry>,
+    first: AtomicPtr<Entry>,
 }
 
 /// `JIT_REGISTER_FN` and `JIT_UNREGISTER_FN`.
 const REGISTER: u32 = 1;
 const UNREGISTER: u32 = 2;
 
-/// Where gdb looks. Written under [`TURN`] only.
+/// Where gdb looks.
 #[unsafe(no_mangle)]
 #[used]
-static mut __jit_debug_descriptor: Descriptor =
-    Descriptor { version: 1, action: 0, relevant: null_mut(), first: null_mut() };
+#[allow(non_upper_case_globals, reason = "the name is gdb's")]
+static __jit_debug_descriptor: Descriptor = Descriptor {
+    version: 1,
+    action: AtomicU32::new(0),
+    relevant: AtomicPtr::new(null_mut()),
+    first: AtomicPtr::new(null_mut()),
+};
 
 /// Where gdb has its breakpoint.
 #[unsafe(no_mangle)]
@@ -52,75 +58,55 @@ extern "C" fn __jit_debug_register_code() {
     std::hint::black_box(());
 }
 
-static TURN: Mutex<()> = Mutex::new(());
+/// What is in gdb's list, in its order.
+static ENTRIES: Mutex<Vec<Arc<Entry>>> = Mutex::new(Vec::new());
 
 /// What gdb knows of one image, until it is dropped.
 pub(crate) struct Companion {
-    entry: *mut Entry,
+    entry: Arc<Entry>,
     _file: Vec<u8>,
 }
-
-// SAFETY: the entry is reached under `TURN` only.
-unsafe impl Send for Companion {}
-// SAFETY: as above.
-unsafe impl Sync for Companion {}
 
 impl Companion {
     /// Tells gdb of `image`, if it is there or expected. None without a PDB.
     pub(crate) fn introduce(image: &Image) -> Option<Self> {
         (is_traced() || std::env::var_os("PENSTOCK_GDB").is_some()).then_some(())?;
-        let file = companion::elf(image)?;
-        let _turn = lock(&TURN);
-        // SAFETY: nobody else has the descriptor or its entries, which are all alive.
-        let entry = unsafe {
-            let next = __jit_debug_descriptor.first;
-            let entry = Box::into_raw(Box::new(Entry {
-                next,
-                previous: null_mut(),
-                file: file.as_ptr(),
-                bytes: file.len() as u64,
-            }));
-            if let Some(next) = next.as_mut() {
-                next.previous = entry;
-            }
-            __jit_debug_descriptor.first = entry;
-            tell(REGISTER, entry);
-            entry
-        };
+        let mut file = companion::elf(image)?;
+        let entry = Arc::new(Entry {
+            next: AtomicPtr::default(),
+            previous: AtomicPtr::default(),
+            file: AtomicPtr::new(file.as_mut_ptr()),
+            bytes: file.len() as u64,
+        });
+        let mut entries = lock(&ENTRIES);
+        entries.push(entry.clone());
+        tell(REGISTER, &entry, &entries);
         Some(Self { entry, _file: file })
     }
 }
 
-/// # Safety
-///
-/// Under [`TURN`], of an entry that is alive.
-unsafe fn tell(action: u32, entry: *mut Entry) {
-    // SAFETY: the caller's.
-    unsafe {
-        __jit_debug_descriptor.action = action;
-        __jit_debug_descriptor.relevant = entry;
-    }
-    __jit_debug_register_code();
-}
-
 impl Drop for Companion {
     fn drop(&mut self) {
-        let _turn = lock(&TURN);
-        // SAFETY: the entry was made by `introduce`, and its neighbours are alive while they are in the list.
-        unsafe {
-            let Entry { next, previous, .. } = *self.entry;
-            if let Some(next) = next.as_mut() {
-                next.previous = previous;
-            }
-            match previous.as_mut() {
-                Some(previous) => previous.next = next,
-                None => __jit_debug_descriptor.first = next,
-            }
-            tell(UNREGISTER, self.entry);
-            (*self.entry).file = null();
-            drop(Box::from_raw(self.entry));
-        }
+        let mut entries = lock(&ENTRIES);
+        entries.retain(|other| !Arc::ptr_eq(other, &self.entry));
+        tell(UNREGISTER, &self.entry, &entries);
     }
+}
+
+fn tell(action: u32, entry: &Arc<Entry>, entries: &[Arc<Entry>]) {
+    let at = |index: Option<usize>| {
+        let entry = index.and_then(|index| entries.get(index));
+        entry.map_or(null_mut(), |entry| Arc::as_ptr(entry).cast_mut())
+    };
+    for (index, entry) in entries.iter().enumerate() {
+        entry.next.store(at(Some(index + 1)), Ordering::Relaxed);
+        entry.previous.store(at(index.checked_sub(1)), Ordering::Relaxed);
+    }
+    let descriptor = &__jit_debug_descriptor;
+    descriptor.first.store(at(Some(0)), Ordering::Relaxed);
+    descriptor.action.store(action, Ordering::Relaxed);
+    descriptor.relevant.store(Arc::as_ptr(entry).cast_mut(), Ordering::Relaxed);
+    __jit_debug_register_code();
 }
 
 /// Whether a debugger is attached to this process.
