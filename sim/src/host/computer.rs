@@ -276,6 +276,17 @@ impl Tunnel {
         woken.map_err(|status| BootError::Device("waking the device", status))
     }
 
+    /// Somebody asks to remove the device, and somebody else refuses: it goes on.
+    ///
+    /// # Errors
+    ///
+    /// [`BootError`]: the machine stopped, or it was the driver that refused.
+    pub fn query_remove_in_vain(&self) -> Result<(), BootError> {
+        let asked = self.node.query_remove_in_vain();
+        let asked = asked.map_err(|Dead| BootError::Stopped(report(&self.machine)))?;
+        asked.map_err(|status| BootError::Device("asking to remove the device", status))
+    }
+
     /// Stops the device and starts it again, as for other resources.
     ///
     /// # Errors

@@ -151,6 +151,19 @@ impl DeviceNode {
         Ok(())
     }
 
+    /// Asks to remove the device, which somebody else refuses (a program that has it open, another driver): after the driver's
+    /// `EvtDeviceQueryRemove` the removal is cancelled. The device stays in D0 all the while, and hears of nothing else.
+    ///
+    /// Source: `facts/kmdf.md` 7 (QUERY_REMOVE, CANCEL).
+    ///
+    /// # Errors
+    ///
+    /// [`Dead`]; inside, the status if it is the driver that refuses.
+    pub fn query_remove_in_vain(&self) -> Result<Result<(), NtStatus>, Dead> {
+        let status = self.status_of(PnpCallback::QueryRemove, &[self.device.handle()])?;
+        Ok(if status::is_success(status) { Ok(()) } else { Err(status) })
+    }
+
     /// Disables or uninstalls the device: the driver may veto.
     ///
     /// # Errors

@@ -4,6 +4,8 @@
 //!   ┌──────────────────────────────────┐ ══ load ══► ┌──────┐
 //!   │ alpha  ⟳ sleep, rebalance,       │             │ beta │
 //!   │        pulled out, another driver│ ◄══ load ══ │      │
+//!   │        removal refused, standby, │             │      │
+//!   │        BFE late, network changes │             │      │
 //!   └──────────────────────────────────┘             └──────┘
 //! ```
 //!
@@ -14,8 +16,9 @@ use std::time::Duration;
 
 use abi::discard::Discard;
 use abi::statistics::Counter;
-use sim::host::memory::Network;
 use sim::host::memory::pair::{Pair, Station};
+use sim::host::memory::{CARD, Network};
+use sim::nt::fwp;
 
 use crate::machines::accounting::Ledger;
 use crate::machines::{self, Load};
@@ -127,5 +130,74 @@ fn another_driver_takes_over_under_load() {
         let (next, leaks) = alpha.restart(&driver).unwrap();
         machines::nothing_left(&leaks);
         next
+    });
+}
+
+#[test]
+fn a_removal_is_refused_under_load() {
+    under_load(6, |pair, _| {
+        let before = Ledger::of(&pair.beta);
+        pair.alpha.tunnel().query_remove_in_vain().unwrap();
+        pair.world.sleep(Duration::from_millis(5));
+        let after = Ledger::of(&pair.beta);
+        let [before, now] = [&before, &after].map(|it| it.counter(Counter::PacketsIn));
+        assert!(now > before, "it went on\n{after}");
+    });
+}
+
+/// Modern standby has no sleep state: what may change is the device's own power state, while programs ask and peers send.
+#[test]
+fn the_device_is_powered_down_while_the_system_works() {
+    under_load(7, |pair, round| {
+        let tunnel = pair.alpha.tunnel();
+        tunnel.sleep().unwrap();
+        // Bringing it up or down is done in the caller's thread, whatever the device's power.
+        if round % 3 == 0 {
+            pair.alpha.set_up(false).unwrap();
+            pair.alpha.set_up(true).unwrap();
+        }
+        pair.world.sleep(Duration::from_millis(round % 9));
+        tunnel.wake().unwrap();
+        let answer = tunnel.get().unwrap();
+        assert!(abi::ioctl::Set::parse(&answer).is_ok_and(|set| set.peer_count() == 1));
+    });
+}
+
+/// The driver is loaded before BFE runs: the sockets have everything, and callouts from when it does.
+#[test]
+fn bfe_comes_after_the_driver_under_load() {
+    let driver = machines::driver();
+    again_and_again(8, |alpha| {
+        let machine = alpha.computer().machine().clone();
+        let world = machine.world().clone();
+        // What was started without, it gets under load, before it is taken away.
+        fwp::start_bfe(&machine);
+        let ways = Ledger::of(&alpha);
+        world.sleep(Duration::from_millis(20));
+        let now = Ledger::of(&alpha);
+        let [before, after] = [&ways, &now].map(|it| it.counter(Counter::Absorbed));
+        assert!(after > before, "callouts take them\n{now}");
+        let place = alpha.take_out().unwrap();
+        machines::nothing_left(&place.computer().unload().unwrap());
+        fwp::stop_bfe(&machine);
+        place.computer().load(&driver).unwrap();
+        let next = place.plug_in().unwrap();
+        assert_eq!(fwp::objects(&machine), 0, "no filters without BFE");
+        next
+    });
+}
+
+/// The card's routes go and come back, worse and better than before.
+#[test]
+fn the_network_changes_under_load() {
+    under_load(9, |pair, round| {
+        let host = pair.alpha.host();
+        let mut cut = Vec::new();
+        host.change(|tables| {
+            cut = tables.routes.extract_if(.., |route| route.interface == CARD).collect();
+        });
+        pair.world.sleep(Duration::from_millis([0, 1, 30][round as usize % 3]));
+        cut.iter_mut().for_each(|route| route.metric = 1 + (round % 50) as u32);
+        host.change(|tables| tables.routes.extend_from_slice(&cut));
     });
 }
