@@ -98,6 +98,9 @@ struct Actor {
     rank: u64,
     what: &'static str,
     state: State,
+    /// Where it spun last, by the points it had passed; and whether it has done nothing else since it had spun before.
+    spun_at: Option<u64>,
+    spins: bool,
     foreground: bool,
     turn: Arc<Condvar>,
 }
@@ -399,6 +402,8 @@ impl World {
             rank,
             what: "",
             state: State::Runnable,
+            spun_at: None,
+            spins: false,
             foreground,
             turn: Arc::new(Condvar::new()),
         };

@@ -118,13 +118,17 @@ impl World {
         let Some((_, number)) = ACTOR.get().filter(|(world, _)| *world == self.identity) else {
             return true;
         };
+        let points = PASSED.get().points;
         let mut baton = lock(&self.baton);
         baton.spins += 1;
         if baton.spins > MOST_SPINS {
             return false;
         }
         baton.put_last(number);
-        if baton.numbers(|actor| actor.state == State::Runnable).len() < 2 {
+        let actor = &mut baton.actors[number];
+        actor.spins = actor.spun_at.replace(points) == Some(points);
+        // Two that spin for a third, who is away, do not keep each other busy for ever.
+        if baton.numbers(|actor| actor.state == State::Runnable && !actor.spins).is_empty() {
             baton.pass_time();
         }
         baton.hand_over();
