@@ -33,7 +33,7 @@ mod scaling;
 
 use pair::{PACKETS, Pair, Taken};
 use peer::Boringtun;
-use results::{root, write};
+use results::{median, root, write};
 
 const SIZES: [usize; 3] = [64, 256, 1420];
 /// boringtun's session is renewed after this: it is refused at 180 s.
@@ -284,11 +284,6 @@ fn round(value: f64) -> f64 {
 
 fn per_packet(taken: Duration) -> f64 {
     taken.as_nanos() as f64 / PACKETS as f64
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }
 
 /// The rate that one sample in ten reaches: what the clock shows when neighbours leave both CPUs alone.

@@ -40,7 +40,7 @@ mod sample;
 
 use handshakes::Side;
 use pair::Pair;
-use results::{root, write};
+use results::{median, root, write};
 use sample::{Armed, Clock};
 
 /// Simulated CPUs: workers have some of their own.
@@ -360,11 +360,6 @@ fn json(what: &str, unit: &str, ours: f64, peer: &str, theirs: f64) -> serde_jso
         "what": what, "size": null, "unit": unit,
         "ours": ours, "peer": peer, "theirs": theirs, "ratio": ratio,
     })
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }
 
 fn arguments() -> (PathBuf, usize, usize) {

@@ -24,7 +24,7 @@ mod results;
 mod sample;
 
 use pair::{PACKETS, Pair};
-use results::{root, write};
+use results::{median, root, write};
 use sample::Clock;
 
 /// Calls of a sample.
@@ -106,11 +106,6 @@ fn main() {
 
 fn per_packet(taken: pair::Taken) -> f64 {
     taken.cpu.as_nanos() as f64 / PACKETS as f64
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }
 
 fn rounds() -> usize {

@@ -1,4 +1,4 @@
-//! Where results go.
+//! What samples come to, and where results go.
 
 use std::path::{Path, PathBuf};
 
@@ -14,4 +14,10 @@ pub fn write(name: &str, text: &str) {
     let folder = root().join("target/bench");
     std::fs::create_dir_all(&folder).expect("target/bench can be made");
     std::fs::write(folder.join(name), format!("{text}\n")).expect("target/bench can be written");
+}
+
+/// The middle one of samples, of which there are some.
+pub fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
 }

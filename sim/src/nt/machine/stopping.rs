@@ -45,10 +45,10 @@ impl Machine {
     }
 
     pub(crate) fn stopped(&self, mut stop: Stop) {
-        stop.recorder = recorder::lines(self, recorder::TAIL);
         {
             let mut report = lock(&self.report);
             if report.is_none() {
+                stop.recorder = recorder::lines(self, recorder::TAIL);
                 *report = Some(stop);
             }
         }
