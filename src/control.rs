@@ -70,16 +70,16 @@ impl DeviceEvents for Context {
         passive: &mut Passive,
     ) -> Result<(), NtError> {
         self.device.tunnel.resumed(&AtPassive(passive), crate::now());
-        self.device.note(Event::PoweredUp, [0; 3], passive);
+        self.device.note(Event::PoweredUp, [0; 3]);
         Ok(())
     }
 
-    fn d0_exit(&self, _handle: Handle, _to: nt::wdf::PowerState, passive: &mut Passive) {
-        self.device.note(Event::PoweredDown, [0; 3], passive);
+    fn d0_exit(&self, _handle: Handle, _to: nt::wdf::PowerState, _passive: &mut Passive) {
+        self.device.note(Event::PoweredDown, [0; 3]);
     }
 
     fn cleanup(&self, passive: &mut Passive) {
-        self.device.note(Event::DeviceRemoved, [0; 3], passive);
+        self.device.note(Event::DeviceRemoved, [0; 3]);
         self.device.core.remove(&self.device, passive);
         self.device.close(passive);
     }
@@ -179,7 +179,7 @@ impl Context {
         wipe_stack(2);
         let event = if done.is_ok() { Event::Configured } else { Event::Refused };
         let bytes = request.direct_input().map_or(0, |input| input.len() as u64);
-        self.device.note(event, [bytes, 0, 0], passive);
+        self.device.note(event, [bytes, 0, 0]);
         let consumed = *done.as_ref().unwrap_or(&0);
         request.complete(done.map(drop), consumed);
     }

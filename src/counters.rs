@@ -111,7 +111,7 @@ impl Counters {
             // Relaxed: as above.
             value.fetch_add(packets as u64, Ordering::Relaxed);
         }
-        recorder::note_anywhere(Event::Discarded, [reason as u64, packets as u64, 0, 0]);
+        recorder::note(Event::Discarded, [reason as u64, packets as u64, 0, 0]);
     }
 
     /// Writes the statistics block, `elsewhere` being discards that were counted elsewhere; `None` if

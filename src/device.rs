@@ -164,8 +164,7 @@ impl Device {
         let took_100ns = nt::time::to_100ns(ended.saturating_sub(began.monotonic.0));
         self.core.processors.note(ended, took_100ns, packets, level);
         if self.counters.raise(Counter::LongestAtDispatch100ns, took_100ns) {
-            let words = [self.tunnel.number(), took_100ns, packets as u64, 0];
-            recorder::note(events::Event::LongestAtDispatch, words, level);
+            self.note(events::Event::LongestAtDispatch, [took_100ns, packets as u64, 0]);
         }
     }
 
@@ -365,7 +364,7 @@ impl Device {
         this.tunnel.up(&AtPassive(passive), out);
         this.adapter.set_link_up(true);
         drop(control);
-        this.note(events::Event::AdapterUp, [port.into(), 0, 0], passive);
+        this.note(events::Event::AdapterUp, [port.into(), 0, 0]);
         this.say(passive, Level::Info, format_args!("up, listening on port {port}"));
         this.say_refused(&reading, passive);
         this.core.call_workers();
@@ -383,7 +382,7 @@ impl Device {
         self.replace_sockets(None, &control.pause, passive);
         control.owner = None;
         drop(control);
-        self.note(events::Event::AdapterDown, [0; 3], passive);
+        self.note(events::Event::AdapterDown, [0; 3]);
         let dropped = self.handshakes.clear(&AtPassive(passive));
         self.counters.discard(Discard::NotUp, dropped);
         self.say(passive, Level::Info, format_args!("down"));
@@ -448,10 +447,9 @@ impl Device {
     }
 
     /// Notes what happened to the adapter in the flight recorder.
-    pub(crate) fn note(&self, event: events::Event, words: [u64; 3], passive: &Passive) {
+    pub(crate) fn note(&self, event: events::Event, words: [u64; 3]) {
         let [a, b, c] = words;
-        let words = [self.tunnel.number(), a, b, c];
-        passive.pinned(|level| recorder::note_at_dispatch(event, words, level));
+        recorder::note(event, [self.tunnel.number(), a, b, c]);
     }
 
     /// Writes a line to the log.

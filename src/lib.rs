@@ -159,8 +159,7 @@ impl Core {
         let interceptions = Interceptions::try_new(passive)?;
         let workers = Workers::start(passive)?;
         let numbers = AtomicU64::new(1);
-        let count = [u64::from(processor::count()), 0, 0, 0];
-        passive.pinned(|level| recorder::note_at_dispatch(Event::Loaded, count, level));
+        recorder::note(Event::Loaded, [u64::from(processor::count()), 0, 0, 0]);
         Ok(Self {
             workers,
             interceptions,
@@ -258,7 +257,7 @@ struct Driver {
 
 impl Drop for Driver {
     fn drop(&mut self) {
-        recorder::note_anywhere(Event::Unloading, [0; 4]);
+        recorder::note(Event::Unloading, [0; 4]);
     }
 }
 
@@ -295,7 +294,7 @@ impl DriverEvents for Driver {
             Ok(Context { device, _callouts: callouts })
         })?;
         let device = added.ok_or(NtError::UNSUCCESSFUL)?;
-        device.note(Event::DeviceAdded, [0; 3], passive);
+        device.note(Event::DeviceAdded, [0; 3]);
         let queue = handle.create_manual_queue(passive)?;
         passive.pinned(|level| device.log.open(level.at_most(), queue));
         let (data1, data2, data3, data4) = INTERFACE_CLASS;

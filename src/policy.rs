@@ -62,9 +62,7 @@ impl Policies {
         }
         let refused = reading.refused().count() as u64;
         recorder::set_level(self.get(Policy::RecorderLevel));
-        passive.pinned(|level| {
-            recorder::note_at_dispatch(Event::PolicyRead, [refused, 0, 0, 0], level);
-        });
+        recorder::note(Event::PolicyRead, [refused, 0, 0, 0]);
         reading
     }
 

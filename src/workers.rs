@@ -298,11 +298,11 @@ impl Worker {
             match device.tunnel.consume(&ground, bytes, from, now, random, &mut errand) {
                 Ok(()) => {
                     device.counters.add(Counter::HandshakesIn, 1);
-                    device.note(events::Event::MessageTaken, [kind, len, 0], passive);
+                    device.note(events::Event::MessageTaken, [kind, len, 0]);
                 }
                 Err(reason) => {
                     device.counters.discard(reason, 1);
-                    device.note(events::Event::MessageRefused, [kind, len, reason as u64], passive);
+                    device.note(events::Event::MessageRefused, [kind, len, reason as u64]);
                 }
             }
             let ended = monotonic();
@@ -371,7 +371,7 @@ impl Output<Paths> for Errand<'_> {
         let device = self.device;
         device.counters.add(Counter::HandshakesOut, 1);
         let words = [kind(datagram), datagram.len() as u64, 0];
-        device.note(events::Event::MessageMade, words, self.passive);
+        device.note(events::Event::MessageMade, words);
         let route = match device.message_route(peer, to, self.passive) {
             Ok(route) => route,
             Err(reason) => return device.counters.discard(reason, 1),

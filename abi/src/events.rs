@@ -16,7 +16,7 @@ use crate::table::table;
 pub enum Level {
     /// Once in a while: something was done to an adapter, or a handshake message went or came.
     Info = 1,
-    /// For each chunk of packets, and each discard.
+    /// For each discard.
     Verbose = 2,
 }
 
@@ -94,7 +94,7 @@ pub const DESCRIPTOR: &str = "PenstockRecorder";
 #[repr(C)]
 pub struct Record([AtomicU64; 6]);
 
-/// The records of one CPU.
+/// The records of one CPU. Zeroes are an empty one.
 #[derive(Debug)]
 #[repr(C, align(64))]
 pub struct Ring {
@@ -194,15 +194,6 @@ pub struct Found {
 }
 
 impl Ring {
-    /// An empty one.
-    #[must_use]
-    pub const fn new() -> Self {
-        Self {
-            next: AtomicU64::new(0),
-            records: [const { Record([const { AtomicU64::new(0) }; 6]) }; RECORDS],
-        }
-    }
-
     /// Writes a record over the oldest. Only on the ring's CPU, at `DISPATCH_LEVEL`: two steps do for one.
     pub fn note(&self, time: u64, event: Event, irql: u8, words: [u64; 4]) {
         // Relaxed: who reads finds out by the numbers whether a record was being written.
@@ -214,12 +205,6 @@ impl Ring {
         for (place, value) in record.iter().zip([time, what, a, b, c, d]) {
             place.store(value, Ordering::Relaxed);
         }
-    }
-}
-
-impl Default for Ring {
-    fn default() -> Self {
-        Self::new()
     }
 }
 
@@ -293,7 +278,10 @@ mod tests {
 
     #[test]
     fn the_newest_are_kept_and_what_was_overwritten_is_not_taken_for_another() {
-        let ring = Ring::new();
+        let ring = Ring {
+            next: AtomicU64::new(0),
+            records: [const { Record([const { AtomicU64::new(0) }; 6]) }; RECORDS],
+        };
         for number in 0..RECORDS as u64 + 3 {
             ring.note(number, Event::AdapterUp, 2, [number, 51820, 0, 0]);
         }

@@ -84,7 +84,7 @@ policies! {
     /// peer takes.
     MssClamp: 0..=1, "0 no, 1 yes", default 1;
     /// What the flight recorder keeps.
-    RecorderLevel: 0..=2, "0 nothing, 1 what happens to adapters and handshakes, 2 also each discard and chunk", default 1;
+    RecorderLevel: 0..=2, "0 nothing, 1 what happens to adapters and handshakes, 2 also each discard", default 1;
 }
 
 /// The one value that is a text: CPUs that do not seal and open packets for others

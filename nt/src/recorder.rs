@@ -7,7 +7,6 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use abi::events::{Descriptor, Event, Level, Ring};
-
 use wdk_sys::DISPATCH_LEVEL;
 
 use crate::{
@@ -71,41 +70,24 @@ impl Drop for Recorder {
     }
 }
 
-/// Notes that `event` happened, if its level is noted and there is a recorder.
-///
-/// # IRQL
-///
-/// `<= DISPATCH_LEVEL`; raises to it meanwhile.
-pub fn note(event: Event, words: [u64; 4], level: &AtMostDispatch) {
-    if is_noted(event.level()) {
-        let was = irql::current();
-        level.pinned(|level| write(event, was, words, level));
+/// Notes that `event` happened, with the IRQL it happened at; nothing above `DISPATCH_LEVEL`, or if its level is not noted, or
+/// there is no recorder. Any IRQL; raises to `DISPATCH_LEVEL` meanwhile.
+#[inline(never)] // Many call it, none often.
+pub fn note(event: Event, words: [u64; 4]) {
+    if !is_noted(event.level()) {
+        return;
     }
-}
-
-/// The same for callers who are at `DISPATCH_LEVEL` anyway.
-///
-/// # IRQL
-///
-/// `DISPATCH_LEVEL`.
-pub fn note_at_dispatch(event: Event, words: [u64; 4], level: &Dispatch<'_>) {
-    if is_noted(event.level()) {
-        write(event, DISPATCH_LEVEL as u8, words, level);
+    let irql = irql::current();
+    if irql <= DISPATCH_LEVEL as u8 {
+        // SAFETY: just looked at, and whoever raises it lowers it again before this thread goes on.
+        let level = unsafe { AtMostDispatch::assume() };
+        level.pinned(|level| write(event, irql, words, level));
     }
 }
 
 /// Has events up to `most` be noted; 0 is none. Any IRQL.
 pub fn set_level(most: u32) {
     DESCRIPTOR.level.store(most, Ordering::Relaxed);
-}
-
-/// The same for callers who have no token of their level; above `DISPATCH_LEVEL` nothing is noted. Any IRQL.
-pub fn note_anywhere(event: Event, words: [u64; 4]) {
-    if is_noted(event.level()) && irql::current() <= DISPATCH_LEVEL as u8 {
-        // SAFETY: just looked at, and whoever raises it lowers it again before this thread goes on.
-        let level = unsafe { AtMostDispatch::assume() };
-        note(event, words, &level);
-    }
 }
 
 fn is_noted(level: Level) -> bool {

@@ -74,14 +74,14 @@ impl Device {
         let Some(port) = port else { return };
         let first = current.is_some();
         if first {
-            this.note(Event::SocketsLost, [0; 3], passive);
+            this.note(Event::SocketsLost, [0; 3]);
         }
         // The port is free for the new ones only when the old ones are gone.
         this.replace_sockets(None, &control.pause, passive);
         match Self::open(this, port, &owner, passive) {
             Ok(sockets) => {
                 this.replace_sockets(Some(sockets), &control.pause, passive);
-                this.note(Event::SocketsReopened, [port.into(), 0, 0], passive);
+                this.note(Event::SocketsReopened, [port.into(), 0, 0]);
                 this.say(passive, Level::Warning, format_args!("sockets opened anew"));
             }
             Err(error) => {

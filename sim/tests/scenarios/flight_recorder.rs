@@ -48,6 +48,10 @@ fn what_happens_to_an_adapter_is_noted_in_order() {
         // An initiation, and the response to it.
         assert_eq!(of(Event::MessageMade)[1..3], [1, 148]);
         assert_eq!(of(Event::MessageTaken)[1..3], [2, 92]);
+        // At the level it happened at, whatever writing it takes.
+        let all = pair.alpha.computer().machine().recorded(usize::MAX);
+        let up = all.iter().find(|(_, noted)| noted.event == Event::AdapterUp).unwrap();
+        assert_eq!(up.1.irql, 0);
         // Without being asked for it keeps none of what there is of each packet.
         assert!(noted.iter().all(|(event, _)| *event != Event::Discarded), "{noted:?}");
     });
