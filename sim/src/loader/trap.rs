@@ -96,13 +96,20 @@ impl Trap {
 /// Points GS at `gate` and makes sure this host thread has a signal stack.
 pub(crate) fn set_gs(gate: &Gate) {
     thread_local! {
-        static SIGNAL_STACK_SET: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+        static OWN_SIGNAL_STACK: SignalStack = SignalStack::set();
     }
     // SAFETY: nothing on Linux x86-64 uses GS in user mode; the block outlives the calls it is set for.
     let result =
         unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_SET_GS, std::ptr::from_ref(gate)) };
     assert_eq!(result, 0, "the host does not let GS be set");
-    if !SIGNAL_STACK_SET.replace(true) {
+    OWN_SIGNAL_STACK.with(|_| ());
+}
+
+/// The memory that this host thread's signal handlers run on, for as long as the thread lives.
+struct SignalStack(usize);
+
+impl SignalStack {
+    fn set() -> Self {
         let base = super::pe::map_anonymous(None, SIGNAL_STACK)
             .unwrap_or_else(|error| panic!("no signal stack: {error}"));
         let stack = libc::stack_t {
@@ -110,9 +117,21 @@ pub(crate) fn set_gs(gate: &Gate) {
             ss_flags: 0,
             ss_size: SIGNAL_STACK,
         };
-        // SAFETY: the stack was just mapped and is this thread's to keep. It is not unmapped: threads here are few.
+        // SAFETY: the stack was just mapped, and is unmapped when the thread has none any more.
         let result = unsafe { libc::sigaltstack(&stack, std::ptr::null_mut()) };
         assert_eq!(result, 0, "sigaltstack");
+        Self(base)
+    }
+}
+
+impl Drop for SignalStack {
+    fn drop(&mut self) {
+        let none =
+            libc::stack_t { ss_sp: std::ptr::null_mut(), ss_flags: libc::SS_DISABLE, ss_size: 0 };
+        // SAFETY: taking the stack away is allowed: no handler runs on it, or this would not.
+        if unsafe { libc::sigaltstack(&none, std::ptr::null_mut()) } == 0 {
+            super::pe::unmap(self.0, SIGNAL_STACK);
+        }
     }
 }
 

@@ -194,7 +194,10 @@ impl Machine {
         let Some(machine) = self.this.upgrade() else { return };
         let handle =
             self.world.spawn(&format!("{} {name}", self.options.name), move || body(&machine));
-        lock(&self.background).push(handle);
+        let mut threads = lock(&self.background);
+        // A thread that has ended keeps its stack for as long as its handle is kept.
+        threads.retain(|thread| !thread.is_finished());
+        threads.push(handle);
     }
 
     fn switch_off(&self) {

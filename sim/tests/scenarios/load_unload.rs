@@ -54,3 +54,21 @@ fn with_traffic_in_between() {
         }
     });
 }
+
+/// Thousands of machines live in one process, one after the other.
+#[test]
+fn a_machine_that_is_switched_off_is_freed() {
+    let mut machine = std::sync::Weak::new();
+    machines::with_pair(9, |pair| {
+        machines::ping(&pair.alpha, &pair.beta);
+        machine = std::sync::Arc::downgrade(pair.alpha.computer().machine());
+    });
+    // In virtual time its threads hand the baton on before they end.
+    for _ in 0..1000 {
+        if machine.strong_count() == 0 {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    panic!("somebody has it still: {}", machine.strong_count());
+}

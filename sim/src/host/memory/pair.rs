@@ -127,8 +127,10 @@ impl Station {
             _ => sender.send_super(&machine, packet, mss).is_ok(),
         });
         let endpoint = Endpoint::new(&world, &addresses, transmit);
-        let inbox = endpoint.clone();
+        // The endpoint has the adapter, to send by.
+        let inbox = Arc::downgrade(&endpoint);
         tunnel.adapter().on_receive(move |packets| {
+            let Some(inbox) = inbox.upgrade() else { return };
             for packet in packets.iter() {
                 inbox.deliver(packet.pieces().flatten().copied().collect());
             }
