@@ -39,6 +39,8 @@ pub struct Gate {
 pub(crate) const VERIFY_XSTATE: u64 = 1;
 /// The CPU has AVX, so `vzeroupper` exists.
 pub(crate) const HAS_AVX: u64 = 4;
+/// The next import that returns has the driver single-stepped from there on.
+pub(crate) const SINGLE_STEP: u64 = 8;
 /// Arguments that a call can carry either way.
 pub const MAX_ARGUMENTS: usize = 10;
 
@@ -247,6 +249,7 @@ gate_import:                     # driver -> host; r11 = number of the import
   cmp qword ptr [rbx+G_ABANDON], 0
   jne gate_abandon
   mov rax, r15
+  test dword ptr [rbx+G_MODE], 8
   mov rsp, r12
   pop r15
   pop r14
@@ -257,6 +260,12 @@ gate_import:                     # driver -> host; r11 = number of the import
   pop rbx
   pop rbp
   .cfi_def_cfa rsp, 8
+  jnz 5f
+  ret
+5:
+  pushfq
+  or dword ptr [rsp], 0x100      # the trap flag: effective behind the next instruction
+  popfq
   ret
   .cfi_endproc
 

@@ -4,7 +4,7 @@
 //! RIP to the gate's exit, and returns. Unwinding and symbols come later, in normal context (`nt/thread.rs`).
 //!
 //! A breakpoint at one of the driver's atomics, which there is in a world that explores schedules, is a place where others may
-//! run: that handler waits.
+//! run: that handler waits. So is the end of some single steps that begin there.
 //!
 //! It also plays two things Windows drivers do without an import: `mov cr8` (inlined IRQL functions) and reads of the shared
 //! user data page (inlined `KeQueryInterruptTime`).
@@ -20,7 +20,7 @@ use crate::nt::level::DISPATCH;
 use crate::nt::machine::Machine;
 use crate::nt::thread::{Thread, block_of_this_thread};
 use crate::nt::xstate;
-use crate::verifier::explore::Place;
+use crate::verifier::explore::Reach;
 use crate::verifier::rules::{self, Rule};
 
 /// A fault in driver code, as the handler recorded it.
@@ -35,6 +35,8 @@ pub(crate) struct Trap {
 
 /// No trap's number: a `pause` that was executed too often.
 const ENDLESS: i64 = -1;
+const TRAP_FLAG: i64 = 0x100;
+const DIRECTION_FLAG: i64 = 0x400;
 /// `#PF`.
 const PAGE_FAULT: i64 = 14;
 /// `KUSER_SHARED_DATA` in kernel space.
@@ -176,6 +178,11 @@ extern "C" fn on_signal(signal: i32, info: *mut libc::siginfo_t, context: *mut l
     let Some(thread) = block_of_this_thread() else { return unhandled(signal) };
     let sp = registers[libc::REG_RSP as usize] as usize;
     let machine = thread.machine();
+    // SAFETY: the kernel passes valid information to a SA_SIGINFO handler.
+    let info = unsafe { &*info };
+    if signal == libc::SIGTRAP && info.si_code == libc::TRAP_TRACE {
+        return stepped(thread, rip, registers, image_of_state);
+    }
     let rip = match copied_from(machine, rip) {
         Some(site) => {
             registers[libc::REG_RIP as usize] = site as i64;
@@ -205,8 +212,6 @@ extern "C" fn on_signal(signal: i32, info: *mut libc::siginfo_t, context: *mut l
     if in_driver && signal == libc::SIGSEGV && emulate(thread, rip, registers) {
         return;
     }
-    // SAFETY: the kernel passes valid information to a SA_SIGINFO handler.
-    let info = unsafe { &*info };
     // SAFETY: the signals handled here are faults, whose information has an address.
     let address = unsafe { info.si_addr() }.addr();
     note(thread, signal, registers[libc::REG_TRAPNO as usize], address, registers);
@@ -241,29 +246,61 @@ fn at_site(thread: &Thread, site: usize, registers: &mut [i64; 23], state: *mut 
     let Some(next) = machine.image().and_then(|image| image.sites().next(site)) else {
         return Site::No;
     };
-    let (to, own) = match next {
-        Next::Copy(copy) => (copy, !thread.reach(|| Place::Atomic(site))),
+    match next {
+        Next::Copy(copy) => {
+            registers[libc::REG_RIP as usize] = copy as i64;
+            match thread.reach_code(site) {
+                // The copy, and the jump behind it, are two.
+                Reach::Later(preemption, steps) => {
+                    thread.steps.set(Some((preemption, steps + 2)));
+                    registers[libc::REG_EFL as usize] |= TRAP_FLAG;
+                }
+                reach => resume(thread, reach, registers, state),
+            }
+        }
         Next::Spins(behind) => {
             if !machine.world().spin() {
                 return Site::SpunTooLong;
             }
-            (behind, true)
+            registers[libc::REG_RIP as usize] = behind as i64;
+            resume(thread, Reach::On, registers, state);
         }
-    };
-    if !own {
-        // SAFETY: the state of the frame that this handler was given.
-        unsafe { xstate::poison_signal_frame(state) };
-    }
-    registers[libc::REG_RIP as usize] = to as i64;
-    if machine.is_dead() {
-        redirect(registers);
     }
     Site::Passed
 }
 
+/// The driver's code has executed one instruction, on the way to a preemption.
+fn stepped(thread: &Thread, rip: usize, registers: &mut [i64; 23], state: *mut u8) {
+    let machine = thread.machine();
+    let own = copied_from(machine, rip).or_else(|| machine.is_driver_code(rip).then_some(rip));
+    match (own, thread.step()) {
+        (Some(_), Some((preemption, steps))) if steps > 1 => {
+            thread.steps.set(Some((preemption, steps - 1)));
+        }
+        (Some(at), Some((preemption, _))) => {
+            registers[libc::REG_EFL as usize] &= !TRAP_FLAG;
+            let reach = thread.reach_late(at, preemption);
+            resume(thread, reach, registers, state);
+        }
+        // It has called, or returned to, this program, where it is not preempted.
+        _ => registers[libc::REG_EFL as usize] &= !TRAP_FLAG,
+    }
+}
+
+/// The thread goes on in driver code, unless its machine has stopped.
+fn resume(thread: &Thread, reach: Reach, registers: &mut [i64; 23], state: *mut u8) {
+    if reach == Reach::Switched && thread.resumes_without_vectors() {
+        // SAFETY: the state of the frame that the handler was given.
+        unsafe { xstate::poison_signal_frame(state) };
+    }
+    if thread.machine().is_dead() {
+        redirect(registers);
+    }
+}
+
 /// Returns to the gate's exit, with direction and trap flags clear.
 fn redirect(registers: &mut [i64; 23]) {
-    registers[libc::REG_EFL as usize] &= !0x500;
+    registers[libc::REG_EFL as usize] &= !(DIRECTION_FLAG | TRAP_FLAG);
     registers[libc::REG_RIP as usize] = gate::abandon_address() as i64;
 }
 

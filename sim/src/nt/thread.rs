@@ -25,7 +25,7 @@ use crate::nt::processor;
 use crate::nt::ps::Process;
 use crate::nt::stack::{self, STACK_FILL, Stack};
 use crate::nt::xstate;
-use crate::verifier::explore::Place;
+use crate::verifier::explore::{Place, Preemption};
 use crate::verifier::rules;
 
 mod preemption;
@@ -54,6 +54,8 @@ pub struct Thread {
     depth: Cell<u32>,
     /// Whether the callback's upper vector registers hold what another left there, and no more the canaries.
     poisoned: Cell<bool>,
+    /// A preemption that comes in so many instructions.
+    pub(crate) steps: Cell<Option<(Preemption, u32)>>,
 }
 
 thread_local! {
@@ -107,6 +109,7 @@ impl Thread {
             ended: Cell::new(false),
             depth: Cell::new(0),
             poisoned: Cell::new(false),
+            steps: Cell::new(None),
         });
         thread.gate.own.set(&thread.gate);
         thread.gate.kpcr[0x18 / 8].set(std::ptr::from_ref(&thread.gate).expose_provenance() as u64);

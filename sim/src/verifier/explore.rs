@@ -3,8 +3,8 @@
 //! In a world that explores ([`World::exploring`]) the actor of the highest rank that can run does, until it waits. Ranks come
 //! from the seed. Now and then the running actor is *preempted*: it becomes the last of all, and goes on when everybody else
 //! waits; and every other time not before up to a millisecond of virtual time has passed, too, so that those who sleep come
-//! before it. That may be at every function it calls, where a callback begins and has returned, and at each of the driver's atomics
-//! (`loader/sites.rs`), at whichever IRQL. So a run has few switches, each of them long: the orders that a bug needs.
+//! before it. That may be at every function it calls, where a callback begins and has returned, at each of the driver's atomics
+//! (`loader/sites.rs`), and up to twelve instructions behind one of these, at whichever IRQL. So a run has few switches, each of them long: the orders that a bug needs.
 //!
 //! A run is its seed and its list of preemptions, which names each by the actor and by how many such places that one has passed.
 //! The list can be saved, taken again, and made shorter ([`shrink`]). The plain way to run threads by ranks that fall at a few
@@ -85,8 +85,8 @@ impl Plan {
 /// Where an actor was preempted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Place {
-    /// Before the atomic at this address.
-    Atomic(usize),
+    /// Before the instruction at this address: an atomic, or one that comes soon after.
+    Code(usize),
     /// In a function that was called from there.
     Import(&'static str, usize),
     /// Before the callback of that name at this address.
@@ -113,7 +113,7 @@ impl Switch {
         let base = thread.machine().driver_code().start;
         let offset = |address: usize| address.wrapping_sub(base);
         let place = match place {
-            Place::Atomic(at) => Place::Atomic(offset(at)),
+            Place::Code(at) => Place::Code(offset(at)),
             Place::Import(name, at) => Place::Import(name, offset(at)),
             Place::Begins(name, at) => Place::Begins(name, offset(at)),
             Place::Ended(name, at) => Place::Ended(name, offset(at)),
@@ -129,7 +129,7 @@ impl Switch {
         let base = machine.driver_code().start;
         let address = |offset: usize| in_short(&machine.describe(base.wrapping_add(offset)));
         let place = match self.place {
-            Place::Atomic(at) => format!("at {}", address(at)),
+            Place::Code(at) => format!("at {}", address(at)),
             Place::Import(name, at) => {
                 let caller = machine.describe_caller(base.wrapping_add(at));
                 format!("in nt!{name}, from {}", in_short(&caller))
@@ -171,6 +171,19 @@ pub(crate) struct Explorer {
     began: AtomicBool,
 }
 
+/// What comes of a place that was reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// The actor goes on.
+    On,
+    /// It does, but is preempted so many instructions later, if it is still in driver code then.
+    Later(Preemption, u32),
+    /// Others have run.
+    Switched,
+}
+
+/// The most instructions between an atomic and a preemption that was drawn there.
+const MOST_STEPS: u64 = 12;
 /// Virtual time that a preempted actor is away at most, in nanoseconds.
 const LONGEST_AWAY: u64 = 1_000_000;
 
@@ -200,6 +213,12 @@ impl Explorer {
     pub(crate) fn away(&self, at: Preemption) -> Option<Duration> {
         let drawn = self.hash(at.actor, at.point, 4);
         (drawn & 1 != 0).then(|| Duration::from_nanos((drawn >> 1) % LONGEST_AWAY))
+    }
+
+    /// After how many instructions more it is preempted, at an atomic or an import: what is read and written without one lies between.
+    pub(crate) fn steps(&self, at: Preemption) -> u32 {
+        let drawn = self.hash(at.actor, at.point, 5);
+        if drawn & 1 == 0 { 0 } else { 1 + ((drawn >> 1) % MOST_STEPS) as u32 }
     }
 
     /// The rank an actor begins with: above all that were put last, never 0.

@@ -98,7 +98,8 @@ struct Actor {
     rank: u64,
     what: &'static str,
     state: State,
-    /// Where it spun last, by the points it had passed; and whether it has done nothing else since it had spun before.
+    /// Where it spun last, by the points it had passed; and whether it gave the baton away spinning, and had done nothing else
+    /// since it had spun before.
     spun_at: Option<u64>,
     spins: bool,
     foreground: bool,
@@ -466,6 +467,7 @@ impl World {
                 return Err(WaitEnd::TimedOut);
             }
             baton.actors[number].state = State::Waiting { key, deadline };
+            baton.actors[number].spins = false;
             baton.actors[number].what = what;
             baton.hand_over();
             let mut baton = self.take_turn(baton, number);

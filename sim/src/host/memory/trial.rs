@@ -1,37 +1,29 @@
 //! One run of a small, busy scenario under one schedule, many of them, and what is told of one that fails.
 //!
 //! ```text
-//!   ┌───────┐ ── datagrams ──► ┌──────┐     handshake; then, while datagrams go both ways, four changes of alpha: down and
-//!   │ alpha │ ◄── datagrams ── │ beta │     up, beta removed and told of again, other ways to send and to receive; at last
-//!   └───────┘                  └──────┘     a ping each way, and both drivers unloaded
+//!   ┌───────┐ ── datagrams ──► ┌──────┐     what alpha goes through meanwhile, how many CPUs there are and how many datagrams
+//!   │ alpha │ ◄── datagrams ── │ beta │     come at once is drawn from the seed, too: `course.rs`
+//!   └───────┘                  └──────┘
 //! ```
 //!
-//! What may go wrong with any one packet is no failure. A stop, a world at rest with something undone, a tunnel that does not
-//! work afterwards and anything left behind are.
+//! What may go wrong with any one packet is no failure. A stop, a world at rest with something undone, a packet of which nothing
+//! is said, datagrams that leave in another order than that of their counters, a tunnel that does not work afterwards and
+//! anything left behind are.
 
 use std::fmt;
-use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::Duration;
 
-use abi::policy::Policy;
-
-use super::pair::{Pair, Station};
 use crate::host::computer::{self, BootError};
 use crate::nt::machine::{Machine, Options};
 use crate::verifier::explore::{self, Plan, Preemption, Switch};
 use crate::verifier::schedule::{Mode, Trace, World};
 
-/// How long anything may take that is to happen at all.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// Programs that send in each direction, and bursts of up to three datagrams that each sends.
-const SENDERS: usize = 2;
-const BURSTS: usize = 4;
-/// Changes of alpha's configuration meanwhile.
-const CHANGES: usize = 4;
+mod course;
+
+use course::Scenario;
+
 /// Runs that shortening a list may take.
 const MOST_SHORTENED: usize = 200;
 
@@ -65,6 +57,20 @@ impl Run {
     }
 }
 
+impl Failure {
+    /// A request that was refused.
+    fn of(what: &str, status: i32) -> Self {
+        let kind = format!("{what}: status {status:#010x}");
+        Self { detail: kind.clone(), kind }
+    }
+
+    /// A machine that stopped.
+    fn stopped(machine: &Machine) -> Self {
+        let detail = computer::report(machine);
+        Self { kind: kind(&detail), detail }
+    }
+}
+
 impl From<BootError> for Failure {
     fn from(error: BootError) -> Self {
         let detail = error.to_string();
@@ -84,7 +90,7 @@ fn kind(detail: &str) -> String {
 pub fn run(driver: &Path, seed: u64, plan: Plan) -> Run {
     let world = World::exploring(seed, plan);
     let main = world.enter("main");
-    let ended = catch_unwind(AssertUnwindSafe(|| scenario(&world, driver)));
+    let ended = catch_unwind(AssertUnwindSafe(|| Scenario::of(seed).run(&world, driver)));
     let failure = match ended {
         Ok(Ok(())) => None,
         Ok(Err(failure)) => Some(failure),
@@ -98,84 +104,6 @@ pub fn run(driver: &Path, seed: u64, plan: Plan) -> Run {
     let (switches, trace) = (world.switches(), world.trace());
     drop(main);
     Run { seed, failure, switches, trace }
-}
-
-fn scenario(world: &Arc<World>, driver: &Path) -> Result<(), Failure> {
-    let options = Options { cpus: 2, verified: true, ..Options::default() };
-    let pair = Pair::boot(world, &options, driver)?;
-    let done = busy(&pair);
-    for station in [&pair.alpha, &pair.beta] {
-        let machine = station.computer().machine();
-        if machine.is_dead() {
-            let detail = computer::report(machine);
-            return Err(Failure { kind: kind(&detail), detail });
-        }
-    }
-    done?;
-    let leaks = pair.shut_down()?;
-    if leaks.is_empty() {
-        return Ok(());
-    }
-    let lines: Vec<String> = leaks.iter().map(ToString::to_string).collect();
-    Err(Failure { kind: "something is left behind".to_owned(), detail: lines.join("\n") })
-}
-
-/// Handshake, traffic, changes under it.
-fn busy(pair: &Pair) -> Result<(), Failure> {
-    let status = |what: &'static str| {
-        move |status: i32| {
-            let kind = format!("{what}: status {status:#010x}");
-            Failure { detail: kind.clone(), kind }
-        }
-    };
-    ping(&pair.alpha, pair.beta.inner()[0])?;
-    pair.world.preempt();
-    let ends = [(&pair.alpha, &pair.beta), (&pair.beta, &pair.alpha)];
-    let traffic: Vec<_> = (0..SENDERS)
-        .flat_map(|_| ends)
-        .map(|(from, to)| {
-            let (endpoint, to, clock) =
-                (from.endpoint().clone(), to.inner()[0], pair.world.clone());
-            pair.world.spawn("traffic", move || {
-                for _ in 0..BURSTS {
-                    for _ in 0..clock.random() % 4 {
-                        endpoint.send_datagram(to, vec![0x5A; (clock.random() % 1300) as usize]);
-                    }
-                    clock.sleep(Duration::from_micros(clock.random() % 400));
-                }
-            })
-        })
-        .collect();
-    let (alpha, beta) = (&pair.alpha, pair.beta.as_peer().map_err(status("GET"))?);
-    for _ in 0..CHANGES {
-        pair.world.sleep(Duration::from_micros(pair.world.random() % 300));
-        let number = pair.world.random();
-        let value = Some((number >> 32) as u32 % 2);
-        match number % 4 {
-            0 => alpha.set_up(false).and_then(|()| alpha.set_up(true)),
-            1 => alpha
-                .remove_peer(&beta.public_key)
-                .and_then(|()| alpha.set_peers(std::slice::from_ref(&beta))),
-            2 => alpha.tunnel().set_policy(&[(Policy::SendEngine, value)]),
-            _ => alpha.tunnel().set_policy(&[(Policy::FastPath, value)]),
-        }
-        .map_err(status("a change"))?;
-    }
-    for thread in traffic {
-        thread.join(Some(pair.world.now() + PATIENCE));
-    }
-    ping(&pair.alpha, pair.beta.inner()[1])?;
-    ping(&pair.beta, pair.alpha.inner()[0])
-}
-
-fn ping(from: &Station, to: IpAddr) -> Result<(), Failure> {
-    let answered = (0..3).any(|_| from.endpoint().ping(to, 56, PATIENCE).is_some());
-    if answered {
-        return Ok(());
-    }
-    let waiting = from.computer().machine().world().waiting().join("\n  ");
-    let kind = format!("{to} does not answer");
-    Err(Failure { detail: format!("{kind}; who waits:\n  {waiting}"), kind })
 }
 
 /// What many runs came to.

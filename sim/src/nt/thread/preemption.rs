@@ -1,42 +1,73 @@
 //! What being preempted is to a thread: it finds a CPU again, and not always its vector registers.
 
 use super::{Dead, Thread};
-use crate::loader::gate::VERIFY_XSTATE;
+use crate::loader::gate::{SINGLE_STEP, VERIFY_XSTATE};
 use crate::nt::level::DISPATCH;
 use crate::nt::xstate;
-use crate::verifier::explore::Place;
+use crate::verifier::explore::{Place, Preemption, Reach};
 
 impl Thread {
-    /// A place where a world that explores may have others run. True if the vector state of the driver code that runs here
-    /// is not its own any more.
-    pub(crate) fn reach(&self, place: impl FnOnce() -> Place) -> bool {
-        let machine = self.machine();
-        let world = machine.world();
-        if !world.explores() {
-            return false;
+    /// A place between the driver and this program where a world that explores may have others run.
+    pub(crate) fn reach(&self, place: impl FnOnce() -> Place) {
+        if !self.may_be_preempted() {
+            return;
         }
+        match self.machine().world().reach(self, place()) {
+            Reach::On => {}
+            Reach::Later(preemption, steps) => {
+                self.steps.set(Some((preemption, steps)));
+                self.gate.flags.set(self.gate.flags.get() | SINGLE_STEP);
+            }
+            Reach::Switched => {
+                if self.resumes_without_vectors()
+                    && let Some(frame) = self.import_frame()
+                {
+                    xstate::poison_import(frame);
+                }
+            }
+        }
+    }
+
+    /// A single step: the preemption that is to come, and in how many, this one included.
+    pub(crate) fn step(&self) -> Option<(Preemption, u32)> {
+        self.gate.flags.set(self.gate.flags.get() & !SINGLE_STEP);
+        self.steps.take()
+    }
+
+    /// The same in driver code; if others have run, the caller goes on to [`Thread::resumes_without_vectors`].
+    pub(crate) fn reach_code(&self, at: usize) -> Reach {
+        if !self.may_be_preempted() {
+            return Reach::On;
+        }
+        self.machine().world().reach(self, Place::Code(at))
+    }
+
+    /// The same where a preemption is that was drawn some instructions before.
+    pub(crate) fn reach_late(&self, at: usize, preemption: Preemption) -> Reach {
+        if !self.may_be_preempted() {
+            return Reach::On;
+        }
+        self.machine().world().preempted(self, Place::Code(at), Some(preemption))
+    }
+
+    /// Whether the world explores, and there is a CPU for this thread; a machine that has stopped is noticed by the caller.
+    fn may_be_preempted(&self) -> bool {
         // A CPU that somebody keeps at DISPATCH_LEVEL runs nothing below it: the thread goes to another, or waits.
-        if self.irql() < DISPATCH && self.find_processor().is_err() {
-            return false;
-        }
-        let place = place();
-        if !world.reach(self, place) {
-            return false;
-        }
+        self.machine().world().explores()
+            && (self.irql() >= DISPATCH || self.find_processor().is_ok())
+    }
+
+    /// Others have run: the thread finds a CPU again. True if the vector state of the driver code that runs here is not its
+    /// own any more, which the caller is to make true.
+    pub(crate) fn resumes_without_vectors(&self) -> bool {
         if self.irql() < DISPATCH {
-            // A machine that has stopped is noticed by the caller.
+            // As above.
             let _ = self.find_processor();
         }
         let verified = self.gate.flags.get() & VERIFY_XSTATE != 0;
         let own = !verified || !self.saves.borrow().is_empty();
         if !own {
             self.poisoned.set(true);
-            // At an atomic the driver's registers are in the handler's frame, and an import's is another callback's.
-            if !matches!(place, Place::Atomic(_))
-                && let Some(frame) = self.import_frame()
-            {
-                xstate::poison_import(frame);
-            }
         }
         !own
     }

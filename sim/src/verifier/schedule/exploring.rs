@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::{ACTOR, Baton, Key, Mode, State, World, lock};
 use crate::nt::machine::Machine;
 use crate::nt::thread::Thread;
-use crate::verifier::explore::{Explorer, Place, Plan, Preemption, Switch};
+use crate::verifier::explore::{Explorer, Place, Plan, Preemption, Reach, Switch};
 
 /// Points that an actor of a world that explores may pass in one turn: one that never waits does not keep the others from
 /// running.
@@ -76,40 +76,62 @@ impl World {
         lines
     }
 
-    /// A place where a world that explores may have somebody else run, at any IRQL; whether somebody did. The caller is in
-    /// driver code, or holds as little as the driver does.
-    pub(crate) fn reach(&self, thread: &Thread, place: Place) -> bool {
-        let Some(explorer) = &self.explorer else { return false };
-        let Some((_, number)) = ACTOR.get().filter(|(world, _)| *world == self.identity) else {
-            return false;
-        };
+    /// A place where a world that explores may have somebody else run, at any IRQL. The caller is in driver code, or holds as
+    /// little as the driver does.
+    pub(crate) fn reach(&self, thread: &Thread, place: Place) -> Reach {
+        let Some(explorer) = &self.explorer else { return Reach::On };
+        if ACTOR.get().is_none_or(|(world, _)| world != self.identity) {
+            return Reach::On;
+        }
         let mut passed = PASSED.get();
         passed.points += 1;
         passed.turn += 1;
         PASSED.set(passed);
         let preemption = Preemption { actor: passed.serial, point: passed.points };
-        let tired = passed.turn.is_multiple_of(LONGEST_TURN);
-        if !tired && !explorer.takes(preemption) {
-            return false;
+        if passed.turn.is_multiple_of(LONGEST_TURN) {
+            return self.preempted(thread, place, None);
         }
-        let away = if tired { None } else { explorer.away(preemption) };
+        if !explorer.takes(preemption) {
+            return Reach::On;
+        }
+        match explorer.steps(preemption) {
+            steps if steps > 0 && matches!(place, Place::Code(_) | Place::Import(..)) => {
+                Reach::Later(preemption, steps)
+            }
+            _ => self.preempted(thread, place, Some(preemption)),
+        }
+    }
+
+    /// The calling actor is the last of all from now on: by a preemption, or because its turn was long enough.
+    pub(crate) fn preempted(
+        &self,
+        thread: &Thread,
+        place: Place,
+        preemption: Option<Preemption>,
+    ) -> Reach {
+        let Some(explorer) = &self.explorer else { return Reach::On };
+        let Some((_, number)) = ACTOR.get() else { return Reach::On };
+        let away = preemption.and_then(|preemption| explorer.away(preemption));
         let mut baton = lock(&self.baton);
         if away.is_none() && baton.numbers(|actor| actor.state == State::Runnable).len() < 2 {
-            return false;
+            return Reach::On;
         }
         baton.put_last(number);
+        baton.actors[number].spins = false;
         if let Some(away) = away {
             let deadline = Some(baton.now + away);
             baton.actors[number].state = State::Waiting { key: Key::of(&away), deadline };
             baton.actors[number].what = "its turn: it was preempted";
         }
         baton.hand_over();
-        if !tired && let Some(next) = baton.running {
+        if let Some(preemption) = preemption
+            && let Some(next) = baton.running
+        {
             let to = baton.actors[next].name.clone();
             baton.taken.push(Switch::new(preemption, thread, place, to));
         }
         drop(self.take_turn(baton, number));
-        true
+        Reach::Switched
     }
 
     /// The calling actor waits for others without saying for what: everybody else who can run does so first, and if there
