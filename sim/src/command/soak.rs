@@ -38,6 +38,8 @@ const SLACK: usize = 16 << 20;
 
 /// The kind of change that is sleep.
 const SLEEP: u64 = 14;
+/// Records of each machine that are shown when there is no answer.
+const TOLD: usize = 100;
 
 /// Arguments of `soak`.
 #[derive(Args)]
@@ -217,6 +219,7 @@ impl Run {
         for to in self.pair.beta.inner() {
             let ping = || self.pair.alpha.endpoint().ping(to, 64, PATIENCE).is_some();
             if !(0..3).any(|_| ping()) {
+                self.tell();
                 return Err(Failure::new(format!("{to}: no answer, and nothing disturbs")));
             }
         }
@@ -229,6 +232,15 @@ impl Run {
         stations.iter().try_for_each(|station| station.set_up(true)).map_err(told)?;
         self.flows.pause.store(false, Ordering::Relaxed);
         Ok(pool)
+    }
+
+    /// What happened last, as the flight recorders have it.
+    fn tell(&self) {
+        for station in [&self.pair.alpha, &self.pair.beta] {
+            let machine = station.computer().machine();
+            println!("{}", machine.name());
+            machine.recorded_lines(TOLD).iter().for_each(|line| println!("  {line}"));
+        }
     }
 
     /// Nothing disturbs, and alpha is as it was at first.

@@ -15,6 +15,11 @@ impl Machine {
         recorder::newest(self, most)
     }
 
+    /// The same as lines, with times before the newest.
+    pub fn recorded_lines(&self, most: usize) -> Vec<String> {
+        recorder::lines(self, most)
+    }
+
     /// Why it stopped; the first reason.
     pub fn stop_report(&self) -> Option<Stop> {
         lock(&self.report).clone()
