@@ -85,7 +85,7 @@ done | rule 'a value that does something when it is dropped is made by then, not
 { git grep -nE '\b(todo|unimplemented)!\(' -- '*.rs' || true; } | rule 'nothing pretends to be done'
 
 for edge in 'crypto nt' 'callout netadapter' 'netadapter callout' 'callout crypto' 'netadapter crypto' 'nt crypto' 'sim nt' 'sim crypto' \
-    'ctl nt' 'ctl crypto' 'ctl sim' 'sim ctl'; do
+    'ctl nt' 'ctl crypto' 'ctl sim' 'sim ctl' 'inf nt' 'inf crypto' 'inf sim' 'inf ctl'; do
     read -r from to <<<"$edge"
     cargo tree --quiet --locked -p "$from" -e normal --prefix none |
         { grep -E "^$to v" || true; } | sed "s/^/$from depends on /"

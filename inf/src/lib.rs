@@ -1,0 +1,23 @@
+//! The driver package: `penstock.inf`, and whether it is right.
+//!
+//! Windows' own judge of INF files, InfVerif, runs on Windows only; the rules it has for a driver that Microsoft signs
+//! (`/h`) and for an isolated one (`/w`) are here, as far as they can touch this file, and those that no tool of Windows
+//! knows: what the INF says of values is what the policy table says, and what keywords it offers somebody reads.
+//!
+//! | file | what |
+//! |---|---|
+//! | `text` | an INF file as sections, entries and fields |
+//! | `rules` | the rules, each with what InfVerif calls it; which section refers to which |
+//! | `keywords` | the keywords of network adapters that have a meaning here |
+//! | `stamp` | version and date |
+#![forbid(unsafe_code)]
+
+pub mod keywords;
+pub mod rules;
+pub mod stamp;
+pub mod text;
+
+/// The INF as it is in the repository: without a version.
+pub const TEMPLATE: &str = include_str!("../penstock.inf");
+/// The driver's service.
+pub const SERVICE: &str = "penstock";
