@@ -10,11 +10,13 @@
 //! | `rules` | the rules, each with what InfVerif calls it; which section refers to which |
 //! | `keywords` | the keywords of network adapters that have a meaning here |
 //! | `stamp` | version and date |
+//! | `templates` | the Group Policy templates, by the same table |
 #![forbid(unsafe_code)]
 
 pub mod keywords;
 pub mod rules;
 pub mod stamp;
+pub mod templates;
 pub mod text;
 
 /// The INF as it is in the repository: without a version.

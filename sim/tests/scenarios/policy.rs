@@ -78,6 +78,31 @@ fn a_value_out_of_bounds_is_the_default_and_the_log_says_so() {
     }
 }
 
+/// Whatever an administrator chooses in the Group Policy template, the driver takes it.
+#[test]
+fn what_group_policy_can_write_is_taken() {
+    let settings = inf::templates::settings().unwrap();
+    let rounds = settings.iter().map(|setting| setting.numbers().len()).max().unwrap();
+    for round in 0..rounds {
+        let mut options = machines::verified("machine");
+        for setting in &settings {
+            let numbers = setting.numbers();
+            let Some(number) = numbers.get(round).or(numbers.last()) else { continue };
+            options.parameters.insert(setting.value.clone(), *number);
+        }
+        machines::with_pair_of(4, &options, |pair| {
+            let log = pair.alpha.computer().machine().prints();
+            let refused: Vec<_> = log.iter().filter(|line| line.contains(" applies")).collect();
+            // A CPU that this machine has not may be named all the same.
+            let absent =
+                |line: &&&String| line.contains("no CPU from there on may be used: 0 applies");
+            assert_eq!(refused.iter().filter(absent).count(), refused.len(), "{refused:?}");
+            machines::ping(&pair.alpha, &pair.beta);
+            machines::ping(&pair.beta, &pair.alpha);
+        });
+    }
+}
+
 /// The stack of a classify is what the network adapter, NDIS and TCP/IP have left; ours stays under 4 KiB.
 #[test]
 fn the_callouts_take_at_most_4_kib_of_stack() {
