@@ -88,15 +88,19 @@ scripts/wdk/content.sh --libraries
 export RUSTC=$rust/rustc RUSTDOC=$rust/rustdoc
 . scripts/wdk/env.sh || exit 1
 export CC_x86_64_pc_windows_msvc=$workspace/target/wdk/bin/clang-cl
-export AR_x86_64_pc_windows_msvc=$llvm/bin/llvm-lib
-export CARGO_TARGET_X86_64_PC_WINDOWS_MSVC_LINKER=$llvm/bin/lld-link
+export AR_x86_64_pc_windows_msvc=$workspace/scripts/wdk/llvm-lib.sh
+# It has no code, and its debugging information would say where it was compiled.
+export CFLAGS_x86_64_pc_windows_msvc=/clang:-g0
+export PENSTOCK_LLVM=$llvm CARGO_TARGET_X86_64_PC_WINDOWS_MSVC_LINKER=$workspace/scripts/wdk/lld-link.sh
 export CARGO_TARGET_DIR=$workspace/target/driver-build
 # For -Zbuild-std; rustc-wrapper.sh keeps it from everything but the standard library.
 export RUSTC_BOOTSTRAP=1
 # Incremental builds are others: dearer by the packet.
 export CARGO_INCREMENTAL=0
 
-# Where things lie on this machine is nobody's business and would make builds differ.
+# Where things lie on this machine is nobody's business and would make builds differ. Crates are where they will be
+# before their folder is asked for.
+"$rust/cargo" fetch --locked "${quiet[@]}" --target x86_64-pc-windows-msvc
 source=$("$RUSTC" --print sysroot)/lib/rustlib/src/rust
 remap="'--remap-path-prefix=$workspace=penstock'"
 remap+=", '--remap-path-prefix=$(readlink -f "$source")=rust', '--remap-path-prefix=$source=rust'"
@@ -126,6 +130,7 @@ else
     built=$built/$profile out=target/driver
 fi
 scripts/wdk/check-image.sh "$built/penstock.dll"
+scripts/wdk/check-paths.sh "$built/penstock.dll" "$built/penstock.pdb"
 mkdir -p "$out"
 # Renamed into place, so that whoever has the old one open keeps it whole.
 for suffix in dll:sys pdb:pdb; do

@@ -47,17 +47,19 @@ import_library() {
     "$llvm/llvm-dlltool" -m i386:x86-64 -d "$here/lib/$1.def" -l "$work/library"
     mv "$work/library" "$2"
 }
+# Objects and archives have their own names in them: without a folder.
 compile() {
     # Debug information says where the file was, relative to the workspace.
-    "$llvm/clang" --target=x86_64-pc-windows-msvc -ffreestanding -fno-builtin -fms-extensions \
-        -mno-red-zone -mno-sse -mno-mmx -fasynchronous-unwind-tables -O2 -g -gcodeview -Wall -Wextra -Werror \
+    (cd "$work" && "$llvm/clang" --target=x86_64-pc-windows-msvc -ffreestanding -fno-builtin -fms-extensions \
+        -mno-red-zone -mno-sse -mno-mmx -fasynchronous-unwind-tables -O2 -g -gcodeview \
+        -gno-codeview-command-line -Wall -Wextra -Werror \
         "-ffile-prefix-map=$workspace=penstock" "-fdebug-compilation-dir=penstock" \
         -D_KERNEL_MODE -D_AMD64_ -DKMDF_VERSION_MAJOR=1 -DKMDF_VERSION_MINOR=31 \
         -I"$include/10.0.26100.0/km" -I"$include/10.0.26100.0/shared" -I"$include/wdf/kmdf/1.31" \
-        -c "$here/lib/$1.c" -o "$work/$1.obj"
+        -c "$here/lib/$1.c" -o "$1.obj")
 }
 archive() {
-    "$llvm/llvm-lib" /nologo "/out:$work/library" "$work/$1.obj"
+    (cd "$work" && "$llvm/llvm-lib" /nologo /out:library "$1.obj")
     mv "$work/library" "$2"
 }
 
