@@ -15,18 +15,19 @@ parts, in the order they run:
   unit      unit, property and documentation tests of every crate; layouts against the WDK's numbers
   loom      model checking of what is lock-free; longer histories of the pipeline, drawn by shuttle
   driver    penstock.sys is built, and its file is what Windows will load
+  package   the driver package is made and signed for testing, and a change of any file of it is found
   sim       penstock.sys in the simulator: every scenario of sim/tests
   interop   penstock.sys beside wireguard-go, boringtun, gotatun and Linux's own, penstock beside wg (root and /dev/net/tun)
 TEXT
 }
-parts=(rules fmt lint unit loom driver sim interop)
+parts=(rules fmt lint unit loom driver package sim interop)
 case "${1:-}" in
 -h | --help) usage; exit 0 ;;
 esac
 [ $# -eq 0 ] || parts=("$@")
 for part in "${parts[@]}"; do
     case $part in
-    rules | fmt | lint | unit | loom | driver | sim | interop) ;;
+    rules | fmt | lint | unit | loom | driver | package | sim | interop) ;;
     *) echo "test.sh: no part named '$part'; scripts/test.sh --help lists them" >&2; exit 2 ;;
     esac
 done
@@ -109,6 +110,7 @@ for part in "${parts[@]}"; do
     unit) run unit unit ;;
     loom) run loom model_checks ;;
     driver) run driver scripts/build.sh ;;
+    package) run package scripts/package-test.sh ;;
     sim) run sim scenarios ;;
     interop) run interop beside_others ;;
     esac

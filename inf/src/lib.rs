@@ -9,10 +9,12 @@
 //! | `text` | an INF file as sections, entries and fields |
 //! | `rules` | the rules, each with what InfVerif calls it; which section refers to which |
 //! | `keywords` | the keywords of network adapters that have a meaning here |
+//! | `catalog` | the package's files by their hashes, to be signed |
 //! | `stamp` | version and date |
 //! | `templates` | the Group Policy templates, by the same table |
 #![forbid(unsafe_code)]
 
+pub mod catalog;
 pub mod keywords;
 pub mod rules;
 pub mod stamp;

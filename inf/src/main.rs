@@ -8,7 +8,7 @@ use std::{
 };
 
 use clap::{Parser, Subcommand};
-use inf::{rules, stamp};
+use inf::{catalog, rules, stamp, text::Inf};
 
 /// Makes the files of Penstock's driver package that are no code, and judges them.
 #[derive(Parser)]
@@ -33,6 +33,23 @@ enum Command {
         /// The file.
         file: PathBuf,
     },
+    /// Write a catalog of files, to be signed, for the devices that their INF names.
+    Catalog {
+        /// The file to write.
+        out: PathBuf,
+        /// The INF, which is listed, too.
+        inf: PathBuf,
+        /// Other files.
+        files: Vec<PathBuf>,
+        /// Seconds since 1970: when it was made.
+        #[arg(long, env = "SOURCE_DATE_EPOCH")]
+        date: u64,
+    },
+    /// Print the SHA-256 that a catalog has of a file.
+    Digest {
+        /// The file.
+        file: PathBuf,
+    },
 }
 
 fn main() -> ExitCode {
@@ -53,9 +70,14 @@ impl Command {
                 judge(&out, text.as_bytes())?;
                 fs::write(&out, text).map_err(|error| told(&out, &error))
             }
-            Self::Check { file } => {
-                let bytes = fs::read(&file).map_err(|error| told(&file, &error))?;
-                judge(&file, &bytes)
+            Self::Check { file } => judge(&file, &read(&file)?),
+            Self::Catalog { out, inf, files, date } => {
+                let made = make_catalog(&inf, &files, date)?;
+                fs::write(&out, made).map_err(|error| told(&out, &error))
+            }
+            Self::Digest { file } => {
+                println!("{}", catalog::digest(&read(&file)?));
+                Ok(())
             }
         }
     }
@@ -69,6 +91,27 @@ fn judge(file: &Path, bytes: &[u8]) -> Result<(), String> {
     }
     let lines: String = problems.iter().map(|problem| format!("\n  {problem}")).collect();
     Err(format!("{} is not right:{lines}", file.display()))
+}
+
+fn make_catalog(inf: &Path, files: &[PathBuf], date: u64) -> Result<Vec<u8>, String> {
+    let mut all = vec![(inf, read(inf)?)];
+    for file in files {
+        all.push((file, read(file)?));
+    }
+    let (text, _) = Inf::read(&all[0].1);
+    let members: Result<Vec<_>, String> = all
+        .iter()
+        .map(|(file, bytes)| {
+            let name = file.file_name().and_then(|name| name.to_str());
+            let name = name.ok_or_else(|| format!("{}: it has no name", file.display()))?;
+            Ok(catalog::Member { name, bytes })
+        })
+        .collect();
+    Ok(catalog::catalog(&members?, &rules::hardware_ids(&text), date))
+}
+
+fn read(file: &Path) -> Result<Vec<u8>, String> {
+    fs::read(file).map_err(|error| told(file, &error))
 }
 
 fn told(file: &Path, error: &std::io::Error) -> String {

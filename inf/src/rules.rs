@@ -172,6 +172,12 @@ impl Report<'_> {
     }
 }
 
+/// The hardware IDs of the devices that an INF is for.
+#[must_use]
+pub fn hardware_ids(inf: &Inf) -> Vec<String> {
+    references::models(inf).flat_map(|model| model.fields.iter().skip(1)).cloned().collect()
+}
+
 /// What is wrong with an INF file, in the order of its lines; `today` is the day after which nothing is dated.
 #[must_use]
 pub fn check(bytes: &[u8], today: Date) -> Vec<Problem> {

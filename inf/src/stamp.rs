@@ -54,13 +54,14 @@ impl Date {
     }
 }
 
-/// The INF of this version, dated.
+/// The INF of this version, dated, with the ends of lines that Windows' own have.
 #[must_use]
 pub fn stamped(version: &str, date: Date) -> String {
     let Date { year, month, day } = date;
     TEMPLATE
         .replace("@DATE@", &format!("{month:02}/{day:02}/{year:04}"))
         .replace("@VERSION@", &format!("{version}.0"))
+        .replace('\n', "\r\n")
 }
 
 #[cfg(test)]
@@ -101,6 +102,9 @@ mod tests {
     #[test]
     fn the_line_is_whole() {
         let inf = stamped("1.2.3", Date { year: 2026, month: 3, day: 4 });
-        assert!(inf.contains("DriverVer   = 03/04/2026,1.2.3.0\n") && !inf.contains('@'), "{inf}");
+        assert!(
+            inf.contains("DriverVer   = 03/04/2026,1.2.3.0\r\n") && !inf.contains('@'),
+            "{inf}"
+        );
     }
 }

@@ -70,6 +70,17 @@ pub(super) fn walk<'a>(report: &mut Report<'a>) -> Package<'a> {
     package
 }
 
+/// Every device that `[Manufacturer]` leads to.
+pub(super) fn models(inf: &Inf) -> impl Iterator<Item = &Entry> {
+    let manufacturers =
+        inf.section("Manufacturer").into_iter().flat_map(|section| &section.entries);
+    let sections = manufacturers.flat_map(|entry| {
+        let decorations = entry.fields.iter().skip(1);
+        decorations.map(|decoration| format!("{}.{decoration}", entry.field(0)))
+    });
+    sections.filter_map(|name| inf.section(&name)).flat_map(|section| &section.entries)
+}
+
 /// The install sections that the models name.
 fn installs<'a>(report: &mut Report<'a>, package: &mut Package<'a>) -> Vec<&'a Section> {
     let inf = report.inf;

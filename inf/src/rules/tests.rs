@@ -7,7 +7,7 @@ use proptest::prelude::*;
 const TODAY: Date = Date { year: 2026, month: 11, day: 30 };
 
 fn real() -> String {
-    stamped("1.2.3", Date { year: 2026, month: 11, day: 30 })
+    stamped("1.2.3", Date { year: 2026, month: 11, day: 30 }).replace("\r\n", "\n")
 }
 
 /// What is wrong with the real file, changed.
@@ -28,7 +28,8 @@ fn the_real_file_is_right() {
 }
 
 #[test]
-fn it_is_as_right_in_utf_16() {
+fn it_is_as_right_in_windows_lines_and_in_utf_16() {
+    assert_eq!(check(real().replace('\n', "\r\n").as_bytes(), TODAY), []);
     let wide = format!("\u{feff}{}", real());
     let bytes: Vec<u8> = wide.encode_utf16().flat_map(u16::to_le_bytes).collect();
     assert_eq!(check(&bytes, TODAY), []);
