@@ -4,7 +4,7 @@
 # usage: scripts/lint.sh [host|windows]...    both, if none is named
 #
 #   host      the whole workspace, all targets, for this machine
-#   windows   the driver and what it stands on, for Windows; skipped, and said so, where the
+#   windows   the driver and what it stands on, and the command line, for Windows; skipped, and said so, where the
 #             compiler that builds the driver has no Clippy (Debian package rust-web-clippy)
 set -euo pipefail
 cd "$(dirname "$(readlink -f "$0")")/.."
@@ -23,7 +23,7 @@ windows() {
             "(apt-get install rust-web-clippy)" >&2
         return 0
     fi
-    scripts/build.sh --clippy
+    scripts/build.sh --clippy && scripts/build.sh --ctl --clippy
 }
 
 [ $# -gt 0 ] || set -- host windows

@@ -24,6 +24,7 @@ headers for wdk-sys, the entry object:  clang-19 libclang1-19
 import libraries, image checks:         llvm-19
 the driver's linker:                    lld-19
 the driver's compiler and its library:  rustc-web cargo-web rust-web-src rust-web-clippy
+the command line for Windows, its run:  gcc-mingw-w64-x86-64-win32 wine64 wine
 the peer in the demo, and its tool:     wireguard-go wireguard-tools
 throughput:                             iperf3
 namespaces, TUN devices, ping, files:   iproute2 iputils-ping ethtool netcat-openbsd

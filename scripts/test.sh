@@ -14,20 +14,21 @@ parts, in the order they run:
   lint      clippy, for this host and for Windows
   unit      unit, property and documentation tests of every crate; layouts against the WDK's numbers
   loom      model checking of what is lock-free; longer histories of the pipeline, drawn by shuttle
+  ctl       penstock.exe is built, and does under Wine what it does here
   driver    penstock.sys is built, and its file is what Windows will load
   package   the driver package is made and signed for testing, and a change of any file of it is found
   sim       penstock.sys in the simulator: every scenario of sim/tests
   interop   penstock.sys beside wireguard-go, boringtun, gotatun and Linux's own, penstock beside wg (root and /dev/net/tun)
 TEXT
 }
-parts=(rules fmt lint unit loom driver package sim interop)
+parts=(rules fmt lint unit loom ctl driver package sim interop)
 case "${1:-}" in
 -h | --help) usage; exit 0 ;;
 esac
 [ $# -eq 0 ] || parts=("$@")
 for part in "${parts[@]}"; do
     case $part in
-    rules | fmt | lint | unit | loom | driver | package | sim | interop) ;;
+    rules | fmt | lint | unit | loom | ctl | driver | package | sim | interop) ;;
     *) echo "test.sh: no part named '$part'; scripts/test.sh --help lists them" >&2; exit 2 ;;
     esac
 done
@@ -79,6 +80,9 @@ model_checks() {
         (. scripts/wdk/env.sh &&
             RUSTFLAGS='--cfg loom' CARGO_TARGET_DIR=target/loom cargo test --quiet --locked -p nt --release --lib loom)
 }
+command_line() {
+    scripts/build.sh --ctl --tests --quiet && cargo test --quiet --locked -p ctl --features wine --test under_wine
+}
 beside_others() {
     scripts/interop.sh || return
     # The command line beside `wg`, where there is what interop.sh needs, too.
@@ -109,6 +113,7 @@ for part in "${parts[@]}"; do
     lint) run lint scripts/lint.sh ;;
     unit) run unit unit ;;
     loom) run loom model_checks ;;
+    ctl) run ctl command_line ;;
     driver) run driver scripts/build.sh ;;
     package) run package scripts/package-test.sh ;;
     sim) run sim scenarios ;;

@@ -1,6 +1,7 @@
 //! What `penstock` is made of: configuration files, the driver's IOCTLs from the outside, and what is shown of them.
 //!
-//! It knows the driver by `abi` alone. How its IOCTLs are reached is a [`driver::Driver`]: on Linux the simulated one. Secrets
+//! It knows the driver by `abi` alone. How its IOCTLs are reached is a [`driver::Driver`]: on Windows the adapters, on Linux the
+//! simulated one. Secrets
 //! are of a type that wipes them and cannot be printed by mistake ([`key::SecretKey`]); texts that hold some are wiped too.
 #![deny(unsafe_code)]
 
@@ -8,7 +9,11 @@ pub mod change;
 pub mod config;
 pub mod driver;
 pub mod key;
+pub mod policy;
 pub mod show;
+#[cfg(windows)]
+#[allow(unsafe_code)]
+pub mod windows;
 pub mod words;
 
 // Refuses to compile if what holds secrets can be printed: then there are two impls to choose from.

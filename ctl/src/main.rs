@@ -2,7 +2,14 @@
 #![deny(unsafe_code)]
 
 mod command;
+#[cfg(windows)]
+mod load_config;
 
 fn main() -> std::process::ExitCode {
+    #[cfg(windows)]
+    if let Err(error) = ctl::windows::process::load_from_system_only() {
+        eprintln!("penstock: where libraries are looked for cannot be set: {error}");
+        return std::process::ExitCode::FAILURE;
+    }
     command::run()
 }

@@ -7,13 +7,10 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use ctl::words::said;
 
-#[cfg(unix)]
 mod interface;
 mod keys;
 mod policy;
-#[cfg(unix)]
 mod reach;
-#[cfg(unix)]
 mod show;
 mod strip;
 
@@ -21,7 +18,7 @@ mod strip;
 ///
 /// Commands and output are those of `wg`. Without a command all interfaces are shown.
 #[derive(Parser)]
-#[command(name = "penstock", version)]
+#[command(name = "penstock", bin_name = "penstock", version)]
 struct CommandLine {
     #[command(subcommand)]
     command: Option<Command>,
@@ -29,7 +26,6 @@ struct CommandLine {
 
 #[derive(Subcommand)]
 enum Command {
-    #[cfg(unix)]
     #[command(flatten)]
     Interface(interface::Command),
     /// Print a new private key.
@@ -48,12 +44,8 @@ enum Command {
 /// Runs the command that the arguments name.
 pub(crate) fn run() -> ExitCode {
     let outcome = match CommandLine::parse().command {
-        #[cfg(unix)]
         Some(Command::Interface(command)) => command.run(),
-        #[cfg(unix)]
         None => show::Show::everything().run(),
-        #[cfg(not(unix))]
-        None => return ExitCode::from(2),
         Some(Command::Genkey) => keys::genkey(),
         Some(Command::Genpsk) => keys::genpsk(),
         Some(Command::Pubkey) => keys::pubkey(),

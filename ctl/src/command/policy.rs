@@ -4,6 +4,7 @@ use abi::cpu_list::CpuList;
 use abi::policy::{Policy, SCALING_EXCLUDE};
 use clap::Subcommand;
 use ctl::config::key_names::nearest_of;
+use ctl::policy as effective;
 
 use super::{Failure, Outcome, print};
 
@@ -22,6 +23,11 @@ pub(crate) enum Command {
     },
 }
 
+#[cfg(windows)]
+const REGISTRY: ctl::windows::registry::LocalMachine = ctl::windows::registry::LocalMachine;
+#[cfg(not(windows))]
+const REGISTRY: effective::NoRegistry = effective::NoRegistry;
+
 /// What is written of [`SCALING_EXCLUDE`].
 const EXCLUDE_IS: &str = "a list of CPUs, as `0-1, 16, 1:0-3`";
 
@@ -36,27 +42,45 @@ impl Command {
 
 fn show(name: Option<&str>) -> Outcome {
     let mut text = String::new();
-    let mut row = |name: &str, range: &str, about: &str| {
-        text += &format!("{name}\n  {range}\n  {about}\n");
+    let mut row = |name: &str, range: &str, about: &str, set_to: &str| {
+        text += &format!("{name}\n  {range}\n  {about}\n{set_to}");
     };
     let is_asked = |other: &str| name.is_none_or(|name| name.eq_ignore_ascii_case(other));
     for policy in Policy::ALL.iter().filter(|policy| is_asked(policy.name())) {
         let (range, default) = (policy.range(), policy.default());
         let (least, most, unit) = (range.start(), range.end(), policy.unit());
         let range = format!("{least} to {most}, default {default} ({unit})");
-        row(policy.name(), &range, policy.description());
+        row(
+            policy.name(),
+            &range,
+            policy.description(),
+            &set_to(|| effective::number(*policy, &REGISTRY)),
+        );
     }
     if is_asked(SCALING_EXCLUDE) {
         row(
             SCALING_EXCLUDE,
             &format!("{EXCLUDE_IS}; default none"),
             "CPUs that do not seal and open packets for others.",
+            &set_to(|| effective::excluded(&REGISTRY)),
         );
     }
     match name {
         Some(name) if text.is_empty() => Err(Failure::Told(unknown(name))),
         _ => print(&text),
     }
+}
+
+/// The line of what this machine sets a value to, and the lines of what was refused.
+#[cfg(windows)]
+fn set_to<V: std::fmt::Display>(read: impl FnOnce() -> effective::Effective<V>) -> String {
+    read().to_string()
+}
+
+/// Where there is no registry, nothing is set.
+#[cfg(not(windows))]
+fn set_to<V>(_: impl FnOnce() -> V) -> String {
+    String::new()
 }
 
 fn check(settings: &[String]) -> Outcome {

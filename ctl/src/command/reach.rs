@@ -1,6 +1,5 @@
 //! Reaches an interface's driver, and says why it could not.
 
-use ctl::driver::simulated::Simulated;
 use ctl::driver::{self, Driver};
 use zeroize::Zeroizing;
 
@@ -8,7 +7,14 @@ use super::Failure;
 
 /// Where interfaces are.
 pub(super) fn driver() -> impl Driver {
-    Simulated::default()
+    #[cfg(unix)]
+    {
+        ctl::driver::simulated::Simulated::default()
+    }
+    #[cfg(windows)]
+    {
+        ctl::windows::device::Adapters
+    }
 }
 
 /// The configuration of an interface, and what its peers did.

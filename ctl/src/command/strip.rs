@@ -7,6 +7,7 @@ use clap::Args;
 use ctl::config::read::{Purpose, Reading, read};
 use ctl::config::{file, print};
 use ctl::words::said;
+use zeroize::Zeroizing;
 
 use super::{Failure, Outcome, note};
 
@@ -35,6 +36,7 @@ pub(crate) fn read_file(path: &Path, purpose: Purpose) -> Result<Reading, Failur
     let name = if is_input { "standard input".into() } else { path.display().to_string() };
     let bytes = if is_input { file::read_all(io::stdin().lock(), 0) } else { file::read(path) };
     let bytes = bytes.map_err(|error| Failure::new(&name, said(&error)))?;
+    let bytes = if is_sealed(path) { unsealed(path, &bytes)? } else { bytes };
     match read(&bytes, purpose) {
         Ok(reading) => {
             reading.warnings.iter().for_each(|warning| note(warning.warning_of(&name)));
@@ -49,4 +51,42 @@ pub(crate) fn read_file(path: &Path, purpose: Purpose) -> Result<Reading, Failur
             Err(Failure::Told(lines.join("\n")))
         }
     }
+}
+
+/// Whether a file is encrypted, as the tunnel's service keeps it.
+fn is_sealed(path: &Path) -> bool {
+    path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("dpapi"))
+}
+
+/// What was encrypted as the tunnel that the file is named for.
+#[cfg(windows)]
+fn unsealed(path: &Path, bytes: &[u8]) -> Result<Zeroizing<Vec<u8>>, Failure> {
+    ctl::windows::dpapi::unprotect(bytes, tunnel_of(path)).map_err(|error| {
+        let why = match error.kind() {
+            io::ErrorKind::InvalidData => {
+                "this was encrypted for a tunnel of another name".to_owned()
+            }
+            _ => format!(
+                "only the account that encrypted this reads it, on the same machine ({})",
+                said(&error)
+            ),
+        };
+        Failure::new(path.display(), why)
+    })
+}
+
+#[cfg(not(windows))]
+fn unsealed(path: &Path, _: &[u8]) -> Result<Zeroizing<Vec<u8>>, Failure> {
+    Err(Failure::new(
+        path.display(),
+        "this is encrypted, and only the Windows that did so reads it",
+    ))
+}
+
+/// The tunnel that a file is named for: `NAME.conf`, or `NAME.conf.dpapi`.
+#[cfg(windows)]
+fn tunnel_of(path: &Path) -> &str {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let name = name.strip_suffix(".dpapi").unwrap_or(name);
+    name.strip_suffix(".conf").unwrap_or(name)
 }

@@ -23,28 +23,64 @@ impl Status {
         if self.0 < 0 { Err(Failure::Refused(self)) } else { Ok(()) }
     }
 
+    /// Those that Windows makes a number of their own of.
+    #[cfg(all(windows, test))]
+    pub(crate) fn known() -> impl Iterator<Item = Self> {
+        TOLD.iter()
+            .filter(|(_, code, ..)| *code != 0)
+            .map(|(status, ..)| Self(status.cast_signed()))
+    }
+
+    /// What Windows made this error of, if it has words; `DeviceIoControl` tells no other number.
+    #[cfg(any(windows, test))]
+    pub(crate) fn of_win32(code: i32) -> Option<Self> {
+        const MORE_DATA: u32 = 234;
+        let code = code.cast_unsigned();
+        let known = TOLD.iter().find(|(_, error, ..)| *error == code);
+        known
+            .map(|(status, ..)| Self(status.cast_signed()))
+            .or((code == MORE_DATA).then_some(Self::BUFFER_OVERFLOW))
+    }
+
     fn words(self) -> Option<&'static str> {
-        Some(match self.0 as u32 {
-            // STATUS_ACCESS_DENIED.
-            0xC000_0022 => "Permission denied",
-            // STATUS_INVALID_PARAMETER, STATUS_INVALID_BUFFER_SIZE, STATUS_BUFFER_TOO_SMALL.
-            0xC000_000D | 0xC000_0206 | 0xC000_0023 => "Invalid argument",
-            // STATUS_ADDRESS_ALREADY_EXISTS.
-            0xC000_020A => "Address already in use",
-            // STATUS_INVALID_ADDRESS, STATUS_INVALID_ADDRESS_COMPONENT.
-            0xC000_0141 | 0xC000_0207 => "Cannot assign requested address",
-            // STATUS_INSUFFICIENT_RESOURCES, STATUS_NO_MEMORY.
-            0xC000_009A | 0xC000_0017 => "Cannot allocate memory",
-            // STATUS_NOT_IMPLEMENTED, STATUS_NOT_SUPPORTED, STATUS_INVALID_DEVICE_REQUEST.
-            0xC000_0002 | 0xC000_00BB | 0xC000_0010 => "Operation not supported",
-            // STATUS_NO_SUCH_DEVICE, STATUS_DELETE_PENDING, NDIS_STATUS_ADAPTER_REMOVED, STATUS_DEVICE_REMOVED.
-            0xC000_000E | 0xC000_0056 | 0xC001_0018 | 0xC000_02B6 => "No such device",
-            // STATUS_DEVICE_NOT_READY.
-            0xC000_00A3 => "Device or resource busy",
-            _ => return None,
-        })
+        let status = self.0.cast_unsigned();
+        TOLD.iter().find(|(known, ..)| *known == status).map(|(.., words)| *words)
     }
 }
+
+/// NTSTATUS, the number that Windows makes of it for `GetLastError` (0: one that says something else), the errno of Linux, and
+/// the words of `wg`.
+///
+/// Source: `RtlNtStatusToDosError`, which a test asks where there is one.
+const TOLD: [(u32, u32, i32, &str); 18] = [
+    // STATUS_ACCESS_DENIED.
+    (0xC000_0022, 5, 13, "Permission denied"),
+    // STATUS_INVALID_PARAMETER, STATUS_INVALID_BUFFER_SIZE, STATUS_BUFFER_TOO_SMALL.
+    (0xC000_000D, 87, 22, "Invalid argument"),
+    (0xC000_0206, 1784, 22, "Invalid argument"),
+    (0xC000_0023, 122, 22, "Invalid argument"),
+    // STATUS_ADDRESS_ALREADY_EXISTS.
+    (0xC000_020A, 52, 98, "Address already in use"),
+    // STATUS_INVALID_ADDRESS, STATUS_INVALID_ADDRESS_COMPONENT.
+    (0xC000_0141, 59, 99, "Cannot assign requested address"),
+    (0xC000_0207, 1214, 99, "Cannot assign requested address"),
+    // STATUS_INSUFFICIENT_RESOURCES, STATUS_NO_MEMORY.
+    (0xC000_009A, 1450, 12, "Cannot allocate memory"),
+    (0xC000_0017, 8, 12, "Cannot allocate memory"),
+    // STATUS_NOT_IMPLEMENTED, STATUS_INVALID_DEVICE_REQUEST, STATUS_NOT_SUPPORTED.
+    (0xC000_0002, 1, 95, "Operation not supported"),
+    (0xC000_0010, 1, 95, "Operation not supported"),
+    (0xC000_00BB, 50, 95, "Operation not supported"),
+    // STATUS_NO_SUCH_DEVICE, STATUS_DELETE_PENDING, STATUS_DEVICE_REMOVED, NDIS_STATUS_ADAPTER_REMOVED.
+    (0xC000_000E, 433, 19, "No such device"),
+    (0xC000_0056, 0, 19, "No such device"),
+    (0xC000_02B6, 1617, 19, "No such device"),
+    (0xC001_0018, 0, 19, "No such device"),
+    // STATUS_DEVICE_NOT_READY.
+    (0xC000_00A3, 21, 16, "Device or resource busy"),
+    // STATUS_DEVICE_BUSY.
+    (0x8000_0011, 170, 16, "Device or resource busy"),
+];
 
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -58,5 +94,20 @@ impl fmt::Display for Status {
 impl fmt::Debug for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:#010x}", self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_of_windows_is_what_it_was_made_of() {
+        assert_eq!(Status::of_win32(234), Some(Status::BUFFER_OVERFLOW));
+        for (status, code, _, words) in TOLD.into_iter().filter(|(_, code, ..)| *code != 0) {
+            let read = Status::of_win32(code.cast_signed()).map(|status| status.to_string());
+            assert_eq!(read.as_deref(), Some(words), "{status:#x}");
+        }
+        assert_eq!(Status::of_win32(9999), None);
     }
 }

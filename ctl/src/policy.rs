@@ -1,0 +1,179 @@
+//! What policy comes to on this machine: Group Policy over what the administrator set, over the default.
+//!
+//! A value that is none is refused by itself, and the next that has something to say is asked. No value holds a secret.
+
+use std::{fmt, io};
+
+use abi::cpu_list::CpuList;
+use abi::policy::{Policy, SCALING_EXCLUDE};
+
+/// Where Group Policy writes, below HKEY_LOCAL_MACHINE: only administrators may, and it goes when the policy does.
+pub const GROUP: &str = r"SOFTWARE\Policies\Penstock";
+/// Where an administrator does.
+pub const LOCAL: &str = r"SOFTWARE\Penstock";
+
+/// A value of the registry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Value {
+    /// A REG_DWORD.
+    Dword(u32),
+    /// A REG_SZ.
+    Text(String),
+    /// Any other.
+    Other,
+}
+
+/// Where values are read.
+pub trait Registry {
+    /// The value `name` of `key`, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// Whatever reading says.
+    fn value(&self, key: &str, name: &str) -> io::Result<Option<Value>>;
+}
+
+/// Nothing is set.
+pub struct NoRegistry;
+
+impl Registry for NoRegistry {
+    fn value(&self, _: &str, _: &str) -> io::Result<Option<Value>> {
+        Ok(None)
+    }
+}
+
+/// Who said what a value is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum From {
+    /// Group Policy ([`GROUP`]).
+    Group,
+    /// The administrator of this machine ([`LOCAL`]).
+    Local,
+    /// Nobody.
+    Default,
+}
+
+impl fmt::Display for From {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Group => r"Group Policy, HKLM\SOFTWARE\Policies\Penstock",
+            Self::Local => r"this machine, HKLM\SOFTWARE\Penstock",
+            Self::Default => "the default",
+        })
+    }
+}
+
+/// What a value comes to.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Effective<V> {
+    /// What it is.
+    pub value: V,
+    /// Who said so.
+    pub from: From,
+    /// Who was not listened to, and why.
+    pub refused: Vec<(From, String)>,
+}
+
+impl<V: fmt::Display> fmt::Display for Effective<V> {
+    /// Indented lines, for a person.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "  here: {} (from {})", self.value, self.from)?;
+        self.refused
+            .iter()
+            .try_for_each(|(from, why)| writeln!(f, "  refused: {why} (from {from})"))
+    }
+}
+
+/// What a number comes to.
+pub fn number(policy: Policy, registry: &impl Registry) -> Effective<u32> {
+    let (range, name) = (policy.range(), policy.name());
+    effective(registry, name, policy.default(), |value| match value {
+        Value::Dword(number) if range.contains(number) => Ok(*number),
+        Value::Dword(number) => {
+            let (least, most, default) = (range.start(), range.end(), policy.default());
+            Err(format!("{number} is not from {least} to {most}, default {default}"))
+        }
+        _ => Err("it is no REG_DWORD".to_owned()),
+    })
+}
+
+/// What the CPUs that are excluded come to, as they are written.
+pub fn excluded(registry: &impl Registry) -> Effective<String> {
+    effective(registry, SCALING_EXCLUDE, "none".to_owned(), |value| match value {
+        Value::Text(list) if CpuList::parse(list).is_ok() => Ok(list.clone()),
+        Value::Text(_) => Err("it is no list of CPUs, as `0-1, 16, 1:0-3`".to_owned()),
+        _ => Err("it is no REG_SZ".to_owned()),
+    })
+}
+
+fn effective<V>(
+    registry: &impl Registry,
+    name: &str,
+    default: V,
+    read: impl Fn(&Value) -> Result<V, String>,
+) -> Effective<V> {
+    let mut refused = Vec::new();
+    for (from, key) in [(From::Group, GROUP), (From::Local, LOCAL)] {
+        let value = match registry.value(key, name) {
+            Ok(None) => continue,
+            Ok(Some(value)) => read(&value),
+            Err(error) => Err(crate::words::said(&error)),
+        };
+        match value {
+            Ok(value) => return Effective { value, from, refused },
+            Err(why) => refused.push((from, why)),
+        }
+    }
+    Effective { value: default, from: From::Default, refused }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Set(Vec<(&'static str, &'static str, Value)>);
+
+    impl Registry for Set {
+        fn value(&self, key: &str, name: &str) -> io::Result<Option<Value>> {
+            let found = self.0.iter().find(|(at, of, _)| (*at, *of) == (key, name));
+            Ok(found.map(|(.., value)| value.clone()))
+        }
+    }
+
+    #[test]
+    fn group_policy_is_over_local_over_the_default() {
+        let group = || (GROUP, "Mtu", Value::Dword(1300));
+        let local = || (LOCAL, "Mtu", Value::Dword(1280));
+        for (set, value, from) in [
+            (vec![], 1420, From::Default),
+            (vec![local()], 1280, From::Local),
+            (vec![local(), group()], 1300, From::Group),
+        ] {
+            let read = number(Policy::Mtu, &Set(set));
+            assert_eq!(read, Effective { value, from, refused: vec![] });
+        }
+    }
+
+    #[test]
+    fn what_is_no_value_is_refused_alone() {
+        let set = Set(vec![
+            (GROUP, "Mtu", Value::Dword(9000)),
+            (LOCAL, "Mtu", Value::Dword(1280)),
+            (LOCAL, "SimdCap", Value::Text("4".to_owned())),
+            (GROUP, "ScalingExclude", Value::Dword(1)),
+            (LOCAL, "ScalingExclude", Value::Text("0-1, 1:3".to_owned())),
+        ]);
+        assert_eq!(
+            number(Policy::Mtu, &set).to_string(),
+            "  here: 1280 (from this machine, HKLM\\SOFTWARE\\Penstock)\n  refused: 9000 is not from 576 to 1968, \
+             default 1420 (from Group Policy, HKLM\\SOFTWARE\\Policies\\Penstock)\n"
+        );
+        assert_eq!(
+            number(Policy::SimdCap, &set).to_string(),
+            "  here: 4 (from the default)\n  refused: it is no REG_DWORD (from this machine, HKLM\\SOFTWARE\\Penstock)\n"
+        );
+        let excluded = excluded(&set);
+        assert_eq!((&*excluded.value, excluded.from), ("0-1, 1:3", From::Local));
+        assert_eq!(excluded.refused.len(), 1);
+    }
+}

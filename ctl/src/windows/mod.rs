@@ -1,0 +1,21 @@
+//! What only Windows has, and the one place of `ctl` where its functions are called.
+//!
+//! Every function here takes and gives plain Rust: nothing outside of this folder is unsafe.
+
+pub mod device;
+pub mod dpapi;
+pub mod process;
+pub mod registry;
+mod wide;
+
+use std::io;
+
+/// The error of a function that returns its number, of which 0 is none.
+fn checked(code: u32) -> io::Result<()> {
+    if code == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(code.cast_signed())) }
+}
+
+/// The error of a function that returns whether it did something.
+fn done(did: i32) -> io::Result<()> {
+    if did == 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}

@@ -1,0 +1,77 @@
+//! A Windows that Wine plays, of its own for each run of the tests: `penstock.exe` in it, and what Wine 8 lacks.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+
+/// What `scripts/build.sh --ctl --tests` makes.
+const BUILT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/ctl");
+/// Built into the prefix: Rust's standard library needs it, and Wine 8 has none.
+const PRNG: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/wine/bcryptprimitives.c");
+
+/// Where it is.
+fn directory() -> &'static Path {
+    static PREFIX: OnceLock<PathBuf> = OnceLock::new();
+    PREFIX.get_or_init(|| {
+        let prefix = Path::new(env!("CARGO_TARGET_TMPDIR")).join("wine");
+        let _ = fs::remove_dir_all(&prefix);
+        fs::create_dir_all(&prefix).unwrap();
+        let ended = wine_in(&prefix).args(["wineboot", "--init"]).output();
+        let ended = ended.expect("no wine: scripts/setup.sh");
+        assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+        let dll = prefix.join("drive_c/windows/system32/bcryptprimitives.dll");
+        // Wine's own, where a newer one has it, stays.
+        if !dll.exists() {
+            let ended = Command::new("x86_64-w64-mingw32-gcc")
+                .args(["-O1", "-shared", "-nostdlib", "-e", "DllMain", "-o"])
+                .args([&dll, Path::new(PRNG)])
+                .arg("-ladvapi32")
+                .status();
+            assert!(ended.expect("no mingw-w64: scripts/setup.sh").success());
+        }
+        prefix
+    })
+}
+
+fn wine_in(prefix: &Path) -> Command {
+    let mut wine = Command::new("wine");
+    wine.env("WINEPREFIX", prefix)
+        .env("WINEDEBUG", "-all")
+        .env("WINEDLLOVERRIDES", "mscoree,mshtml=;winemenubuilder.exe,winedbg.exe=d")
+        .stdin(Stdio::null());
+    wine
+}
+
+/// `wine`, with nothing behind it yet.
+pub(crate) fn wine() -> Command {
+    wine_in(directory())
+}
+
+/// `penstock.exe`.
+pub(crate) fn penstock() -> Command {
+    let mut command = wine();
+    command.arg(built("penstock.exe"));
+    command
+}
+
+/// A program that was built for Windows.
+pub(crate) fn built(name: &str) -> String {
+    let path = format!("{BUILT}/{name}");
+    assert!(Path::new(&path).exists(), "no {name}: scripts/build.sh --ctl --tests");
+    path
+}
+
+/// A path as the programs in it have it.
+pub(crate) fn path(path: &Path) -> String {
+    format!("Z:{}", path.display()).replace('/', "\\")
+}
+
+/// Sets a value below HKEY_LOCAL_MACHINE.
+pub(crate) fn set_value(key: &str, name: &str, kind: &str, data: &str) {
+    let key = format!(r"HKLM\{key}");
+    let mut command = wine();
+    command.args(["reg", "add", &key, "/v", name, "/t", kind, "/d", data, "/f"]);
+    let ended = command.output().unwrap();
+    assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stdout));
+}

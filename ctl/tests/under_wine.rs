@@ -1,0 +1,164 @@
+//! `penstock.exe` under Wine: what it prints is what the program prints on this host, byte for byte, and what only Windows has.
+//!
+//! Needs penstock.exe (scripts/build.sh --ctl), Wine and mingw-w64 (scripts/setup.sh).
+
+#![allow(clippy::unwrap_used)] // A test stops where something is not as it should be.
+
+use std::fs;
+use std::io::Write;
+use std::process::{Command, Output, Stdio};
+
+mod expected;
+mod prefix;
+
+const HERE: &str = env!("CARGO_BIN_EXE_penstock");
+
+fn run(mut command: Command, input: &[u8]) -> Output {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut process = command.spawn().unwrap();
+    // Who does not read it may have gone.
+    let _ = process.stdin.take().unwrap().write_all(input);
+    process.wait_with_output().unwrap()
+}
+
+/// What a command printed, and how it ended.
+fn printed(output: &Output) -> String {
+    format!(
+        "{}{}exit {:?}\n",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+        output.status.code()
+    )
+}
+
+/// Runs the same here and there, and gives back what both printed.
+fn both(arguments: &[&str], input: &[u8]) -> String {
+    let mut here = Command::new(HERE);
+    here.args(arguments);
+    let mut there = prefix::penstock();
+    there.args(arguments);
+    let (here, there) = (printed(&run(here, input)), printed(&run(there, input)));
+    assert_eq!(there, here, "{arguments:?}");
+    here
+}
+
+/// What the crate tests of itself on every system, where it calls Windows.
+#[test]
+fn what_calls_windows_passes_its_own_tests() {
+    let mut tests = prefix::wine();
+    tests.args([&*prefix::built("tests.exe"), "windows::", "driver::"]);
+    let told = printed(&run(tests, b""));
+    let passed = told.split("test result: ok. ").nth(1).and_then(|rest| rest.split(' ').next());
+    let passed: usize = passed.and_then(|passed| passed.parse().ok()).unwrap_or_default();
+    assert!(passed >= 5 && told.ends_with("exit Some(0)\n"), "{told}");
+}
+
+#[test]
+fn keys_are_the_same() {
+    let private = b"mAZGQvaDkOZ+DFVBOEMZECvRiOzOR8FZIZ4Bn+Ss3UU=\n";
+    let public = both(&["pubkey"], private);
+    assert!(public.ends_with("=\nexit Some(0)\n"), "{public}");
+    both(&["pubkey"], b"mAZGQvaDkOZ+DFVBOEMZECvRiOzOR8FZIZ4Bn+Ss3UU=\r\n");
+    assert!(both(&["pubkey"], b"nonsense").contains("this is no key"));
+    for command in ["genkey", "genpsk"] {
+        let key = || {
+            let mut there = prefix::penstock();
+            there.arg(command);
+            let output = run(there, b"");
+            assert!(output.status.success() && output.stdout.len() == 45, "{}", printed(&output));
+            output.stdout
+        };
+        assert_ne!(key(), key());
+    }
+}
+
+#[test]
+fn what_is_told_of_arguments_is_the_same() {
+    for arguments in [
+        &["--version"][..],
+        &["--help"],
+        &["show", "--help"],
+        &["set", "--help"],
+        &["nonsense"],
+        &["strip"],
+        &["policy", "check", "Mtu=1420", "ScalingExclude=0-1, 1:3"],
+        &["policy", "check", "Mtu=9", "Mtuu=1", "SimdCap", "ScalingExclude=x"],
+        &["policy", "show", "Mtuu"],
+        &["set", "t0", "listen-prot", "1"],
+    ] {
+        both(arguments, b"");
+    }
+}
+
+/// Files that end lines as Windows does, or begin with a mark, or are UTF-16, among them.
+#[test]
+fn files_are_read_the_same() {
+    for file in [
+        "good/everything",
+        "good/windows-notepad",
+        "bad/utf16",
+        "bad/latin1",
+        "bad/many",
+        "bad/save-config",
+    ] {
+        both(&["strip", "-"], &fs::read(expected::file(&format!("files/{file}.conf"))).unwrap());
+    }
+    let file = expected::file("files/good/windows-notepad.conf");
+    let mut there = prefix::penstock();
+    there.args(["strip", &prefix::path(&file)]);
+    let told = printed(&run(there, b"")).replace(&prefix::path(&file), "FILE");
+    let mut here = Command::new(HERE);
+    here.arg("strip").arg(&file);
+    assert_eq!(told, printed(&run(here, b"")).replace(&file.display().to_string(), "FILE"));
+}
+
+/// The values that are there are the registry's, policy over local over default, and one that is none is refused alone.
+#[test]
+fn policies_say_where_they_came_from() {
+    let (group, local) = (r"SOFTWARE\Policies\Penstock", r"SOFTWARE\Penstock");
+    prefix::set_value(group, "Mtu", "REG_DWORD", "1300");
+    prefix::set_value(local, "Mtu", "REG_DWORD", "1280");
+    prefix::set_value(local, "MssClamp", "REG_DWORD", "0");
+    prefix::set_value(group, "SimdCap", "REG_DWORD", "77");
+    prefix::set_value(group, "FastPath", "REG_SZ", "1");
+    prefix::set_value(local, "ScalingExclude", "REG_SZ", "0-1, 1:3");
+    let mut there = prefix::penstock();
+    there.args(["policy", "show"]);
+    expected::expect("wine/policy.txt", &printed(&run(there, b"")));
+}
+
+/// Wine's configuration manager knows no interfaces: what comes of that is said, and nothing stops.
+#[test]
+fn without_the_driver_there_is_no_interface() {
+    for (arguments, told) in [
+        (&["show"][..], "Unable to list interfaces"),
+        (&["show", "t0"], "Unable to access interface"),
+        (&["set", "t0", "listen-port", "1"], "Unable to modify interface"),
+    ] {
+        let mut there = prefix::penstock();
+        there.args(arguments);
+        let told = format!("{told}: the configuration manager answered ");
+        let printed = printed(&run(there, b""));
+        assert!(printed.starts_with(&told) && printed.ends_with("exit Some(1)\n"), "{printed}");
+    }
+}
+
+/// What Windows reads before the first instruction: imports come from System32, and addresses are not known beforehand.
+#[test]
+fn the_image_is_hardened() {
+    let llvm = std::env::var("PENSTOCK_LLVM").unwrap_or_else(|_| "/usr/lib/llvm-19".to_owned());
+    let mut reader = Command::new(format!("{llvm}/bin/llvm-readobj"));
+    reader.args(["--coff-load-config", "--file-headers", "--coff-resources"]);
+    reader.arg(prefix::built("penstock.exe"));
+    let text = String::from_utf8(reader.output().unwrap().stdout).unwrap();
+    for said in [
+        "DependentLoadFlags: 0x800",
+        "IMAGE_DLL_CHARACTERISTICS_DYNAMIC_BASE",
+        "IMAGE_DLL_CHARACTERISTICS_HIGH_ENTROPY_VA",
+        "IMAGE_DLL_CHARACTERISTICS_NX_COMPAT",
+        "Type: MANIFEST",
+        "Type: VERSIONINFO",
+    ] {
+        assert!(text.contains(said), "{said} is not in:\n{text}");
+    }
+}
