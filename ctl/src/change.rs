@@ -29,6 +29,8 @@ pub struct PeerChange {
     pub public_key: PublicKey,
     /// Whether it goes.
     pub remove: bool,
+    /// Whether nothing is done if there is none.
+    pub update_only: bool,
     /// The preshared key; all zeros removes it.
     pub preshared_key: Option<SecretKey>,
     /// Where it is.
@@ -48,6 +50,7 @@ impl PeerChange {
         Self {
             public_key,
             remove: false,
+            update_only: false,
             preshared_key: None,
             endpoint: None,
             persistent_keepalive: None,
@@ -151,7 +154,7 @@ impl Change {
             let fields = abi::ioctl::PeerChange {
                 public_key: &peer.public_key.0,
                 remove: peer.remove,
-                update_only: false,
+                update_only: peer.update_only,
                 preshared_key: peer.preshared_key.as_ref().map(SecretKey::expose),
                 endpoint: address(peer.endpoint.as_ref()),
                 persistent_keepalive_s: peer.persistent_keepalive,
@@ -179,6 +182,7 @@ impl From<Peer> for PeerChange {
         Self {
             public_key: peer.public_key,
             remove: false,
+            update_only: false,
             preshared_key: peer.preshared_key,
             endpoint: peer.endpoint,
             persistent_keepalive: peer.persistent_keepalive,

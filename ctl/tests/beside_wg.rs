@@ -7,14 +7,20 @@
 //!   wg ───────── set=1 ──────┘      (penstock.sys)     └── the same change made by either: the same
 //! ```
 //!
+//! The text protocol of `ctl::uapi`, which Windows' named pipe carries, is asked by `wg` over a socket, too, before the same driver.
+//!
 //! Needs root, /dev/net/tun, `wg`, penstock.sys (scripts/build.sh) and penstock-sim (`cargo build --release -p sim`).
 
 #![allow(clippy::unwrap_used)] // A test stops where something is not as it should be.
 
 use std::fs;
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output};
 use std::time::{Duration, Instant};
+
+use ctl::driver::Driver;
+use ctl::driver::simulated::{DIRECTORY, Simulated};
 
 const PENSTOCK: &str = env!("CARGO_BIN_EXE_penstock");
 const ALICE: &str = "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=";
@@ -204,6 +210,53 @@ fn a_change_is_the_same_by_either() {
     let interfaces = text(&run(PENSTOCK, &["show", "interfaces"]));
     let interfaces: Vec<_> = interfaces.split_whitespace().collect();
     assert!(interfaces.contains(&&*by_wg.name) && interfaces.contains(&&*by_penstock.name));
+}
+
+/// A socket where `wg` looks, behind which `ctl::uapi` serves an interface of the simulated driver.
+struct Served {
+    name: String,
+    socket: PathBuf,
+}
+
+impl Served {
+    fn of(tunnel: &Tunnel) -> Self {
+        let name = format!("{}s", tunnel.name);
+        let socket = Path::new(DIRECTORY).join(format!("{name}.sock"));
+        let listener = UnixListener::bind(&socket).unwrap();
+        let behind = tunnel.name.clone();
+        // It ends with the tests.
+        std::thread::spawn(move || {
+            for client in listener.incoming() {
+                let device = Simulated::default().open(&behind).unwrap();
+                // Who only looked whether somebody is there has gone.
+                let _ = ctl::uapi::serve(client.unwrap(), &*device);
+            }
+        });
+        Self { name, socket }
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.socket);
+    }
+}
+
+#[test]
+fn the_text_protocol_says_what_the_requests_do() {
+    let (direct, behind) = (Tunnel::up('f'), Tunnel::up('g'));
+    let served = Served::of(&behind);
+    let folder = Folder::of(&direct);
+    for change in changes(&folder) {
+        for (program, name) in [(PENSTOCK, &direct.name), ("wg", &served.name)] {
+            let (verb, words) = change.split_first().unwrap();
+            let words = words.iter().map(|word| word.trim_start_matches('@'));
+            let words: Vec<_> = [&**verb, &**name].into_iter().chain(words).collect();
+            do_it(program, &words);
+        }
+        assert_eq!(text(&run("wg", &["show", &served.name, "dump"])), direct.dump(), "{change:?}");
+        assert_eq!(behind.dump(), direct.dump(), "{change:?}");
+    }
 }
 
 /// The stock `wg` of 2021 leaves a preshared key and keepalives that the file does not name any more.

@@ -38,6 +38,9 @@ fn both(arguments: &[&str], input: &[u8]) -> String {
     let mut there = prefix::penstock();
     there.args(arguments);
     let (here, there) = (printed(&run(here, input)), printed(&run(there, input)));
+    // The one command that only Windows has.
+    let is_common = |line: &&str| !line.starts_with("  serve ");
+    let there: String = there.split_inclusive('\n').filter(is_common).collect();
     assert_eq!(there, here, "{arguments:?}");
     here
 }

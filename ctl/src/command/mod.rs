@@ -11,6 +11,8 @@ mod interface;
 mod keys;
 mod policy;
 mod reach;
+#[cfg(windows)]
+mod serve;
 mod show;
 mod strip;
 
@@ -36,6 +38,12 @@ enum Command {
     Pubkey,
     /// Check a tunnel's file, and print what `setconf` takes of it.
     Strip(strip::Strip),
+    /// Let the stock `wg` see an interface while this runs, as the system (LocalSystem).
+    #[cfg(windows)]
+    Serve {
+        /// The interface.
+        name: String,
+    },
     /// The driver's policy: the values that an administrator may set.
     #[command(subcommand)]
     Policy(policy::Command),
@@ -50,6 +58,8 @@ pub(crate) fn run() -> ExitCode {
         Some(Command::Genpsk) => keys::genpsk(),
         Some(Command::Pubkey) => keys::pubkey(),
         Some(Command::Strip(strip)) => strip.run(),
+        #[cfg(windows)]
+        Some(Command::Serve { name }) => serve::serve(&name),
         Some(Command::Policy(command)) => command.run(),
     };
     match outcome {

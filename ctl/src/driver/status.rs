@@ -42,6 +42,13 @@ impl Status {
             .or((code == MORE_DATA).then_some(Self::BUFFER_OVERFLOW))
     }
 
+    /// What the text protocol of [`crate::uapi`] has for it: an errno of Linux, negative, and EIO for what has none.
+    pub(crate) fn errno(self) -> i32 {
+        const EIO: i32 = 5;
+        let status = self.0.cast_unsigned();
+        TOLD.iter().find(|(known, ..)| *known == status).map_or(-EIO, |(_, _, errno, _)| -errno)
+    }
+
     fn words(self) -> Option<&'static str> {
         let status = self.0.cast_unsigned();
         TOLD.iter().find(|(known, ..)| *known == status).map(|(.., words)| *words)

@@ -4,6 +4,7 @@
 
 pub mod device;
 pub mod dpapi;
+pub mod pipe;
 pub mod process;
 pub mod registry;
 mod wide;
