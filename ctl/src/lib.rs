@@ -11,6 +11,7 @@ pub mod driver;
 pub mod key;
 pub mod policy;
 pub mod show;
+pub mod tunnel;
 pub mod uapi;
 #[cfg(windows)]
 #[allow(unsafe_code)]

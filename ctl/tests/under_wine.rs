@@ -106,6 +106,7 @@ fn files_are_read_the_same() {
     ] {
         both(&["strip", "-"], &fs::read(expected::file(&format!("files/{file}.conf"))).unwrap());
     }
+    both(&["up", "--dry-run", "bad name"], b"");
     let file = expected::file("files/good/windows-notepad.conf");
     let mut there = prefix::penstock();
     there.args(["strip", &prefix::path(&file)]);

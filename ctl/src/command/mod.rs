@@ -15,6 +15,7 @@ mod reach;
 mod serve;
 mod show;
 mod strip;
+mod up;
 
 /// Configures WireGuard tunnels of Penstock, and looks at them.
 ///
@@ -38,6 +39,8 @@ enum Command {
     Pubkey,
     /// Check a tunnel's file, and print what `setconf` takes of it.
     Strip(strip::Strip),
+    /// Say what brings up a tunnel of a file, step by step, and what takes it down.
+    Up(up::Up),
     /// Let the stock `wg` see an interface while this runs, as the system (LocalSystem).
     #[cfg(windows)]
     Serve {
@@ -60,6 +63,7 @@ pub(crate) fn run() -> ExitCode {
         Some(Command::Strip(strip)) => strip.run(),
         #[cfg(windows)]
         Some(Command::Serve { name }) => serve::serve(&name),
+        Some(Command::Up(up)) => up.run(),
         Some(Command::Policy(command)) => command.run(),
     };
     match outcome {

@@ -84,8 +84,7 @@ fn unsealed(path: &Path, _: &[u8]) -> Result<Zeroizing<Vec<u8>>, Failure> {
 }
 
 /// The tunnel that a file is named for: `NAME.conf`, or `NAME.conf.dpapi`.
-#[cfg(windows)]
-fn tunnel_of(path: &Path) -> &str {
+pub(crate) fn tunnel_of(path: &Path) -> &str {
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let name = name.strip_suffix(".dpapi").unwrap_or(name);
     name.strip_suffix(".conf").unwrap_or(name)
