@@ -7,7 +7,7 @@ usage() {
     cat <<'TEXT'
 usage: scripts/schedules.sh N [--seed S] [OPTION...]
 
-Runs N schedules from seed S on (default 1), on all CPUs, with progress and a summary; 100,000 take about an hour on two.
+Runs N schedules from seed S on (default 1), on all CPUs, with progress and a summary; 100,000 take about two hours on two.
 It runs the driver that is built; scripts/build.sh builds it.
 
   --seed S      the first seed
