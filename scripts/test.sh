@@ -21,12 +21,13 @@ parts, in the order they run:
   interop   penstock.sys beside wireguard-go, boringtun, gotatun and Linux's own, penstock beside wg (root and /dev/net/tun)
 TEXT
 }
-parts=(rules fmt lint unit loom ctl driver package sim interop)
+# Those of a row run at once: none of them keeps every CPU busy from beginning to end.
+rows=(rules fmt lint 'unit loom' 'ctl driver' package sim interop)
 case "${1:-}" in
 -h | --help) usage; exit 0 ;;
 esac
-[ $# -eq 0 ] || parts=("$@")
-for part in "${parts[@]}"; do
+[ $# -eq 0 ] || rows=("$@")
+for part in "$@"; do
     case $part in
     rules | fmt | lint | unit | loom | ctl | driver | package | sim | interop) ;;
     *) echo "test.sh: no part named '$part'; scripts/test.sh --help lists them" >&2; exit 2 ;;
@@ -46,20 +47,35 @@ count() {
         END { print p + 0, f + 0, s + 0 }' "$1")
     passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
 }
-# run PART COMMAND...: shows the output only of what fails.
-run() {
-    local part=$1 start=$SECONDS
-    shift
-    if "$@" >"$log/$part" 2>&1; then
-        count "$log/$part"
-        { grep -E '^(SKIPPED|rules ok)' "$log/$part" || true; }
-        printf '%-8s ok    %4d s\n' "$part" $((SECONDS - start))
+# perform PART: what it prints goes to a file; how it ended, and after how many seconds, to another.
+perform() {
+    local start=$SECONDS status=0
+    case $1 in
+    rules) scripts/rules.sh ;;
+    fmt) cargo fmt --all --check ;;
+    lint) scripts/lint.sh ;;
+    unit) unit ;;
+    loom) model_checks ;;
+    ctl) command_line ;;
+    driver) scripts/build.sh ;;
+    package) scripts/package-test.sh ;;
+    sim) scenarios ;;
+    interop) beside_others ;;
+    esac >"$log/$1" 2>&1 || status=$?
+    echo "$status $((SECONDS - start))" >"$log/$1.ended"
+}
+# tell PART: how it ended; what it printed only if it failed.
+tell() {
+    local status seconds
+    read -r status seconds <"$log/$1.ended"
+    count "$log/$1"
+    if [ "$status" = 0 ]; then
+        { grep -E '^(SKIPPED|rules ok)' "$log/$1" || true; }
+        printf '%-8s ok    %4d s\n' "$1" "$seconds"
     else
-        count "$log/$part"
-        cat "$log/$part"
+        cat "$log/$1"
         [ "$failed" -gt 0 ] || failed=1
-        printf '%-8s FAILED %3d s\n' "$part" $((SECONDS - start))
-        finish 1
+        printf '%-8s FAILED %3d s\n' "$1" "$seconds"
     fi
 }
 finish() {
@@ -106,18 +122,14 @@ scenarios() {
     done
 }
 
-for part in "${parts[@]}"; do
-    case $part in
-    rules) run rules scripts/rules.sh ;;
-    fmt) run fmt cargo fmt --all --check ;;
-    lint) run lint scripts/lint.sh ;;
-    unit) run unit unit ;;
-    loom) run loom model_checks ;;
-    ctl) run ctl command_line ;;
-    driver) run driver scripts/build.sh ;;
-    package) run package scripts/package-test.sh ;;
-    sim) run sim scenarios ;;
-    interop) run interop beside_others ;;
-    esac
+for row in "${rows[@]}"; do
+    for part in $row; do
+        perform "$part" &
+    done
+    wait
+    for part in $row; do
+        tell "$part"
+    done
+    [ "$failed" = 0 ] || finish 1
 done
 finish 0
