@@ -7,6 +7,7 @@
 
 pub mod change;
 pub mod config;
+pub mod doctor;
 pub mod driver;
 pub mod key;
 pub mod policy;

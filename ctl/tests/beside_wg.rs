@@ -282,6 +282,25 @@ fn syncconf_comes_to_what_setconf_does() {
 }
 
 #[test]
+fn doctor_looks_at_the_driver() {
+    let tunnel = Tunnel::up('h');
+    let name = &*tunnel.name;
+    let told = || text(&run(PENSTOCK, &["doctor"]));
+    assert!(told().contains(&format!("BAD {name}: keys: there is no private key")), "{}", told());
+    let folder = Folder::of(&tunnel);
+    let key = folder.file("key", SECRET);
+    do_it(PENSTOCK, &["set", name, "private-key", &key, "peer", ALICE]);
+    let up = Command::new("ip").args(["link", "set", name, "up"]).status().unwrap();
+    assert!(up.success());
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !told().contains(&format!("ok  {name}: state: up, on UDP port ")) {
+        assert!(Instant::now() < deadline, "{}", told());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert!(!told().contains(&format!("BAD {name}")), "{}", told());
+}
+
+#[test]
 fn what_is_refused_changes_nothing() {
     let tunnel = Tunnel::up('c');
     let folder = Folder::of(&tunnel);

@@ -147,6 +147,28 @@ fn without_the_driver_there_is_no_interface() {
     }
 }
 
+/// Wine has services, and neither the driver nor the Base Filtering Engine among them.
+#[test]
+fn doctor_says_what_is_missing() {
+    prefix::set_value(
+        r"SYSTEM\CurrentControlSet\Control",
+        "SystemStartOptions",
+        "REG_SZ",
+        "TESTSIGNING",
+    );
+    let mut there = prefix::penstock();
+    there.arg("doctor");
+    let told = printed(&run(there, b""));
+    for said in [
+        "BAD driver: not installed\n",
+        "BAD Base Filtering Engine: ",
+        "BAD signatures: ",
+        "exit Some(1)",
+    ] {
+        assert!(told.contains(said), "{said} is not in:\n{told}");
+    }
+}
+
 /// What Windows reads before the first instruction: imports come from System32, and addresses are not known beforehand.
 #[test]
 fn the_image_is_hardened() {

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use ctl::words::said;
 
+mod doctor;
 mod interface;
 mod keys;
 mod policy;
@@ -47,6 +48,8 @@ enum Command {
         /// The interface.
         name: String,
     },
+    /// Look for what keeps tunnels from working, and say what to do.
+    Doctor,
     /// The driver's policy: the values that an administrator may set.
     #[command(subcommand)]
     Policy(policy::Command),
@@ -63,6 +66,7 @@ pub(crate) fn run() -> ExitCode {
         Some(Command::Strip(strip)) => strip.run(),
         #[cfg(windows)]
         Some(Command::Serve { name }) => serve::serve(&name),
+        Some(Command::Doctor) => doctor::doctor(),
         Some(Command::Up(up)) => up.run(),
         Some(Command::Policy(command)) => command.run(),
     };

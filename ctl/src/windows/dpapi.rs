@@ -72,7 +72,7 @@ fn description_of(description: *mut u16) -> String {
     let mut units = Vec::new();
     while units.len() < NAME_MAX {
         // SAFETY: every unit before this one was no NUL, so it belongs to the text.
-        let unit = unsafe { *description.add(units.len()) };
+        let unit = unsafe { *description.wrapping_add(units.len()) };
         if unit == 0 {
             break;
         }

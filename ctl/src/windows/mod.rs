@@ -7,6 +7,7 @@ pub mod dpapi;
 pub mod pipe;
 pub mod process;
 pub mod registry;
+pub mod services;
 mod wide;
 
 use std::io;

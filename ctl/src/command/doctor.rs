@@ -1,0 +1,93 @@
+//! `doctor`: what keeps tunnels from working, and what to do.
+
+use std::fmt::Write as _;
+
+use abi::ioctl::{AdapterState, SET_ADAPTER_STATE, Set};
+use abi::statistics::Statistics;
+use ctl::doctor::{Finding, interface, machine};
+use ctl::driver::{self, Device, Driver, Failure};
+use ctl::show::now_s;
+use ctl::words::said;
+
+use super::{Outcome, print, reach};
+
+/// Looks at the machine and every interface; fails if something is not as it should be.
+pub(crate) fn doctor() -> Outcome {
+    let driver = reach::driver();
+    let (names, mut findings) = match driver.names() {
+        Ok(names) => (names, Vec::new()),
+        Err(error) => (
+            Vec::new(),
+            vec![Finding::bad("interfaces", said(&error), "see what is said of the driver")],
+        ),
+    };
+    findings.extend(of_machine(names.len()));
+    for name in &names {
+        findings.extend(of_interface(&driver, name).unwrap_or_else(|failure| {
+            let advice = "ask as an administrator; an interface may also have gone meanwhile";
+            vec![Finding::bad(name, failure.to_string(), advice)]
+        }));
+    }
+    let mut text = String::new();
+    for finding in &findings {
+        // A push to a String cannot fail.
+        let _ = write!(text, "{finding}");
+    }
+    print(&text)?;
+    let bad = findings.iter().filter(|finding| finding.advice.is_some()).count();
+    match bad {
+        0 => Ok(()),
+        1 => Err(super::Failure::Told("1 thing is not as it should be".to_owned())),
+        _ => Err(super::Failure::Told(format!("{bad} things are not as they should be"))),
+    }
+}
+
+#[cfg(unix)]
+fn of_machine(interfaces: usize) -> Vec<Finding> {
+    vec![machine::simulated(interfaces)]
+}
+
+#[cfg(windows)]
+fn of_machine(_: usize) -> Vec<Finding> {
+    use ctl::policy::{Registry, Value};
+    use ctl::windows::registry::LocalMachine;
+    use ctl::windows::services::state;
+
+    /// Where Windows says what it was started with.
+    const CONTROL: &str = r"SYSTEM\CurrentControlSet\Control";
+    let read = || {
+        let options = LocalMachine.value(CONTROL, "SystemStartOptions")?;
+        Ok(machine::Facts {
+            driver: state("penstock")?,
+            filtering: state("BFE")?,
+            start_options: match options {
+                Some(Value::Text(options)) => options,
+                _ => String::new(),
+            },
+        })
+    };
+    let advice = "ask as an administrator";
+    read().map_or_else(
+        |error: std::io::Error| vec![Finding::bad("Windows", said(&error), advice)],
+        |facts| machine::findings(&facts),
+    )
+}
+
+fn of_interface(driver: &impl Driver, name: &str) -> Result<Vec<Finding>, Failure> {
+    let device = driver.open(name)?;
+    let configuration = driver::get(&*device)?;
+    let counted = driver::get_statistics(&*device)?;
+    let (Ok(set), Some(statistics)) = (Set::parse(&configuration), Statistics::parse(&counted))
+    else {
+        return Err(Failure::Unknown);
+    };
+    let facts = interface::Facts { name, up: is_up(&*device)?, set, statistics, now_s: now_s() };
+    Ok(interface::findings(&facts))
+}
+
+fn is_up(device: &dyn Device) -> Result<bool, Failure> {
+    let mut word = [0; 4];
+    let query = (AdapterState::Query as u32).to_le_bytes();
+    device.control(SET_ADAPTER_STATE, &query, &mut word)?.status.check()?;
+    Ok(AdapterState::parse(&word) == Some(AdapterState::Up))
+}

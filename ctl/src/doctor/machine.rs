@@ -1,0 +1,76 @@
+//! Findings of the machine: the driver, and what it needs of Windows.
+
+use super::Finding;
+
+/// Whether a service is there, and runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Service {
+    /// It is not.
+    Absent,
+    /// It is, and does not run.
+    Stopped,
+    /// It runs, or is about to.
+    Running,
+}
+
+/// What was read of Windows.
+pub struct Facts {
+    /// The driver's.
+    pub driver: Service,
+    /// The Base Filtering Engine's.
+    pub filtering: Service,
+    /// What Windows was started with (`SystemStartOptions`).
+    pub start_options: String,
+}
+
+/// Findings of Windows.
+#[must_use]
+pub fn findings(facts: &Facts) -> Vec<Finding> {
+    let driver = match facts.driver {
+        Service::Running => Finding::good("driver", "runs"),
+        Service::Stopped => Finding::bad(
+            "driver",
+            "installed, and not loaded",
+            "it is loaded with the first adapter: if there is one, Device Manager says why it does not start (code 52: not signed)",
+        ),
+        Service::Absent => Finding::bad(
+            "driver",
+            "not installed",
+            "install its package, as an administrator: `pnputil /add-driver penstock.inf /install`",
+        ),
+    };
+    let filtering = match facts.filtering {
+        Service::Running => Finding::good("Base Filtering Engine", "runs"),
+        Service::Stopped | Service::Absent => Finding::bad(
+            "Base Filtering Engine",
+            "does not run",
+            "the kill switch and `FastPath` need it: `sc start BFE`, as an administrator",
+        ),
+    };
+    let options = facts.start_options.to_ascii_uppercase();
+    let testing = options.split_whitespace().any(|option| option == "TESTSIGNING");
+    let signatures = if testing {
+        Finding::bad(
+            "signatures",
+            "Windows loads drivers that are signed for tests",
+            "good for a machine that tests; elsewhere `bcdedit /set testsigning off`, and start anew",
+        )
+    } else {
+        Finding::good("signatures", "Windows loads drivers that Microsoft signed")
+    };
+    vec![driver, filtering, signatures]
+}
+
+/// The finding where the driver is simulated.
+#[must_use]
+pub fn simulated(interfaces: usize) -> Finding {
+    if interfaces == 0 {
+        return Finding::bad(
+            "driver",
+            "no simulated driver runs",
+            "`penstock-sim up NAME` loads one",
+        );
+    }
+    let plural = if interfaces == 1 { "" } else { "s" };
+    Finding::good("driver", format!("simulated, {interfaces} interface{plural}"))
+}
