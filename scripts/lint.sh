@@ -12,7 +12,7 @@ cd "$(dirname "$(readlink -f "$0")")/.."
 host() {
     (
         . scripts/wdk/env.sh
-        cargo clippy --locked --workspace --all-targets --features sim/driver -- -D warnings
+        cargo clippy --locked --workspace --all-targets --features sim/driver,ctl/driver,ctl/wine -- -D warnings
     )
 }
 

@@ -16,43 +16,22 @@
 use std::fs;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output};
+use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use ctl::driver::Driver;
 use ctl::driver::simulated::{DIRECTORY, Simulated};
 
-const PENSTOCK: &str = env!("CARGO_BIN_EXE_penstock");
+mod simulated;
+
+use simulated::{PENSTOCK, Tunnel, run};
+
 const ALICE: &str = "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=";
 const BOB: &str = "IiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiI=";
 const CAROL: &str = "ERERERERERERERERERERERERERERERERERERERERERE=";
 const SECRET: &str = "mAZGQvaDkOZ+DFVBOEMZECvRiOzOR8FZIZ4Bn+Ss3UU=";
 
-/// A simulated driver with one interface.
-struct Tunnel {
-    name: String,
-    process: Child,
-}
-
 impl Tunnel {
-    fn up(letter: char) -> Self {
-        let name = format!("pen{letter}{}", std::process::id());
-        let tests = std::env::current_exe().unwrap();
-        // target/PROFILE/deps/beside_wg; the simulator is fast enough in one profile only.
-        let target = tests.ancestors().nth(3).unwrap();
-        let driver = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/driver/penstock.sys");
-        let mut simulator = Command::new(target.join("release/penstock-sim"));
-        let process = simulator.args(["up", &name, "--driver"]).arg(driver).spawn().unwrap();
-        let mut tunnel = Self { name, process };
-        let deadline = Instant::now() + Duration::from_secs(60);
-        while !run(PENSTOCK, &["show", &tunnel.name]).status.success() {
-            assert_eq!(tunnel.process.try_wait().unwrap(), None, "the simulator ended");
-            assert!(Instant::now() < deadline, "{} does not answer", tunnel.name);
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        tunnel
-    }
-
     /// Both print the same of it, in every way there is.
     fn is_shown_alike(&self, after: &str) {
         let name = &*self.name;
@@ -82,15 +61,6 @@ impl Tunnel {
     }
 }
 
-impl Drop for Tunnel {
-    fn drop(&mut self) {
-        // It unloads the driver and says what that left behind.
-        let _ = Command::new("kill").arg(self.process.id().to_string()).status();
-        let ended = self.process.wait().unwrap();
-        assert!(ended.success() || std::thread::panicking(), "{}: {ended}", self.name);
-    }
-}
-
 /// A folder for one test.
 struct Folder(PathBuf);
 
@@ -112,11 +82,6 @@ impl Drop for Folder {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
     }
-}
-
-fn run(program: &str, arguments: &[&str]) -> Output {
-    let shown = [("WG_COLOR_MODE", "always"), ("WG_HIDE_KEYS", "never")];
-    Command::new(program).args(arguments).envs(shown).output().unwrap()
 }
 
 fn text(output: &Output) -> String {
