@@ -8,6 +8,7 @@ use core::{
     time::Duration,
 };
 
+use abi::{descriptor::Places, places};
 use nt::time::to_100ns;
 
 /// The longest that NT lets pass between two ticks.
@@ -41,6 +42,9 @@ pub(crate) struct Account {
 }
 
 impl Account {
+    /// For a debugger.
+    pub(crate) const PLACES: Places = places!("Account", tick, packets, time_100ns);
+
     /// One of which nothing is spent.
     pub(crate) const fn new(share: Share) -> Self {
         let (packets, time_100ns) = (AtomicU32::new(0), AtomicU32::new(0));

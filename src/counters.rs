@@ -17,8 +17,10 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use abi::{
+    descriptor::Places,
     discard::Discard,
     events::Event,
+    places,
     statistics::{self, Counter},
 };
 use nt::{irql::AtMostDispatch, processor, recorder, status::NtError};
@@ -36,7 +38,15 @@ pub(crate) struct Counters {
 #[repr(align(64))]
 struct Own([AtomicU64; Counter::COUNT]);
 
+impl Own {
+    const PLACES: Places = places!("OwnCounters");
+}
+
 impl Counters {
+    /// For a debugger: those of an adapter, and one CPU's share.
+    pub(crate) const PLACES: [Places; 2] =
+        [places!("Counters", own, counters, discards), Own::PLACES];
+
     /// All at zero.
     ///
     /// # Errors

@@ -45,6 +45,7 @@ use crate::{
 mod back_pressure;
 mod coalescing;
 mod errands;
+mod places;
 mod reopening;
 mod ways;
 

@@ -15,7 +15,7 @@ use core::{
     time::Duration,
 };
 
-use abi::discard::Discard;
+use abi::{descriptor::Places, discard::Discard, places};
 use callout::{Datagram, Datagrams};
 use crypto::{
     aead::ExtendedState,
@@ -206,6 +206,9 @@ impl Lines {
 }
 
 impl HandshakeQueue {
+    /// For a debugger.
+    pub(crate) const PLACES: Places = places!("HandshakeQueue", waiting, most);
+
     /// A queue for at most `most` messages.
     ///
     /// # Errors

@@ -9,6 +9,7 @@
 //! | `device` | one adapter: its tunnel and its sockets, up and down |
 //! | `control` | the control requests |
 //! | `datapath` | packets: ring to socket, socket to ring |
+//! | `descriptor` | what a debugger is told of all this |
 //! | `workers` | threads and the timer: handshakes, deadlines, routes |
 //! | `ends` | what sockets and rings call |
 //! | `peer` | what is kept with each peer |
@@ -28,6 +29,7 @@ mod account;
 mod control;
 mod counters;
 mod datapath;
+mod descriptor;
 mod device;
 mod ends;
 mod ground;
@@ -43,12 +45,16 @@ mod workers;
 use core::{
     alloc::Layout,
     ffi::c_void,
+    mem::offset_of,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     num::NonZeroU32,
+    ptr,
     sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
 
 use abi::{
+    descriptor::Descriptor,
     events::Event,
     ioctl::{INTERFACE_CLASS, INTERFACE_REFERENCE},
     policy::Policy,
@@ -57,13 +63,14 @@ use callout::{Provider, Routes, RunCaps, RunPool};
 use crypto::{
     aead::{self, ExtendedState, Tier},
     pipeline::Claim,
-    protocol::{HandshakeLoad, IndexTable, Instant, Now, hash_table::HashKey},
+    protocol::{Endpoint, HandshakeLoad, IndexTable, Instant, Now, hash_table::HashKey},
     sync::Shared,
 };
 use netadapter::{Adapter, RxPool};
 use nt::{
     extended_state::ExtendedFeatures,
     irql::Passive,
+    layout,
     pool::{Keeping, PoolAllocator},
     processor,
     recorder::{self, Recorder},
@@ -103,6 +110,11 @@ static ALLOCATOR: PoolAllocator<{ KEPT.len() }> = PoolAllocator::new(KEPT);
 fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
     nt::bugcheck::panic(info)
 }
+
+/// Where a debugger begins.
+#[expect(unsafe_code, reason = "the edge of the driver")]
+#[unsafe(export_name = "PenstockDescriptor")]
+static DESCRIPTOR: Descriptor<{ descriptor::GROUPS }> = descriptor::descriptor();
 
 /// The longest inner packet that can be received, with its tag; 32 of the largest that policy lets an adapter
 /// have lie in a run, too.
@@ -152,7 +164,7 @@ impl Core {
         let load = Shared::try_new(load).map_err(no_memory)?;
         let handshake_accounts = Accounts::try_new()?;
         let provider = Provider::register(passive)?;
-        let runs = RunPool::new(passive, RunCaps::default())?;
+        let runs = RunPool::new(passive, RunCaps::DRIVER)?;
         let buffers = RxPool::try_new(RX_BUFFER_BYTES, RX_POOL_BYTES)?;
         let routes = Routes::start(passive)?;
         let processors = Processors::start(Choice::make(&policies, passive)?, passive)?;
@@ -250,6 +262,18 @@ pub(crate) fn now() -> Now {
     Now { monotonic: Instant(nt::time::monotonic()), wall: nt::time::wall() }
 }
 
+/// What is no address is none: an endpoint that is not known has another kind, where the known one has its address.
+#[expect(unsafe_code, reason = "what a type is made of is for no other code to know")]
+const _: () = {
+    let v4 = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+    let kind = offset_of!(Endpoint, remote) + layout::SOCKET_ADDRESS_KIND;
+    // SAFETY: the compiler refuses to read what is not initialised.
+    let none = unsafe { layout::byte_of(&None::<Endpoint>, kind) };
+    // SAFETY: as above.
+    let some = unsafe { layout::byte_of(&Some(Endpoint { remote: v4, local: None }), kind) };
+    assert!(none > 1 && some == 0);
+};
+
 /// The context of the driver object.
 struct Driver {
     core: Shared<Core>,
@@ -258,6 +282,7 @@ struct Driver {
 impl Drop for Driver {
     fn drop(&mut self) {
         recorder::note(Event::Unloading, [0; 4]);
+        DESCRIPTOR.core.store(0, Ordering::Relaxed);
     }
 }
 
@@ -318,7 +343,13 @@ pub unsafe extern "system" fn driver_entry(driver: *mut c_void, registry: *const
     let entry = unsafe { Entry::new(driver.cast(), registry.cast()) };
     let verified = entry.is_verified(&passive);
     to_status(entry.create(&mut passive, |passive| {
+        for (told, word) in DESCRIPTOR.vector.iter().zip(layout::vector_words()?) {
+            told.store(word, Ordering::Relaxed);
+        }
         let core = Shared::try_new(Core::build(passive, verified)?);
-        Ok(Driver { core: core.map_err(|_| NtError::INSUFFICIENT_RESOURCES)? })
+        let core = core.map_err(|_| NtError::INSUFFICIENT_RESOURCES)?;
+        // Release: who finds it finds it made.
+        DESCRIPTOR.core.store(ptr::from_ref(&*core).expose_provenance() as u64, Ordering::Release);
+        Ok(Driver { core })
     }))
 }

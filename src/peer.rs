@@ -2,8 +2,12 @@
 //! peers that need a worker.
 
 use alloc::boxed::Box;
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::{
+    mem::offset_of,
+    sync::atomic::{AtomicU32, Ordering},
+};
 
+use abi::{descriptor::Places, places};
 use crypto::{
     pipeline::Lane,
     protocol,
@@ -47,6 +51,21 @@ struct Waiting {
 }
 
 impl Paths {
+    /// For a debugger. A [`ServiceQueue`] goes on by `next_served`.
+    pub(crate) const PLACES: [Places; 2] = [
+        places!(
+            "Paths",
+            seal,
+            send,
+            open,
+            inner_mtu,
+            queued = Self::SERVICE + offset_of!(Waiting, queued),
+            next_served = Self::SERVICE + offset_of!(Waiting, next),
+        ),
+        ServiceQueue::PLACES,
+    ];
+    const SERVICE: usize = offset_of!(Self, service) + SpinLock::<Waiting>::VALUE;
+
     /// What was last found for the endpoint of version `endpoint`, however old the table it came
     /// from.
     pub(crate) fn route(&self, ground: &impl Ground, endpoint: u64) -> Option<DatedRoute> {
@@ -91,6 +110,11 @@ struct Ends {
 }
 
 impl ServiceQueue {
+    const PLACES: Places = places!(
+        "ServiceQueue",
+        head = offset_of!(Self, 0) + SpinLock::<Ends>::VALUE + offset_of!(Ends, head),
+    );
+
     /// Adds the peer unless it is in the queue; returns whether it was added.
     pub(crate) fn push(&self, ground: &impl Ground, peer: &Shared<Peer>) -> bool {
         self.0.with(ground, |ends| {

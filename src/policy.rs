@@ -9,7 +9,7 @@ use core::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
-use abi::{events::Event, policy::Policy};
+use abi::{descriptor::Places, events::Event, places, policy::Policy};
 use nt::{irql::Passive, mutex::Mutex, recorder, status::NtError, wdf::ParametersKey};
 
 /// A value for each [`Policy`].
@@ -36,6 +36,9 @@ enum Why {
 }
 
 impl Policies {
+    /// For a debugger.
+    pub(crate) const PLACES: Places = places!("Policies", values);
+
     /// Their first values.
     ///
     /// # Errors

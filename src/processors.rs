@@ -12,10 +12,12 @@
 
 use alloc::vec::Vec;
 use core::{
+    mem::offset_of,
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
     time::Duration,
 };
 
+use abi::{descriptor::Places, places};
 use crypto::{
     pipeline::{Baton, Claim, Queue, Server},
     sync::Shared,
@@ -114,6 +116,10 @@ struct Post {
 }
 
 impl Processors {
+    /// For a debugger: the set, one CPU of it, and what waits for that.
+    pub(crate) const PLACES: [Places; 4] =
+        [places!("Processors", set), Cpu::PLACES, Post::PLACES, Account::PLACES];
+
     /// Starts the set that was chosen.
     ///
     /// # Errors
@@ -233,6 +239,8 @@ impl Drop for Processors {
 }
 
 impl Cpu {
+    const PLACES: Places = places!("Cpu", index, post);
+
     fn start(index: u32, passive: &Passive) -> Result<Self, NtError> {
         let processor = Processor::of_index(index)?;
         let post = Post {
@@ -276,6 +284,15 @@ impl Cpu {
 }
 
 impl Post {
+    const PLACES: Places = places!(
+        "Post",
+        shared = Shared::<Self>::VALUE,
+        served = offset_of!(Self, queue) + Queue::<Errand, MOST_WAITING>::SERVED,
+        account,
+        errands,
+        is_at_work,
+    );
+
     /// The thread's body.
     fn work(&self, passive: &Passive) {
         loop {

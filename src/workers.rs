@@ -10,11 +10,12 @@
 
 use alloc::vec::Vec;
 use core::{
+    mem::offset_of,
     sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
 
-use abi::{discard::Discard, events, statistics::Counter};
+use abi::{descriptor::Places, discard::Discard, events, places, statistics::Counter};
 use callout::Layout;
 use crypto::{
     aead::wipe_stack,
@@ -95,6 +96,14 @@ struct Desk {
     devices: RwSpinLock<Vec<Shared<Device>>>,
 }
 
+impl Desk {
+    const PLACES: Places = places!(
+        "Desk",
+        shared = Shared::<Self>::VALUE,
+        devices = offset_of!(Self, devices) + RwSpinLock::<Vec<Shared<Device>>>::VALUE,
+    );
+}
+
 /// The timer that wakes a worker at the earliest deadline.
 ///
 /// Locked while the deadline is computed and set, so that a slower worker does not replace a newer
@@ -102,6 +111,9 @@ struct Desk {
 struct Alarm(SpinLock<Timer<Shared<Desk>>>);
 
 impl Workers {
+    /// For a debugger: the workers, and what they share.
+    pub(crate) const PLACES: [Places; 2] = [places!("Workers", desk), Desk::PLACES];
+
     /// Starts one thread of each pace for each CPU, eight at most.
     ///
     /// # Errors

@@ -1,8 +1,8 @@
 //! What the driver notes of itself: one table of events, and the flight recorder that keeps the last of them.
 //!
 //! Each CPU has a ring of [`RECORDS`] fixed records in nonpaged memory, written at `DISPATCH_LEVEL` by that CPU alone, newest over
-//! oldest. The driver exports one [`Descriptor`] by the name [`DESCRIPTOR`], where a debugger, a dump's reader and the simulator
-//! begin. No record has a key, an address or a packet's byte in it.
+//! oldest. One [`Descriptor`] says where they are; the driver's own ([`crate::descriptor`]), where a debugger, a dump's reader and
+//! the simulator begin, leads to it. No record has a key, an address or a packet's byte in it.
 //!
 //! The numbers are part of what tools read, so an event is only ever added at the end of the list, never renumbered.
 
@@ -28,6 +28,9 @@ macro_rules! events {
         }
 
         impl Event {
+            /// A line for each, in the order of its number: its name, and what its words are, with semicolons between.
+            pub const TABLE: &str = concat!($(stringify!($name), $(";", $word,)* "\n"),*);
+
             /// From which level on it is noted.
             #[must_use]
             pub const fn level(self) -> Level {
@@ -84,9 +87,6 @@ events! {
 
 /// Records of one CPU.
 pub const RECORDS: usize = 256;
-
-/// The name of the exported [`Descriptor`].
-pub const DESCRIPTOR: &str = "PenstockRecorder";
 
 /// One record, as eight-byte words: the time stamp counter; the event, the IRQL and the low half of how many records were before
 /// it; and the event's words.
@@ -273,7 +273,11 @@ mod tests {
                 "{}",
                 event.name()
             );
+            let line = Event::TABLE.lines().nth(position).expect("a line for each");
+            let told: Vec<&str> = line.split(';').collect();
+            assert_eq!(told, [&[event.name()], event.words()].concat());
         }
+        assert_eq!(Event::TABLE.lines().count(), Event::COUNT);
     }
 
     #[test]

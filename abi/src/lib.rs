@@ -10,6 +10,7 @@
 extern crate std;
 
 pub mod cpu_list;
+pub mod descriptor;
 pub mod discard;
 pub mod events;
 pub mod ioctl;

@@ -18,6 +18,8 @@ macro_rules! table {
             pub const ALL: &[Self] = &[$(Self::$name,)*];
             /// How many rows there are.
             pub const COUNT: usize = Self::ALL.len();
+            /// The names, each on a line, in the order of its number.
+            pub const NAMES: &str = concat!($(stringify!($name), "\n"),*);
 
             /// The row's name, as it stands in this file.
             #[must_use]

@@ -5,6 +5,7 @@
 //! until the network adapter is done with it. A run that is dropped goes back to its pool, whether
 //! it was sent or not. Any thread, `<= DISPATCH_LEVEL`, but for making and dropping the pool.
 
+use abi::{descriptor::Places, places};
 use nt::{
     irql::Passive,
     status::NtError,
@@ -24,11 +25,9 @@ pub struct RunCaps {
     pub fulls: usize,
 }
 
-impl Default for RunCaps {
+impl RunCaps {
     /// 10 MiB: enough to keep 4,096 datagrams with the network adapter.
-    fn default() -> Self {
-        Self { singles: 512, fews: 128, fulls: 128 }
-    }
+    pub const DRIVER: Self = Self { singles: 512, fews: 128, fulls: 128 };
 }
 
 /// All the runs of the driver.
@@ -42,6 +41,17 @@ pub struct RunPool {
 }
 
 impl RunPool {
+    /// For a debugger: a pool of [`RunCaps::DRIVER`].
+    pub const PLACES: Places = places!(
+        "RunPool",
+        singles,
+        fews,
+        fulls,
+        singles_made = RunCaps::DRIVER.singles,
+        fews_made = RunCaps::DRIVER.fews,
+        fulls_made = RunCaps::DRIVER.fulls,
+    );
+
     /// Makes all runs: from then on sending needs no memory.
     ///
     /// # Errors

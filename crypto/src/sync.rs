@@ -100,6 +100,9 @@ impl<T> SpinLock<T> {
         Self { held, value, turn: loom::sync::Mutex::new(()) }
     }
 
+    /// Where the value is in the lock, in bytes, for a debugger.
+    pub const VALUE: usize = core::mem::offset_of!(Self, value) + cell::value_of::<T>();
+
     /// Runs `body` with the value, alone.
     ///
     /// `body` must not take this lock again and must not call out of this crate.
@@ -190,6 +193,9 @@ impl<T> RwSpinLock<T> {
     pub fn new(value: T) -> Self {
         Self { state: AtomicU32::new(0), value: cell::UnsafeCell::new(value) }
     }
+
+    /// Where the value is in the lock, in bytes, for a debugger.
+    pub const VALUE: usize = core::mem::offset_of!(Self, value) + cell::value_of::<T>();
 
     /// Runs `body` with the value, together with other readers.
     ///
@@ -322,6 +328,14 @@ fn fetch<T>(address: *const T) {
 pub(crate) mod cell {
     #[cfg(loom)]
     pub(crate) use loom::cell::UnsafeCell;
+
+    /// Where the value is in its cell; a model checker's cells are none that a debugger sees.
+    pub(crate) const fn value_of<T>() -> usize {
+        #[cfg(not(loom))]
+        return core::mem::offset_of!(UnsafeCell<T>, 0);
+        #[cfg(loom)]
+        return 0;
+    }
 
     #[cfg(not(loom))]
     pub(crate) struct UnsafeCell<T>(core::cell::UnsafeCell<T>);

@@ -23,6 +23,7 @@ use core::{
     sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence},
 };
 
+use abi::{descriptor, places};
 use nt::{
     bugcheck::{Impossible, impossible},
     netcx::{Checksums, Finding, RxFragment},
@@ -95,6 +96,9 @@ unsafe impl Send for RxPool {}
 unsafe impl Sync for RxPool {}
 
 impl RxPool {
+    /// For a debugger: the handle is a pointer to its memory, where each buffer has a slot.
+    pub const PLACES: [descriptor::Places; 2] = [Memory::PLACES, Slot::PLACES];
+
     /// A pool of buffers of `buffer_bytes` each (rounded up to 64), at most `cap_bytes` together.
     ///
     /// `buffer_bytes` is the longest packet that can be received. No buffer is made yet.
@@ -222,7 +226,15 @@ impl fmt::Debug for RxPool {
     }
 }
 
+impl Slot {
+    /// Above the links are buffers that are held, and those that are lent.
+    const PLACES: descriptor::Places = places!("RxSlot", word);
+}
+
 impl Memory {
+    const PLACES: descriptor::Places =
+        places!("RxMemory", free, handles, buffers, slots, buffer_bytes);
+
     /// Takes the first buffer off the free list.
     fn pop(&self) -> Option<u32> {
         let mut head = self.free.load(Ordering::Acquire);

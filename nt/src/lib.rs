@@ -33,6 +33,7 @@ pub mod extended_state;
 pub mod fwp;
 pub mod irp;
 pub mod irql;
+pub mod layout;
 pub mod mdl;
 pub mod mutex;
 pub mod nbl;

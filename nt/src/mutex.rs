@@ -29,6 +29,9 @@ pub struct Mutex<T> {
 unsafe impl<T: Send> Sync for Mutex<T> {}
 
 impl<T> Mutex<T> {
+    /// Where the data are, for a debugger.
+    pub const VALUE: usize = core::mem::offset_of!(Self, data);
+
     /// An open lock around `data`.
     ///
     /// # Errors

@@ -15,9 +15,8 @@ use crate::{
     status::NtError,
 };
 
-/// Where a debugger begins, by this name in the image's export table.
-#[unsafe(export_name = "PenstockRecorder")]
-static DESCRIPTOR: Descriptor = Descriptor::new();
+/// Where the rings are; the driver's own descriptor leads here.
+pub static DESCRIPTOR: Descriptor = Descriptor::new();
 
 /// A cache line of a ring. Rings are made line by line, so that none is ever on the stack.
 #[derive(Debug)]

@@ -8,7 +8,7 @@
 use alloc::boxed::Box;
 use core::net::IpAddr;
 
-use abi::{discard::Discard, policy::Policy, statistics::Counter};
+use abi::{descriptor::Places, discard::Discard, places, policy::Policy, statistics::Counter};
 use callout::{Datagram, Datagrams};
 use crypto::{
     aead::{self, ExtendedState, Job, Piece, Source, TAG_LEN, Verdict},
@@ -72,6 +72,13 @@ pub(crate) struct ReceiveWork {
 }
 
 impl ReceiveWork {
+    /// For a debugger.
+    pub(crate) const PLACES: Places = {
+        // A pointer, or null.
+        assert!(size_of::<Option<Box<Self>>>() == size_of::<usize>());
+        places!("ReceiveWork", keypair, receiver)
+    };
+
     /// An empty chunk, in the pool.
     #[inline(never)] // The value is on the stack for as long as it takes to move it.
     pub(super) fn boxed(

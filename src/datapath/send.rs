@@ -9,7 +9,7 @@
 
 use alloc::boxed::Box;
 
-use abi::{discard::Discard, statistics::Counter};
+use abi::{descriptor::Places, discard::Discard, places, statistics::Counter};
 use callout::{Route, Run};
 use crypto::{
     aead::{self, ExtendedState, Job, Piece, Source, TAG_LEN, Verdict},
@@ -62,6 +62,13 @@ pub(crate) struct SendWork {
 }
 
 impl SendWork {
+    /// For a debugger.
+    pub(crate) const PLACES: Places = {
+        // A pointer, or null.
+        assert!(size_of::<Option<Box<Self>>>() == size_of::<usize>());
+        places!("SendWork", keypair, first_counter, data_packets)
+    };
+
     /// An empty chunk, in the pool.
     #[inline(never)] // The value is on the stack for as long as it takes to move it.
     pub(super) fn boxed(tos: u8) -> Result<Box<Self>, Discard> {

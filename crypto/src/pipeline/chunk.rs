@@ -8,12 +8,14 @@
 //! Its lists are linked through the chunks themselves, so a chunk that exists can always be put into one.
 #![allow(unsafe_code)] // What one has after the other, and lists that are entered at the end.
 
-use core::ptr::NonNull;
+use core::{mem::offset_of, ptr::NonNull};
+
+use abi::{descriptor::Places, places};
 
 use crate::sync::{
     Ground, OutOfMemory, Shared,
     atomic::{AtomicU8, Ordering},
-    cell::UnsafeCell,
+    cell::{UnsafeCell, value_of},
 };
 
 const QUEUED: u8 = 0;
@@ -48,6 +50,19 @@ unsafe impl<W: Send> Sync for Body<W> {}
 unsafe impl<W: Send> Send for List<W> {}
 
 impl<W> Body<W> {
+    /// For a debugger. The states are 0 queued, 1 running, 2 done.
+    const PLACES: Places = {
+        // A link is a pointer, or null.
+        assert!(size_of::<Option<Chunk<W>>>() == size_of::<usize>());
+        places!(
+            "Chunk",
+            shared = Shared::<Self>::VALUE,
+            state,
+            work = offset_of!(Self, work) + value_of::<W>(),
+            next = offset_of!(Self, next) + value_of::<Option<Chunk<W>>>(),
+        )
+    };
+
     /// Whether the work is done.
     fn is_done(&self) -> bool {
         // Acquire pairs with the Release store in `run`: who delivers sees what the body wrote.
@@ -56,6 +71,9 @@ impl<W> Body<W> {
 }
 
 impl<W> Chunk<W> {
+    /// For a debugger.
+    pub(super) const PLACES: Places = Body::<W>::PLACES;
+
     /// A chunk that may not be run yet, and the claim to do so.
     pub(super) fn try_new(work: W) -> Result<(Self, Claim<W>), OutOfMemory> {
         let state = AtomicU8::new(DONE);
@@ -141,6 +159,9 @@ pub(super) enum Head<W> {
 }
 
 impl<W> List<W> {
+    /// Where its first chunk is, for a debugger.
+    pub(super) const HEAD: usize = offset_of!(Self, head);
+
     pub(super) const fn new() -> Self {
         Self { head: None, tail: None, len: 0 }
     }

@@ -1,5 +1,9 @@
 //! A lane: the order of one peer's chunks in one direction, and who delivers them.
 
+use core::mem::offset_of;
+
+use abi::{descriptor::Places, places};
+
 use super::chunk::{Chunk, Claim, Head, List};
 use crate::sync::{
     Ground, OutOfMemory, SpinLock,
@@ -107,6 +111,18 @@ impl<W> Order<W> {
 }
 
 impl<W> Lane<W> {
+    /// For a debugger: the lane, and its chunks.
+    pub const PLACES: [Places; 2] = [
+        places!(
+            "Lane",
+            head = Self::ORDER + offset_of!(Order<W>, list) + List::<W>::HEAD,
+            owned = Self::ORDER + offset_of!(Order<W>, owned),
+            len,
+        ),
+        Chunk::<W>::PLACES,
+    ];
+    const ORDER: usize = offset_of!(Self, order) + SpinLock::<Order<W>>::VALUE;
+
     /// Numbers `work` and appends it, both or neither.
     ///
     /// `number` runs under the lane's lock and takes the chunk's counters; at most `most` chunks

@@ -35,6 +35,11 @@ impl<T, const N: usize> Default for Queue<T, N> {
 }
 
 impl<T, const N: usize> Queue<T, N> {
+    /// Whether it has a server is said there, for a debugger.
+    pub const SERVED: usize = core::mem::offset_of!(Self, 0)
+        + SpinLock::<State<T, N>>::VALUE
+        + core::mem::offset_of!(State<T, N>, served);
+
     /// Puts `item` behind what is waiting, if that is fewer than `most`; only then it becomes a `T`.
     ///
     /// # Errors

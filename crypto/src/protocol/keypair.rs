@@ -5,9 +5,9 @@
 //! receives, and a wiped one does neither, although a chunk may hold it a little longer. Its keys
 //! are zeroed when the last reference goes. [WG §6]
 
-use core::time::Duration;
+use core::{mem::offset_of, time::Duration};
 
-use abi::discard::Discard;
+use abi::{descriptor::Places, discard::Discard, places};
 
 use super::{
     Instant,
@@ -53,6 +53,21 @@ pub(super) struct SessionFacts {
 }
 
 impl<E> Keypair<E> {
+    /// For a debugger: all but the keys.
+    pub const PLACES: Places = places!(
+        "Keypair",
+        shared = Shared::<Self>::VALUE,
+        peer,
+        local_index,
+        remote_index,
+        born,
+        initiator,
+        may_send,
+        may_receive,
+        next_counter,
+        received = offset_of!(Self, window) + ReceiveWindow::NEXT,
+    );
+
     /// A fresh session whose counters are 0.
     // spec: WG 5.4.6-h
     pub(super) fn new(peer: Shared<Peer<E>>, keys: &SessionKeys, facts: &SessionFacts) -> Self {

@@ -117,6 +117,11 @@ pub struct Endpoint {
     pub local: Option<Local>,
 }
 
+impl Endpoint {
+    /// For a debugger.
+    const PLACES: abi::descriptor::Places = abi::places!("Endpoint", remote);
+}
+
 /// Our side of an endpoint: the address and the interface a datagram arrived on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Local {

@@ -31,6 +31,8 @@ use crate::sync::{
     atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering},
 };
 
+mod places;
+
 /// A configured peer. `E` is what the driver keeps with it.
 ///
 /// The last reference may go anywhere the driver holds one, so dropping `E` must be fit for that

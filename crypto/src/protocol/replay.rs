@@ -25,6 +25,9 @@ pub struct ReceiveWindow {
 }
 
 impl ReceiveWindow {
+    /// Where one more than the greatest counter is, for a debugger.
+    pub(super) const NEXT: usize = core::mem::offset_of!(Self, next);
+
     /// A window in which nothing was seen.
     #[must_use]
     pub fn new() -> Self {

@@ -28,6 +28,11 @@ struct Queue {
 }
 
 impl Staged {
+    /// Where their bytes are counted, for a debugger.
+    pub(super) const BYTES: usize = core::mem::offset_of!(Self, queue)
+        + SpinLock::<Queue>::VALUE
+        + core::mem::offset_of!(Queue, bytes);
+
     /// An empty queue that is closed until the adapter is up.
     pub(super) fn new() -> Self {
         let closed = Some(Discard::AdapterDown);

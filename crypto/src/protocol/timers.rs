@@ -18,6 +18,8 @@
 
 use core::time::Duration;
 
+use abi::{descriptor::Places, places};
+
 use super::{
     Wants,
     limits::{JITTER_MAX, KEEPALIVE_TIMEOUT, NEW_HANDSHAKE_TIMEOUT, REKEY_TIMEOUT},
@@ -66,6 +68,17 @@ pub(super) struct Timers {
 }
 
 impl Timers {
+    /// For a debugger. The deadlines are in the order of [`Timer`].
+    pub(super) const PLACES: Places = places!(
+        "Timers",
+        deadlines,
+        scheduled,
+        attempts,
+        last_sent,
+        needs_another_keepalive,
+        initiation_wanted,
+    );
+
     /// All timers idle; peers with different seeds jitter differently.
     pub(super) fn new(jitter_seed: u64) -> Self {
         Self {

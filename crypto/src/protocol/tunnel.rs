@@ -6,13 +6,14 @@
 
 use alloc::vec::Vec;
 use core::{
+    mem::offset_of,
     net::{IpAddr, SocketAddr},
     time::Duration,
 };
 
 use zeroize::Zeroizing;
 
-use abi::discard::Discard;
+use abi::{descriptor::Places, discard::Discard, places};
 
 use super::{
     HandshakeLoad, IndexTable, Instant, Now, Output, Random,
@@ -122,6 +123,18 @@ pub trait Visitor {
 }
 
 impl<E> Tunnel<E> {
+    /// For a debugger.
+    pub const PLACES: Places = places!(
+        "Tunnel",
+        number,
+        up,
+        mtu,
+        peers =
+            offset_of!(Self, table) + RwSpinLock::<Table<E>>::VALUE + offset_of!(Table<E>, slots),
+        staged_dropped,
+        staged_removed,
+    );
+
     /// A tunnel without identity or peers, down.
     ///
     /// `number` is the driver's name for it, unique while it lives; `hash_key` is secret and keys

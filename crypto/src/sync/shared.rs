@@ -47,6 +47,13 @@ impl<T> Shared<T> {
     /// The layout of the block that the value and its count are in.
     pub const LAYOUT: Layout = Layout::new::<Counted<T>>();
 
+    /// Where the value is behind what a reference points at, in bytes, for a debugger: there the count is, and a reference is
+    /// nothing but that pointer, null for `None`.
+    pub const VALUE: usize = {
+        assert!(size_of::<Option<Self>>() == size_of::<usize>());
+        core::mem::offset_of!(Counted<T>, value)
+    };
+
     /// Moves `value` into a new allocation with one reference.
     ///
     /// # Errors

@@ -1,10 +1,9 @@
 //! Everything one call to `WskSendMessages` needs until it is complete, and the pool of them.
 //!
-//! WSK copies nothing of a datagram: the bytes, the list that describes them, the nodes of the
-//! message list and the control messages all stay where and as they are until the IRP completes. So
-//! they live in one block, made once and used again and again: nothing is allocated for a send.
-//! A block is a [`SendRequest`] while the driver fills it, WSK's between call and completion, and
-//! in its pool's list otherwise.
+//! WSK copies nothing of a datagram: the bytes, the list that describes them, the nodes of the message list and the control messages
+//! all stay where and as they are until the IRP completes. So they live in one block, made once and used again and again: nothing is
+//! allocated for a send. A block is a [`SendRequest`] while the driver fills it, WSK's between call and completion, and in its
+//! pool's list otherwise.
 //!
 //! Source: wsk/nc-wsk-pfn_wsk_send_messages.
 
@@ -28,6 +27,8 @@ use crate::{
     status::NtError,
     sys::wsk::{WSK_BUF, WSK_BUF_LIST},
 };
+
+mod places;
 
 /// The most datagrams in one request.
 pub const MESSAGES: usize = 32;
@@ -180,8 +181,7 @@ impl SendRequest {
         self.block().used
     }
 
-    /// Sets where the datagrams go and their control messages, which `write` puts into the room
-    /// for them and returns the bytes of.
+    /// Sets where the datagrams go and their control messages, which `write` puts into the room for them and returns the bytes of.
     ///
     /// # IRQL
     ///

@@ -1,6 +1,7 @@
 //! The driver's flight recorder, read from its memory as a debugger would.
 
-use abi::events::{DESCRIPTOR, Descriptor, Noted};
+use abi::descriptor::{self, HEAD_BYTES, recorder_of};
+use abi::events::{Descriptor, Noted};
 
 use crate::loader::probe;
 use crate::nt::machine::Machine;
@@ -28,8 +29,9 @@ pub(crate) fn lines(machine: &Machine, most: usize) -> Vec<String> {
 }
 
 fn read(machine: &Machine) -> Option<Vec<(u32, Noted)>> {
-    let descriptor = machine.image()?.export(DESCRIPTOR)?;
-    let found = Descriptor::parse(&probe::bytes(descriptor, size_of::<Descriptor>()).ok()?)?;
+    let descriptor = machine.image()?.export(descriptor::NAME)?;
+    let recorder = recorder_of(&probe::bytes(descriptor, HEAD_BYTES).ok()?)? as usize;
+    let found = Descriptor::parse(&probe::bytes(recorder, size_of::<Descriptor>()).ok()?)?;
     let mut all = Vec::new();
     if found.rings == 0 {
         return Some(all);
