@@ -31,6 +31,7 @@ namespaces, TUN devices, ping, files:   iproute2 iputils-ping ethtool netcat-ope
 processes and tables in scripts:        procps python3
 the driver's functions and lines:       gdb
 signatures, the package's cabinet:      openssl osslsigncode gcab
+WinDbg's script, tried on a simulation: nodejs
 a Linux kernel as a peer, emulated:     qemu-system-x86 busybox-static cpio kmod xz-utils
 T
 )

@@ -1,6 +1,7 @@
 //! `penstock-sim demo`: two machines, one tunnel, on virtual time, and a report worth reading.
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -8,6 +9,7 @@ use sha2::{Digest, Sha256};
 use sim::host::memory::link::Link;
 use sim::host::memory::pair::{Pair, Station};
 use sim::nt::machine::Options;
+use sim::verifier::dump::Dump;
 use sim::verifier::schedule::{Mode, World};
 
 use super::{DriverFile, Policies};
@@ -44,6 +46,11 @@ pub(crate) struct Demo {
     /// Check only what costs nothing, for speed.
     #[arg(long)]
     fast: bool,
+    /// Write the first machine's memory to FILE at the end, before its adapter goes down: what scripts/windbg/simulated.js reads.
+    ///
+    /// The machine's keys are in it, as in any dump of a machine.
+    #[arg(long, value_name = "FILE")]
+    dump: Option<PathBuf>,
     /// Show what the drivers print.
     #[arg(long)]
     log: bool,
@@ -74,6 +81,12 @@ impl Demo {
         pair.network.set_weather(Link { delay, loss_per_mille: self.loss, ..Link::default() });
         let shown = self.show(&pair);
         let report = self.report(&pair);
+        if let Some(file) = &self.dump {
+            let dump = Dump::of(pair.alpha.computer().machine());
+            dump.write(file).map_err(|error| {
+                Failure::new(format!("{} cannot be written: {error}", file.display()))
+            })?;
+        }
         for station in [&pair.alpha, &pair.beta] {
             if station.computer().machine().is_dead() {
                 let report = sim::host::computer::report(station.computer().machine());

@@ -268,6 +268,12 @@ impl Pool {
         remains.iter().chain(&live).map(region).collect()
     }
 
+    /// What is allocated: where, and its bytes.
+    pub(crate) fn live(&self) -> Vec<(usize, Vec<u8>)> {
+        let state = lock(&self.state);
+        state.live.iter().map(|(at, block)| (*at, memory::bytes(*at, block.size))).collect()
+    }
+
     pub(crate) fn usage(&self) -> PoolUse {
         let state = lock(&self.state);
         PoolUse { blocks: state.live.len(), bytes: state.bytes, most_bytes: state.most_bytes }

@@ -41,6 +41,7 @@
 //! | [`shapes`] | lists in single bytes, in fragments, coalesced rightly and wrongly |
 //! | [`firewall`] | a flow that the firewall must not forget |
 //! | [`nic_buffers`] | the network card's buffers are few, withheld, or all out |
+//! | [`debugger`], [`recipes`] | what WinDbg's script shows of a machine, and finds by it |
 //! | [`load_unload`] | a hundred times, and nothing left |
 //!
 //! Time is virtual, the machines are under the verifier, and each scenario ends with the sums of what was
@@ -56,6 +57,7 @@ mod clocks;
 mod clones;
 mod data;
 mod dead_peers;
+mod debugger;
 mod faults;
 mod filter_clash;
 mod filter_engine;
@@ -83,6 +85,7 @@ mod policy_change;
 mod port_change;
 mod receive_checksums;
 mod receive_queues;
+mod recipes;
 mod refusals;
 mod roaming;
 mod scaling_set;

@@ -1,0 +1,93 @@
+//! A machine's memory in a file, as a dump has it: what `scripts/windbg` is tried on.
+//!
+//! The driver's image, its pool, and of Windows what the script reads: the time of the last clock tick and the stop's code and
+//! parameters. The file is lines of text, an empty line, and the regions' bytes, one after the other:
+//!
+//! ```text
+//! symbol penstock!PenstockDescriptor 0x140099000
+//! region 0x140000000 864256 the image
+//! ```
+//!
+//! Secrets of the simulated machine are in it, as in any full dump.
+
+use std::io::Write;
+use std::path::Path;
+
+use abi::descriptor;
+
+use crate::nt::machine::Machine;
+use crate::nt::memory;
+
+/// Where Windows shows every program and driver the time. Source: WDK ntddk.h (`KI_USER_SHARED_DATA`).
+const USER_SHARED_DATA: u64 = 0xFFFF_F780_0000_0000;
+/// `KUSER_SHARED_DATA.InterruptTime`.
+const INTERRUPT_TIME: usize = 8;
+/// Where this simulator says that `nt!KiBugCheckData` is: the code and its four parameters.
+const BUGCHECK_DATA: u64 = 0xFFFF_F800_0000_0000;
+
+/// A stretch of a machine's memory.
+#[derive(Clone, Debug)]
+pub struct Stretch {
+    /// What it is.
+    pub what: &'static str,
+    /// Where it begins.
+    pub at: u64,
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+}
+
+/// What a dump holds.
+#[derive(Clone, Debug)]
+pub struct Dump {
+    /// `module!name` and address.
+    pub symbols: Vec<(String, u64)>,
+    /// The memory.
+    pub stretches: Vec<Stretch>,
+}
+
+impl Dump {
+    /// Of a machine in which nothing runs meanwhile (Virtual mode), or that has stopped.
+    pub fn of(machine: &Machine) -> Self {
+        let mut symbols = vec![("nt!KiBugCheckData".to_owned(), BUGCHECK_DATA)];
+        let mut stretches = Vec::new();
+        if let Some(image) = machine.image() {
+            let found = image.export(descriptor::NAME);
+            symbols.extend(found.map(|at| (format!("penstock!{}", descriptor::NAME), at as u64)));
+            let bytes = memory::bytes(image.base(), image.size());
+            stretches.push(Stretch { what: "the image", at: image.base() as u64, bytes });
+        }
+        let live = machine.pool().live().into_iter();
+        stretches.extend(live.map(|(at, bytes)| Stretch { what: "pool", at: at as u64, bytes }));
+        let mut shared = vec![0; 0x1000];
+        let time = machine.coarse_time().interrupt;
+        shared[INTERRUPT_TIME..INTERRUPT_TIME + 8].copy_from_slice(&time.to_le_bytes());
+        let what = "KUSER_SHARED_DATA";
+        stretches.push(Stretch { what, at: USER_SHARED_DATA, bytes: shared });
+        let stop = machine.stop_report();
+        let [a, b, c, d] = stop.as_ref().map_or([0; 4], |stop| stop.parameters);
+        let code = stop.map_or(0, |stop| stop.code.into());
+        let bytes = [code, a, b, c, d].iter().flat_map(|word: &u64| word.to_le_bytes()).collect();
+        stretches.push(Stretch { what: "KiBugCheckData", at: BUGCHECK_DATA, bytes });
+        Self { symbols, stretches }
+    }
+
+    /// Writes the file.
+    ///
+    /// # Errors
+    ///
+    /// What the file system says.
+    pub fn write(&self, path: &Path) -> std::io::Result<()> {
+        let mut file = std::io::BufWriter::new(std::fs::File::create(path)?);
+        for (name, at) in &self.symbols {
+            writeln!(file, "symbol {name} {at:#x}")?;
+        }
+        for Stretch { what, at, bytes } in &self.stretches {
+            writeln!(file, "region {at:#x} {} {what}", bytes.len())?;
+        }
+        writeln!(file)?;
+        for stretch in &self.stretches {
+            file.write_all(&stretch.bytes)?;
+        }
+        file.flush()
+    }
+}
