@@ -3,12 +3,14 @@
 #
 # Cargo runs this as: rustc-wrapper.sh <rustc> <arguments...>
 #
-# Only what three names mean is changed, and only for code that runs on the build host:
+# Only what three names mean is changed, for code that runs on the build host, and a path:
 #   windows     becomes shims/windows.rs, whose registry is empty (the real crate is itself
 #               empty off Windows); the crates it is made of become shims/empty.rs.
 #   wdk_build   is told `target_os = "windows"`, and sees a `std` that has
 #               `std::os::windows::fs::symlink_file` (shims/std.rs).
-# Every other crate, and every crate for the Windows target, is compiled exactly as Cargo asked.
+#   wdk_sys     has, in a source that its build script makes, the path of another: it is written anew without the
+#               workspace's, from which rustc is run, because the debugging information has the source's hash.
+# Every other crate, and every other crate for the Windows target, is compiled exactly as Cargo asked.
 #
 # That `--extern std=` takes the place of the standard library is no documented promise of the
 # compiler, so scripts/wdk/env.sh tries it (probe.sh) before anything is built.
@@ -18,6 +20,7 @@
 # scripts and the features they probe for must see the stable compiler that this is.
 set -eu
 shims=$(dirname "$(readlink -f "$0")")/shims
+workspace=${shims%/scripts/wdk/shims}
 rustc=$1
 
 crate='' out_dir='' target='' source='' unstable='' previous=''
@@ -51,6 +54,12 @@ wdk_build)
     set -- "$@" --cfg 'target_os="windows"' -A explicit_builtin_cfgs_in_flags --extern "std=$std"
     ;;
 esac
+
+bindings=${OUT_DIR:-}/call_unsafe_wdf_function_binding.rs
+if [ "$crate" = wdk_sys ] && grep -qsF "r\"$workspace/" "$bindings"; then
+    sed "s|r\"$workspace/|r\"|" "$bindings" >"$bindings.new"
+    mv "$bindings.new" "$bindings"
+fi
 
 if [ -n "$stand_in" ]; then
     for argument in "$@"; do
