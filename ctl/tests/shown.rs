@@ -8,10 +8,11 @@ use abi::ioctl::writer::{InterfaceFields, PeerFields};
 use abi::ioctl::{AllowedIp, Set, UNIX_EPOCH_FILETIME, Writer, interface_flag, peer_flag};
 use abi::statistics::{self, Counter, Statistics};
 
+use ctl::key::PublicKey;
 use ctl::show::fields::{self, Field};
 use ctl::show::person::{self, Manner};
 use ctl::show::style::Style;
-use ctl::show::{Shown, json};
+use ctl::show::{Shown, json, prometheus};
 
 mod expected;
 
@@ -137,6 +138,37 @@ fn json_has_secrets_only_if_they_are_asked_for() {
     assert_eq!(value["privateKey"], "ERERERERERERERERERERERERERERERERERERERERERE=");
     assert_eq!(value["statistics"]["discards"]["NoPeer"], 3);
     assert_eq!(value["statistics"]["waiting"], 2);
+}
+
+#[test]
+fn prometheus_has_numbers_and_no_secrets() {
+    let (answer, mut block) = (everything(), counted());
+    let counter = |row| if row == Counter::LongestDpc100ns { 15 } else { 12 };
+    statistics::write(&mut block, counter, |row| if row == Discard::NoPeer { 3 } else { 0 });
+    let with = Shown { statistics: Statistics::parse(&block), ..shown(&answer) };
+    let text = prometheus::write(&[with, Shown { name: "other", ..shown(&answer) }]);
+    let key = PublicKey([0x44; 32]);
+    for line in [
+        "# TYPE penstock_packets_out_total counter",
+        "penstock_packets_out_total{interface=\"wg0\"} 12",
+        "# TYPE penstock_longest_dpc_seconds gauge",
+        "penstock_longest_dpc_seconds{interface=\"wg0\"} 0.0000015",
+        "penstock_discarded_packets_total{interface=\"wg0\",direction=\"outbound\",reason=\"NoPeer\"} 3",
+        &format!("penstock_peer_sent_bytes_total{{interface=\"wg0\",public_key=\"{key}\"}} 1536"),
+        &format!(
+            "penstock_peer_latest_handshake_seconds{{interface=\"other\",public_key=\"{key}\"}} 1996299"
+        ),
+    ] {
+        assert!(text.lines().any(|other| other == line), "no {line} in\n{text}");
+    }
+    let headings: Vec<&str> = text.lines().filter(|line| line.starts_with("# TYPE")).collect();
+    let names: std::collections::BTreeSet<&&str> = headings.iter().collect();
+    assert_eq!(names.len(), headings.len(), "a heading comes twice");
+    // Neither the private key nor the preshared one.
+    for secret in [[0x11; 32], [0x55; 32]] {
+        let secret = PublicKey(secret).to_string();
+        assert!(!text.contains(&secret), "{text}");
+    }
 }
 
 #[test]

@@ -10,7 +10,7 @@ use ctl::driver::{self, Driver};
 use ctl::show::fields::{self, Field};
 use ctl::show::person::{self, Manner};
 use ctl::show::style::Style;
-use ctl::show::{Shown, json, now_s};
+use ctl::show::{Shown, json, now_s, prometheus};
 use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
@@ -34,6 +34,11 @@ pub(crate) struct Show {
     /// As JSON.
     #[arg(long, conflicts_with = "field")]
     json: bool,
+    /// As Prometheus' text format has numbers, for the textfile collector of node_exporter and others like it.
+    ///
+    /// Write it to another file first, and rename that: `penstock show --prometheus >F.new && mv F.new F.prom`.
+    #[arg(long, conflicts_with_all = ["field", "json", "watch"])]
+    prometheus: bool,
     /// Again every second, until it is stopped.
     #[arg(long)]
     watch: bool,
@@ -45,7 +50,14 @@ pub(crate) struct Show {
 impl Show {
     /// What is shown without a command.
     pub(crate) fn everything() -> Self {
-        Self { what: "all".to_owned(), field: None, json: false, watch: false, stats: false }
+        Self {
+            what: "all".to_owned(),
+            field: None,
+            json: false,
+            prometheus: false,
+            watch: false,
+            stats: false,
+        }
     }
 
     /// Shows it.
@@ -74,6 +86,9 @@ impl Show {
         };
         if self.json {
             return self.as_json(&driver, &names);
+        }
+        if self.prometheus {
+            return Self::as_prometheus(&driver, &names);
         }
         for (number, name) in names.iter().enumerate() {
             let answer = Answer::of(&driver, name, self.stats)?;
@@ -104,6 +119,13 @@ impl Show {
         // A line each time is what can be read while it goes on.
         let text = if self.watch { value.to_string() } else { format!("{value:#}") };
         print(&(text + "\n"))
+    }
+
+    fn as_prometheus(driver: &impl Driver, names: &[String]) -> Outcome {
+        let answers = names.iter().map(|name| Answer::of(driver, name, true));
+        let answers = answers.collect::<Result<Vec<_>, _>>()?;
+        let all = names.iter().zip(&answers).map(|(name, answer)| answer.shown(name));
+        print(&prometheus::write(&all.collect::<Result<Vec<_>, _>>()?))
     }
 }
 

@@ -1,4 +1,5 @@
-//! What is shown of an interface: as `wg show` does, to the byte where scripts read it, and as JSON.
+//! What is shown of an interface: as `wg show` does, to the byte where scripts read it, as JSON, and
+//! as Prometheus has numbers.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -9,6 +10,7 @@ use zeroize::Zeroizing;
 pub mod fields;
 pub mod json;
 pub mod person;
+pub mod prometheus;
 pub mod style;
 
 /// An interface as it was read.
