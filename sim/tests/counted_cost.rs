@@ -216,3 +216,36 @@ fn a_peer_takes_few_bytes() {
     assert!(each < 4096.0, "{each} bytes a peer");
     assert!(end.station.shut_down().unwrap().is_empty());
 }
+
+/// What the flight recorder adds to a discard that it notes: a few instructions, calls for the IRQL and the CPU, nothing locked.
+#[test]
+fn a_record_takes_few_instructions_and_no_lock() {
+    const PACKETS: usize = 32;
+    with_ends(&[], |ends| {
+        let mut packet = ends.packet(SIZE);
+        // To nobody.
+        packet[16..20].copy_from_slice(&[192, 0, 2, 77]);
+        let tunnel = ends.from.station.tunnel();
+        let discard = |level| {
+            tunnel.set_policy(&[(Policy::RecorderLevel, Some(level))]).unwrap();
+            let run = || {
+                assert_eq!(ends.put(&packet, PACKETS), PACKETS);
+                let before = ends.from.machine().recorded(usize::MAX).len();
+                let counted = count(ends.from.machine(), || ends.from.poll());
+                (counted, ends.from.machine().recorded(usize::MAX).len() - before)
+            };
+            run();
+            run()
+        };
+        // As above, of a busy machine; the ring has room for so many records.
+        let holds = (0..3).any(|_| {
+            let ((without, none), (with, records)) = (discard(1), discard(2));
+            assert!(none == 0 && records > 0, "{none} and {records} records");
+            let cost = each(&with, &without, records);
+            print(&format!("a record, of {records}"), &cost);
+            let (_, instructions) = cost[0];
+            (1.0..70.0).contains(&instructions) && with.all_atomics() == without.all_atomics()
+        });
+        assert!(holds, "a record takes more");
+    });
+}
