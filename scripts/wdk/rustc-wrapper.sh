@@ -60,6 +60,8 @@ if [ "$crate" = wdk_sys ] && grep -qsF "r\"$workspace/" "$bindings"; then
     sed "s|r\"$workspace/|r\"|" "$bindings" >"$bindings.new"
     mv "$bindings.new" "$bindings"
 fi
+# wdk is no crate of the workspace, and run from its own folder; what it expands has that path.
+[ "$crate" != wdk ] || cd "$workspace"
 
 if [ -n "$stand_in" ]; then
     for argument in "$@"; do
