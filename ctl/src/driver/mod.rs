@@ -19,6 +19,9 @@ pub use status::Status;
 const GET_TRIES: usize = 8;
 /// What the first GET has room for.
 const GET_FIRST: usize = 64 << 10;
+/// Room for what was counted: a newer driver counts more, and answers nothing to whoever has no room for all of it.
+const STATISTICS_ROOM: usize = 16 << 10;
+const _: () = assert!(statistics::LEN <= STATISTICS_ROOM / 4);
 
 /// Where interfaces are.
 pub trait Driver {
@@ -127,7 +130,7 @@ pub fn set(device: &dyn Device, mut configuration: Zeroizing<Vec<u8>>) -> Result
 ///
 /// [`Failure`].
 pub fn get_statistics(device: &dyn Device) -> Result<Vec<u8>, Failure> {
-    let mut block = vec![0; statistics::LEN];
+    let mut block = vec![0; STATISTICS_ROOM];
     let answer = device.control(GET_STATISTICS, &[], &mut block)?;
     answer.status.check()?;
     block.truncate(answer.information);
@@ -138,7 +141,9 @@ pub fn get_statistics(device: &dyn Device) -> Result<Vec<u8>, Failure> {
 mod tests {
     use std::cell::Cell;
 
+    use abi::discard::Discard;
     use abi::ioctl::{Writer, writer::InterfaceFields};
+    use abi::statistics::Counter;
 
     use super::*;
 
@@ -171,6 +176,34 @@ mod tests {
             let status = if information > room { Status::BUFFER_OVERFLOW } else { Status::SUCCESS };
             Ok(Answer { status, information })
         }
+    }
+
+    /// A driver that counts eight things more than this program knows.
+    struct Newer;
+
+    impl Device for Newer {
+        fn control(&self, code: u32, _: &[u8], output: &mut [u8]) -> io::Result<Answer> {
+            assert_eq!(code, GET_STATISTICS);
+            let information = statistics::LEN + 64;
+            let Some(block) = output.get_mut(..information) else {
+                let too_small = Status(0xC000_0023_u32 as i32);
+                return Ok(Answer { status: too_small, information });
+            };
+            statistics::write(block, |_| 7, |_| 9).unwrap();
+            // More discards: they are last.
+            let discards = Discard::COUNT as u32 + 8;
+            block[8..12].copy_from_slice(&discards.to_le_bytes());
+            Ok(Answer { status: Status::SUCCESS, information })
+        }
+    }
+
+    #[test]
+    fn a_newer_drivers_statistics_are_read() {
+        let block = get_statistics(&Newer).unwrap();
+        assert_eq!(block.len(), statistics::LEN + 64);
+        let counted = statistics::Statistics::parse(&block).unwrap();
+        assert_eq!(counted.counter(Counter::PacketsOut), 7);
+        assert_eq!(counted.discarded(Discard::ALL[0]), 9);
     }
 
     #[test]
