@@ -263,9 +263,10 @@ impl Context {
     /// GET_STATISTICS.
     fn get_statistics(&self, mut request: Request) {
         let mut block = [0; statistics::LEN];
-        let Device { core, counters, tunnel, .. } = &*self.device;
-        let written = counters
-            .write(&mut block, tunnel.staged_discards(), core.processors.longest_dpc_100ns())
+        let written = self
+            .device
+            .counters
+            .write(&mut block, self.device.tunnel.staged_discards())
             .ok_or(NtError::BUFFER_TOO_SMALL)
             .and_then(|_| request.output()?.write(&block));
         request.complete(written, statistics::LEN);

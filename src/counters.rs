@@ -124,21 +124,13 @@ impl Counters {
         recorder::note(Event::Discarded, [reason as u64, packets as u64, 0, 0]);
     }
 
-    /// Writes the statistics block, `elsewhere` being discards that were counted elsewhere, and `longest_dpc_100ns` of
-    /// [`Counter::LongestDpc100ns`]; `None` if `out` is too short.
-    pub(crate) fn write(
-        &self,
-        out: &mut [u8],
-        elsewhere: [(Discard, u64); 2],
-        longest_dpc_100ns: u64,
-    ) -> Option<usize> {
+    /// Writes the statistics block, `elsewhere` being discards that were counted elsewhere; `None` if
+    /// `out` is too short.
+    pub(crate) fn write(&self, out: &mut [u8], elsewhere: [(Discard, u64); 2]) -> Option<usize> {
         let read = |values: &[AtomicU64], at: usize| {
             values.get(at).map_or(0, |value| value.load(Ordering::Relaxed))
         };
         let counted = |counter: Counter| {
-            if counter == Counter::LongestDpc100ns {
-                return longest_dpc_100ns;
-            }
             let own = self.own.iter().map(|Own(own)| read(own, counter as usize));
             // What was taken back may be more than what is counted in common.
             own.fold(read(&self.counters, counter as usize), u64::wrapping_add)

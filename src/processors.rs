@@ -29,7 +29,7 @@ use nt::{
     processor::{self, Processor},
     status::NtError,
     thread::{self, Thread},
-    time::{monotonic, to_100ns},
+    time::monotonic,
 };
 
 mod choice;
@@ -113,8 +113,6 @@ struct Post {
     errands: AtomicU64,
     /// Whether an errand is being done. Written by its CPU only, at `DISPATCH_LEVEL`.
     is_at_work: AtomicBool,
-    /// The longest that the DPC took; the same.
-    longest_dpc_100ns: AtomicU64,
 }
 
 impl Processors {
@@ -220,12 +218,6 @@ impl Processors {
         }
     }
 
-    /// The longest that one of the DPCs took, in 100 ns.
-    pub(crate) fn longest_dpc_100ns(&self) -> u64 {
-        let each = self.set.iter().map(|cpu| cpu.post.longest_dpc_100ns.load(Ordering::Relaxed));
-        each.max().unwrap_or(0)
-    }
-
     /// Waits until every errand that a CPU was about is over, and what it referred to was dropped.
     pub(crate) fn settle(&self, passive: &Passive) {
         dpc::flush(passive);
@@ -258,7 +250,6 @@ impl Cpu {
             stop: AtomicBool::new(false),
             errands: AtomicU64::new(0),
             is_at_work: AtomicBool::new(false),
-            longest_dpc_100ns: AtomicU64::new(0),
         };
         let post = Shared::try_new(post).map_err(|_| NtError::INSUFFICIENT_RESOURCES)?;
         let mut dpc = Dpc::try_new(post.clone(), serve)?;
@@ -300,7 +291,6 @@ impl Post {
         account,
         errands,
         is_at_work,
-        longest_dpc_100ns,
     );
 
     /// The thread's body.
@@ -345,22 +335,9 @@ impl Post {
 /// The DPC's routine: does what there is, as far as it may, and leaves the rest to the thread.
 fn serve(post: &Shared<Post>, level: &Dispatch<'_>) {
     let level = level.at_most();
-    let began = monotonic();
-    let mut now = began;
-    let is_done = loop {
-        if post.account.is_spent(now) {
-            break false;
-        }
-        let Some(errand) = post.queue.pop(&At(level)) else { break true };
+    while !post.account.is_spent(monotonic()) {
+        let Some(errand) = post.queue.pop(&At(level)) else { return };
         post.run(errand, level);
-        now = monotonic();
-    };
-    let took_100ns = to_100ns(now.saturating_sub(began));
-    // Two steps: this CPU alone writes it.
-    if took_100ns > post.longest_dpc_100ns.load(Ordering::Relaxed) {
-        post.longest_dpc_100ns.store(took_100ns, Ordering::Relaxed);
     }
-    if !is_done {
-        post.more.set();
-    }
+    post.more.set();
 }

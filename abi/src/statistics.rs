@@ -121,8 +121,6 @@ table! {
         TooBigUntold,
         /// TCP connections whose maximum segment size was lowered on its way out or in.
         MssLowered,
-        /// Longest time one of the driver's DPCs was at its packets, in 100 ns; whichever adapter's they were.
-        LongestDpc100ns,
     }
 }
 

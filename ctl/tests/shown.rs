@@ -143,7 +143,7 @@ fn json_has_secrets_only_if_they_are_asked_for() {
 #[test]
 fn prometheus_has_numbers_and_no_secrets() {
     let (answer, mut block) = (everything(), counted());
-    let counter = |row| if row == Counter::LongestDpc100ns { 15 } else { 12 };
+    let counter = |row| if row == Counter::LongestAtDispatch100ns { 15 } else { 12 };
     statistics::write(&mut block, counter, |row| if row == Discard::NoPeer { 3 } else { 0 });
     let with = Shown { statistics: Statistics::parse(&block), ..shown(&answer) };
     let text = prometheus::write(&[with, Shown { name: "other", ..shown(&answer) }]);
@@ -151,8 +151,8 @@ fn prometheus_has_numbers_and_no_secrets() {
     for line in [
         "# TYPE penstock_packets_out_total counter",
         "penstock_packets_out_total{interface=\"wg0\"} 12",
-        "# TYPE penstock_longest_dpc_seconds gauge",
-        "penstock_longest_dpc_seconds{interface=\"wg0\"} 0.0000015",
+        "# TYPE penstock_longest_at_dispatch_seconds gauge",
+        "penstock_longest_at_dispatch_seconds{interface=\"wg0\"} 0.0000015",
         "penstock_discarded_packets_total{interface=\"wg0\",direction=\"outbound\",reason=\"NoPeer\"} 3",
         &format!("penstock_peer_sent_bytes_total{{interface=\"wg0\",public_key=\"{key}\"}} 1536"),
         &format!(

@@ -190,11 +190,6 @@ class Device {
         for (const own of all.vector("own", this.driver.size("OwnCounters"))) {
             values(own, names.length, 8).forEach((value, index) => { sums[index] = sums[index].add(value); });
         }
-        const longest = names.indexOf("LongestDpc100ns");
-        for (const at of this.driver.core.inner("processors", "Processors").vector("set", this.driver.size("Cpu"))) {
-            const took = new Struct(this.driver, "Cpu", at).shared("post", "Post").u64("longest_dpc_100ns");
-            if (longest >= 0 && took.compareTo(sums[longest]) > 0) sums[longest] = took;
-        }
         return sums.map((value, index) => [names[index], value]);
     }
     discards() {
@@ -350,7 +345,7 @@ const commands = {
                     const post = cpu.shared("post", "Post");
                     const account = post.inner("account", "Account");
                     lines.push(`CPU ${cpu.u32("index")}: ${post.u8("served") ? "has work" : "idle"}${post.u8("is_at_work") ? ", at work" : ""}, `
-                        + `last at it for ${account.u32("time_100ns") / 10} us and ${plural(account.u32("packets"), "packet")} of a tick, longest DPC ${number(post.u64("longest_dpc_100ns")) / 10} us`);
+                        + `last at it for ${account.u32("time_100ns") / 10} us and ${plural(account.u32("packets"), "packet")} of a tick`);
                 });
             }
         });

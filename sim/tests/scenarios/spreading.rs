@@ -18,9 +18,7 @@ use sim::host::memory::packet::{Packet, Payload};
 use sim::host::memory::pair::{Pair, Station};
 use sim::nt::dpc;
 use sim::nt::machine::Options;
-use sim::verifier::dump::Dump;
 
-use crate::debugger;
 use crate::machines::accounting::Ledger;
 use crate::machines::{self, with_pair_of};
 
@@ -82,28 +80,6 @@ fn a_burst_goes_by_several_cpus_and_arrives_in_order() {
         });
     }
     assert!(dealt > 0, "dealt by the sender");
-}
-
-#[test]
-fn how_long_a_dpc_takes_is_counted() {
-    let mut longest = 0;
-    for seed in 1..=3 {
-        with_pair_of(seed, &four(&[]), |pair| {
-            machines::ping(&pair.alpha, &pair.beta);
-            let machine = pair.alpha.computer().machine();
-            assert_eq!(Ledger::of(&pair.alpha).counter(Counter::LongestDpc100ns), 0);
-            // In the middle of each chunk.
-            machine.faults().slow("KeSaveExtendedProcessorState", Duration::from_micros(40));
-            burst(pair, 1000);
-            let counted = Ledger::of(&pair.alpha).counter(Counter::LongestDpc100ns);
-            let told = debugger::says(&Dump::of(machine), "discards");
-            let line = told.lines().find(|line| line.starts_with("  LongestDpc100ns "));
-            assert_eq!(line.map_or(0, |line| line[18..].parse().unwrap()), counted, "{told}");
-            longest = longest.max(counted);
-        });
-    }
-    // A chunk, or several; no more than its share of a tick lets it begin.
-    assert!((400..10_000).contains(&longest), "{longest}");
 }
 
 #[test]
