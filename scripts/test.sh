@@ -109,14 +109,14 @@ beside_others() {
 scenarios() {
     local run=(cargo test --quiet --locked --release -p sim --features driver)
     "${run[@]}" --test '*' || return
-    # The same by the other ways packets can take, injected, by sockets alone and several as one, but for those that choose
-    # their ways.
+    # The same by the other ways packets can take, injected, and by sockets alone with several as one, but for those that
+    # choose their ways.
     local policy file skip=()
     for file in callouts filter_engine filter_clash both_paths injection neighbour clones loopback shapes firewall \
         nic_buffers held faults refusals clocks flood life_cycle policy policy_change allocations zero_copy outer_offloads; do
         skip+=(--skip "$file::")
     done
-    for policy in SendEngine=1 FastPath=0 FastPath=0,OuterSegmentation=1,OuterCoalescing=1; do
+    for policy in SendEngine=1 FastPath=0,OuterSegmentation=1,OuterCoalescing=1; do
         echo "scenarios with $policy"
         PENSTOCK_POLICY=$policy "${run[@]}" --test scenarios -- "${skip[@]}" || return
     done

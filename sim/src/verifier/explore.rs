@@ -218,7 +218,7 @@ impl Explorer {
     /// After how many instructions more it is preempted, at an atomic or an import: what is read and written without one lies between.
     pub(crate) fn steps(&self, at: Preemption) -> u32 {
         let drawn = self.hash(at.actor, at.point, 5);
-        if drawn & 1 == 0 { 0 } else { 1 + ((drawn >> 1) % MOST_STEPS) as u32 }
+        if drawn & 3 != 0 { 0 } else { 1 + ((drawn >> 2) % MOST_STEPS) as u32 }
     }
 
     /// The rank an actor begins with: above all that were put last, never 0.

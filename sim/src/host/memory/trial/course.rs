@@ -32,7 +32,7 @@ const REST: Duration = Duration::from_secs(1);
 const SENDERS: usize = 2;
 const BURSTS: usize = 4;
 /// The most datagrams of a burst: so many are more than one chunk, and are shared.
-const SHARED: u64 = 90;
+const SHARED: u64 = 48;
 const FEW: u64 = 4;
 /// Changes of alpha's configuration.
 const CHANGES: usize = 4;
@@ -52,7 +52,7 @@ enum Course {
 pub(super) struct Scenario {
     course: Course,
     cpus: u32,
-    /// Programs send at most so many datagrams at once.
+    /// Programs send at most so many datagrams at first.
     burst: u64,
     fast_path: bool,
     injects: bool,
@@ -143,8 +143,9 @@ impl Scenario {
     fn send(self, world: &Arc<World>, from: &Station, to: IpAddr) -> JoinHandle {
         let (endpoint, clock) = (from.endpoint().clone(), world.clone());
         world.spawn("traffic", move || {
-            for _ in 0..BURSTS {
-                for _ in 0..clock.random() % self.burst {
+            for burst in 0..BURSTS {
+                let most = if burst == 0 { self.burst } else { FEW };
+                for _ in 0..clock.random() % most {
                     endpoint.send_datagram(to, vec![0x5A; (clock.random() % 1300) as usize]);
                 }
                 clock.sleep(Duration::from_micros(clock.random() % 400));
