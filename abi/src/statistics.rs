@@ -15,6 +15,9 @@ pub const VERSION: u32 = 1;
 pub const HEADER_LEN: usize = 16;
 /// Bytes of the whole block this version writes.
 pub const LEN: usize = HEADER_LEN + 8 * (Counter::COUNT + Discard::COUNT);
+/// Room that a reader gives it: a newer driver counts more, and writes nothing where all of it has no room.
+pub const ROOM: usize = 16 << 10;
+const _: () = assert!(LEN <= ROOM / 4);
 
 table! {
     /// What an adapter counts besides discards.

@@ -14,6 +14,8 @@
 //! | `templates` | the Group Policy templates, by the same table |
 #![forbid(unsafe_code)]
 
+#[cfg(test)]
+mod breaches;
 pub mod catalog;
 pub mod keywords;
 pub mod rules;

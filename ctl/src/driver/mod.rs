@@ -19,9 +19,6 @@ pub use status::Status;
 const GET_TRIES: usize = 8;
 /// What the first GET has room for.
 const GET_FIRST: usize = 64 << 10;
-/// Room for what was counted: a newer driver counts more, and answers nothing to whoever has no room for all of it.
-const STATISTICS_ROOM: usize = 16 << 10;
-const _: () = assert!(statistics::LEN <= STATISTICS_ROOM / 4);
 
 /// Where interfaces are.
 pub trait Driver {
@@ -130,7 +127,7 @@ pub fn set(device: &dyn Device, mut configuration: Zeroizing<Vec<u8>>) -> Result
 ///
 /// [`Failure`].
 pub fn get_statistics(device: &dyn Device) -> Result<Vec<u8>, Failure> {
-    let mut block = vec![0; STATISTICS_ROOM];
+    let mut block = vec![0; statistics::ROOM];
     let answer = device.control(GET_STATISTICS, &[], &mut block)?;
     answer.status.check()?;
     block.truncate(answer.information);

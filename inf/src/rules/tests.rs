@@ -1,6 +1,7 @@
 //! Each rule is broken by a change of the real file, which is whole without it.
 
 use super::*;
+use crate::breaches;
 use crate::stamp::stamped;
 use proptest::prelude::*;
 
@@ -36,7 +37,7 @@ fn it_is_as_right_in_windows_lines_and_in_utf_16() {
 }
 
 /// The rule, what is changed, and into what. Only that rule may be broken.
-const BREACHES: &[(Rule, &str, &str)] = &[
+const BREACHES: &[breaches::Breach<Rule>] = &[
     (Rule::Encoding, "; The driver package", "; Das Päckchen"),
     (Rule::Encoding, "; The driver package", "\0"),
     (Rule::Syntax, "[Files]\n", "[Files]\n[Fi\n"),
@@ -149,25 +150,14 @@ const BREACHES: &[(Rule, &str, &str)] = &[
 
 #[test]
 fn each_breach_is_told_of_and_nothing_else_is() {
-    let mut wrong = Vec::new();
-    for (rule, from, to) in BREACHES {
-        let problems = changed(from, to);
-        // What cannot be read is missing where it is looked for.
-        let follows = matches!(rule, Rule::Syntax | Rule::Encoding);
-        let others = problems.iter().filter(|problem| problem.rule != *rule && !follows);
-        wrong.extend(others.map(|problem| format!("{rule:?}: `{from}` as `{to}`: {problem}")));
-        if !problems.iter().any(|problem| problem.rule == *rule) {
-            wrong.push(format!("{rule:?}: `{from}` as `{to}` is not told of"));
-        }
-    }
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    // What cannot be read is missing where it is looked for.
+    let follows = |rule| matches!(rule, Rule::Syntax | Rule::Encoding);
+    breaches::each_is_told_of_alone(BREACHES, changed, |problem| problem.rule, follows);
 }
 
 #[test]
 fn each_rule_has_a_breach() {
-    for rule in Rule::ALL {
-        assert!(BREACHES.iter().any(|(broken, ..)| broken == rule), "{rule:?} has no example");
-    }
+    breaches::each_rule_has_one(Rule::ALL, BREACHES);
 }
 
 #[test]

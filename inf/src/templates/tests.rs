@@ -4,6 +4,7 @@ use abi::policy::{Policy, SCALING_EXCLUDE};
 use proptest::prelude::*;
 
 use super::*;
+use crate::breaches;
 
 #[test]
 fn the_real_files_are_right() {
@@ -13,7 +14,7 @@ fn the_real_files_are_right() {
 }
 
 /// The rule, what is changed in either file, and into what. Only that rule may be broken.
-const BREACHES: &[(Rule, &str, &str)] = &[
+const BREACHES: &[breaches::Breach<Rule>] = &[
     (Rule::Xml, "<policies>", "<policies"),
     (Rule::Xml, "<stringTable>", "<stringTable>&"),
     (Rule::Schema, "2006/07/PolicyDefinitions\" revision", "2006/08/PolicyDefinitions\" revision"),
@@ -113,28 +114,16 @@ fn changed(from: &str, to: &str) -> Vec<Problem> {
 
 #[test]
 fn each_breach_is_told_of_and_nothing_else_is() {
-    let mut wrong = Vec::new();
-    for (rule, from, to) in BREACHES {
-        let problems = changed(from, to);
-        // What is cut off, or not one of the table's, is missing elsewhere.
-        let follows = matches!(
-            rule,
-            Rule::Complete | Rule::Schema | Rule::Missing | Rule::Control | Rule::Secret
-        );
-        let others = problems.iter().filter(|problem| problem.rule != *rule && !follows);
-        wrong.extend(others.map(|problem| format!("{rule:?}: `{from}` as `{to}`: {problem}")));
-        if !problems.iter().any(|problem| problem.rule == *rule) {
-            wrong.push(format!("{rule:?}: `{from}` as `{to}` is not told of"));
-        }
-    }
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    // What is cut off, or not one of the table's, is missing elsewhere.
+    let follows = |rule| {
+        matches!(rule, Rule::Complete | Rule::Schema | Rule::Missing | Rule::Control | Rule::Secret)
+    };
+    breaches::each_is_told_of_alone(BREACHES, changed, |problem| problem.rule, follows);
 }
 
 #[test]
 fn each_rule_has_a_breach() {
-    for rule in Rule::ALL {
-        assert!(BREACHES.iter().any(|(broken, ..)| broken == rule), "{rule:?} has no example");
-    }
+    breaches::each_rule_has_one(Rule::ALL, BREACHES);
 }
 
 #[test]
