@@ -9,7 +9,7 @@ usage: scripts/nightly.sh [--schedules N] [--seed S] [--rounds N] [--hours N]
 
 Builds penstock.sys and runs it, verified, one after the other
 
-  under N orders of events (default 100,000: two hours or more on two CPUs), from seed S on (default: by the
+  under N orders of events (default 100,000: more than three hours on two CPUs), from seed S on (default: by the
   day, so that no night has those of another);
   through N rounds of each thing that PnP and power do to an adapter under load (default 200: ten minutes);
   in a soak of N hours (default 1).

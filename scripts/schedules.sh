@@ -7,12 +7,12 @@ usage() {
     cat <<'TEXT'
 usage: scripts/schedules.sh N [--seed S] [OPTION...]
 
-Runs N schedules from seed S on (default 1), on all CPUs, with progress and a summary; 100,000 take about two hours on two.
+Runs N schedules from seed S on (default 1), on all CPUs, with progress and a summary; 100,000 take more than three hours on two.
 It runs the driver that is built; scripts/build.sh builds it.
 
   --seed S      the first seed
   --failures K  go on until K have failed (default 1)
-  --jobs J      threads (default: CPUs)
+  --jobs J      processes (default: CPUs)
   --driver PATH another driver file
 
 What a failure prints runs it again: penstock-sim schedules --seed S --list '...'

@@ -2,18 +2,13 @@
 #![cfg(all(target_arch = "x86_64", target_os = "linux"))]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
+
+mod built;
 
 /// What gdb calls the gate, whose frames are on another stack than its caller's.
 const GATE: &str = "<signal handler called>";
-
-/// `penstock-sim`, which Cargo builds before this test. (Its name for that has a hyphen in it, which the shell script around the
-/// compiler does not pass on.)
-fn simulator() -> PathBuf {
-    let test = std::env::current_exe().unwrap();
-    test.ancestors().nth(2).unwrap().join("penstock-sim")
-}
 
 /// Runs the demonstration under gdb, with `commands` in it, and returns what gdb and the program printed. None where tracing is
 /// forbidden.
@@ -31,7 +26,7 @@ fn gdb(commands: &str) -> Option<String> {
             "sh",
         ])
         .arg(&file)
-        .arg(simulator())
+        .arg(built::penstock_sim())
         .output()
         .expect("scripts/setup.sh installs gdb");
     std::fs::remove_file(file).unwrap();

@@ -2,6 +2,7 @@
 #![cfg(all(target_arch = "x86_64", target_os = "linux"))]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -326,9 +327,12 @@ fn spoiled_vector_registers_are_seen() {
     }
 }
 
+/// One that draws no steps between the second place of the first actor and the preemption there.
+const SEED: u64 = 2;
+
 /// One thread of a driver is preempted, for another that can run, where `plan` says: what its entry returned, and the world.
-fn preempted(recipe: &Recipe, plan: Plan) -> (Power, i32, usize) {
-    let world = World::exploring(1, plan);
+fn preempted(recipe: &Recipe, seed: u64, plan: Plan) -> (Power, i32, usize) {
+    let world = World::exploring(seed, plan);
     let _main = world.enter("main");
     let machine = Machine::boot(&world, Options { cpus: 2, ..Options::default() });
     machine.load(&recipe.write("preempted.sys")).unwrap();
@@ -362,15 +366,23 @@ fn who_is_preempted_at_an_atomic_finds_other_vector_registers() {
         let base = machine.image().unwrap().base();
         probe::read::<u32>(base + counter as usize).unwrap()
     };
-    let (machine, status, switches) = preempted(&recipe, Plan::Listed([].into()));
+    let (machine, status, switches) = preempted(&recipe, SEED, Plan::Listed([].into()));
     assert_eq!((status, switches, counted(&machine)), (0, 0, 1));
     // Its first place is where the entry is called, its second the atomic.
     let at = |point| Plan::Listed([Preemption { actor: 1, point }].into());
-    let (machine, status, switches) = preempted(&recipe, at(1));
+    let (machine, status, switches) = preempted(&recipe, SEED, at(1));
     assert_eq!((status, switches, counted(&machine)), (0, 1, 1));
-    let (machine, status, switches) = preempted(&recipe, at(2));
+    let (machine, status, switches) = preempted(&recipe, SEED, at(2));
     assert_eq!((switches, counted(&machine)), (1, 1));
     assert_ne!(status, 0, "the upper half of YMM1 is as before");
+    // With other seeds some steps behind the atomic: before the second look, or behind it, or it has returned by then.
+    let outcomes: BTreeSet<_> = (0..64)
+        .map(|seed| {
+            let (_machine, status, switches) = preempted(&recipe, seed, at(2));
+            (switches, status != 0)
+        })
+        .collect();
+    assert_eq!(outcomes, [(0, false), (1, false), (1, true)].into());
 }
 
 #[test]

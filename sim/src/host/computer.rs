@@ -231,8 +231,7 @@ impl Tunnel {
     ///
     /// The status.
     pub fn statistics(&self) -> Result<Vec<u8>, i32> {
-        // A newer driver counts more.
-        let mut block = vec![0; 4 * statistics::LEN];
+        let mut block = vec![0; statistics::ROOM];
         let (status, length) =
             self.handle.device_io_control(ioctl::GET_STATISTICS, &[], &mut block);
         check(status)?;

@@ -88,13 +88,20 @@ const MAX_IMAGE: usize = 1 << 30;
 
 /// Maps zeroed, private, writable memory, at `at` if given and free.
 pub(crate) fn map_anonymous(at: Option<usize>, length: usize) -> std::io::Result<usize> {
-    let flags = libc::MAP_PRIVATE
-        | libc::MAP_ANONYMOUS
-        | if at.is_some() { libc::MAP_FIXED_NOREPLACE } else { 0 };
+    map(at, length, libc::PROT_READ | libc::PROT_WRITE, 0)
+}
+
+/// Maps private memory that is not accessible, and is none until [`protect`] makes it so: zeroes then.
+pub(crate) fn reserve(length: usize) -> std::io::Result<usize> {
+    map(None, length, libc::PROT_NONE, libc::MAP_NORESERVE)
+}
+
+fn map(at: Option<usize>, length: usize, protection: i32, flags: i32) -> std::io::Result<usize> {
+    let fixed = if at.is_some() { libc::MAP_FIXED_NOREPLACE } else { 0 };
+    let flags = flags | libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | fixed;
     let hint = std::ptr::without_provenance_mut(at.unwrap_or(0));
     // SAFETY: a fresh mapping that replaces none.
-    let base =
-        unsafe { libc::mmap(hint, length, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0) };
+    let base = unsafe { libc::mmap(hint, length, protection, flags, -1, 0) };
     if base == libc::MAP_FAILED {
         Err(std::io::Error::last_os_error())
     } else {
@@ -110,7 +117,15 @@ pub(crate) fn protect(base: usize, length: usize, protection: i32) -> std::io::R
     if result == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
 }
 
-/// Gives pages back that [`map_anonymous`] mapped.
+/// Gives the memory of pages back, and not the pages: they are zeroes when they are accessed next.
+pub(crate) fn discard(base: usize, length: usize) -> std::io::Result<()> {
+    let start = std::ptr::with_exposed_provenance_mut(base);
+    // SAFETY: callers pass ranges they mapped and of which they hold no Rust reference.
+    let result = unsafe { libc::madvise(start, length, libc::MADV_DONTNEED) };
+    if result == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+}
+
+/// Gives pages back that [`map_anonymous`] or [`reserve`] mapped.
 pub(crate) fn unmap(base: usize, length: usize) {
     // SAFETY: callers pass ranges they mapped and of which nobody holds a reference.
     let result = unsafe { libc::munmap(std::ptr::with_exposed_provenance_mut(base), length) };

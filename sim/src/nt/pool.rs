@@ -22,8 +22,12 @@ use crate::verifier::report::Leak;
 use crate::verifier::rules;
 use crate::verifier::schedule::lock;
 
+mod arena;
+
+use arena::Arena;
+
 const PAGE: usize = 4096;
-/// Guarded blocks at most: each takes two of the 65,530 mappings that the host gives this process, all
+/// Guarded blocks at most: each takes up to two of the 65,530 mappings that the host gives this process, all
 /// its machines together. Further blocks come from the heap.
 const MAX_GUARDED: usize = 20_000;
 /// Guarded blocks of all machines.
@@ -64,13 +68,14 @@ struct Block {
     allocated_at: usize,
     freed_at: usize,
     paged: bool,
-    /// Start and length of the mapping that ends in the guard page; `None` if it is from the heap.
+    /// Start and length of the pages of the arena that end in the guard page; `None` if it is from the heap.
     mapping: Option<(usize, usize)>,
     layout: Layout,
 }
 
 #[derive(Default)]
 struct State {
+    arena: Arena,
     live: BTreeMap<usize, Block>,
     freed: BTreeMap<usize, Block>,
     order: VecDeque<usize>,
@@ -131,8 +136,9 @@ impl Pool {
             let unguarded = |_: &std::io::Error| {
                 GUARDED.fetch_sub(1, Ordering::Relaxed);
             };
-            let base = pe::map_anonymous(None, body + PAGE).inspect_err(unguarded).ok()?;
-            pe::protect(base + body, PAGE, libc::PROT_NONE).ok()?;
+            let base = state.arena.take(body + PAGE).inspect_err(unguarded).ok()?;
+            let accessible = libc::PROT_READ | libc::PROT_WRITE;
+            pe::protect(base, body, accessible).inspect_err(unguarded).ok()?;
             (base + body - size.max(1).next_multiple_of(align), Some((base, body + PAGE)))
         } else {
             // SAFETY: the layout's size is at least one byte.
@@ -309,7 +315,8 @@ impl State {
     fn forget_oldest(&mut self) {
         let Some(oldest) = self.order.pop_front() else { return };
         if let Some((base, length)) = self.freed.remove(&oldest).and_then(|block| block.mapping) {
-            unmap_guarded(base, length);
+            self.arena.give_back(base, length);
+            GUARDED.fetch_sub(1, Ordering::Relaxed);
         }
     }
 }
@@ -319,7 +326,8 @@ impl Drop for Pool {
         let state = std::mem::take(&mut *lock(&self.state));
         for (address, block) in state.live.into_iter().chain(state.freed) {
             match block.mapping {
-                Some((base, length)) => unmap_guarded(base, length),
+                // With the arena.
+                Some(_) => _ = GUARDED.fetch_sub(1, Ordering::Relaxed),
                 // SAFETY: from `alloc_zeroed` with this layout; the machine is gone, so no driver code uses it.
                 None => unsafe {
                     std::alloc::dealloc(
@@ -330,12 +338,6 @@ impl Drop for Pool {
             }
         }
     }
-}
-
-/// Gives a guarded block's mapping back to the host.
-fn unmap_guarded(base: usize, length: usize) {
-    pe::unmap(base, length);
-    GUARDED.fetch_sub(1, Ordering::Relaxed);
 }
 
 /// Checks the flags; false if the call is an error that Windows answers with a bugcheck.

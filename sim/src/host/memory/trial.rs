@@ -13,7 +13,6 @@
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use crate::host::computer::{self, BootError};
 use crate::nt::machine::{Machine, Options};
@@ -60,7 +59,11 @@ impl Run {
 impl Failure {
     /// A request that was refused.
     fn of(what: &str, status: i32) -> Self {
-        let kind = format!("{what}: status {status:#010x}");
+        Self::plain(format!("{what}: status {status:#010x}"))
+    }
+
+    /// One of which there is no more to say than what it is.
+    fn plain(kind: String) -> Self {
         Self { detail: kind.clone(), kind }
     }
 
@@ -117,41 +120,21 @@ pub struct Sum {
     pub failed: Vec<Run>,
 }
 
-/// Runs the schedules of `count` seeds from `first` on, on `jobs` threads, until `most` have failed; `progress` is told how
+/// Runs the schedules of `count` seeds from `first` on, one after the other, until `most` have failed; `progress` is told how
 /// many are done.
-pub fn many(
-    driver: &Path,
-    (first, count): (u64, u64),
-    jobs: usize,
-    most: usize,
-    progress: impl Fn(u64) + Sync,
-) -> Sum {
-    let (next, runs, preemptions) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
-    let (failures, failed) = (AtomicUsize::new(0), std::sync::Mutex::new(Vec::new()));
-    let work = || {
-        while failures.load(Ordering::Relaxed) < most {
-            let number = next.fetch_add(1, Ordering::Relaxed);
-            if number >= count {
-                return;
-            }
-            let seed = first + number;
-            let run = run(driver, seed, Plan::of(seed));
-            preemptions.fetch_add(run.switches.len() as u64, Ordering::Relaxed);
-            if run.failure.is_some() {
-                failures.fetch_add(1, Ordering::Relaxed);
-                crate::verifier::schedule::lock(&failed).push(run);
-            }
-            progress(runs.fetch_add(1, Ordering::Relaxed) + 1);
+pub fn many(driver: &Path, (first, count): (u64, u64), most: usize, progress: impl Fn(u64)) -> Sum {
+    let mut sum = Sum { runs: 0, preemptions: 0, failed: Vec::new() };
+    while sum.runs < count && sum.failed.len() < most {
+        let seed = first + sum.runs;
+        let run = run(driver, seed, Plan::of(seed));
+        sum.runs += 1;
+        sum.preemptions += run.switches.len() as u64;
+        if run.failure.is_some() {
+            sum.failed.push(run);
         }
-    };
-    std::thread::scope(|scope| {
-        for _ in 0..jobs {
-            scope.spawn(work);
-        }
-    });
-    let mut failed = failed.into_inner().unwrap_or_default();
-    failed.sort_by_key(|run| run.seed);
-    Sum { runs: runs.into_inner(), preemptions: preemptions.into_inner(), failed }
+        progress(sum.runs);
+    }
+    sum
 }
 
 /// A failure with the shortest list that still shows it.

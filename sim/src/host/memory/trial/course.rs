@@ -123,8 +123,7 @@ impl Scenario {
         };
         for thread in traffic {
             if !thread.join(Some(world.now() + PATIENCE)) {
-                let kind = "a program that sends does not end".to_owned();
-                return Err(Failure { detail: kind.clone(), kind });
+                return Err(Failure::plain("a program that sends does not end".to_owned()));
             }
         }
         ping(&pair.alpha, pair.beta.inner()[1])?;
