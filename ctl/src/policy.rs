@@ -7,6 +7,8 @@ use std::{fmt, io};
 use abi::cpu_list::CpuList;
 use abi::policy::{Policy, SCALING_EXCLUDE};
 
+pub mod engine;
+
 /// Where Group Policy writes, below HKEY_LOCAL_MACHINE: only administrators may, and it goes when the policy does.
 pub const GROUP: &str = r"SOFTWARE\Policies\Penstock";
 /// Where an administrator does.

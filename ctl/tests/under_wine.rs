@@ -129,6 +129,14 @@ fn policies_say_where_they_came_from() {
     let mut there = prefix::penstock();
     there.args(["policy", "show"]);
     expected::expect("wine/policy.txt", &printed(&run(there, b"")));
+
+    // The driver's key has what they say, and not what nobody says.
+    let parameters = r"SYSTEM\CurrentControlSet\Services\penstock\Parameters";
+    prefix::set_value(parameters, "FastPath", "REG_DWORD", "0");
+    let mut there = prefix::penstock();
+    there.args(["policy", "apply"]);
+    expected::expect("wine/applied.txt", &printed(&run(there, b"")));
+    expected::expect("wine/parameters.txt", &prefix::values(parameters));
 }
 
 /// Wine's configuration manager knows no interfaces: what comes of that is said, and nothing stops.

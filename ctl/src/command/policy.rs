@@ -21,6 +21,9 @@ pub(crate) enum Command {
         #[arg(value_name = "NAME=VALUE", required = true)]
         settings: Vec<String>,
     },
+    /// Hand the driver what policy says on this machine now. The manager service does so by itself whenever it changes.
+    #[cfg(windows)]
+    Apply,
 }
 
 #[cfg(windows)]
@@ -36,8 +39,29 @@ impl Command {
         match self {
             Self::Show { name } => show(name.as_deref()),
             Self::Check { settings } => check(&settings),
+            #[cfg(windows)]
+            Self::Apply => apply(),
         }
     }
+}
+
+/// Writes the driver's key, has the driver read it, and says what was refused and who could not be told.
+#[cfg(windows)]
+fn apply() -> Outcome {
+    use ctl::policy::engine;
+    use ctl::words::said;
+
+    let key = |error: std::io::Error| Failure::new(engine::PARAMETERS, said(&error));
+    let applied = engine::Engine::default().apply(&REGISTRY).map_err(key)?;
+    let changed = applied.changed.iter().map(|name| format!("changed: {name}\n"));
+    print(&changed.collect::<String>())?;
+    let mut wrong: Vec<_> = applied.refused.iter().map(|it| format!("refused: {it}")).collect();
+    match engine::tell(&super::reach::driver()) {
+        Ok(failed) => wrong.extend(failed.iter().map(|(name, why)| format!("{name}: {why}"))),
+        // Where the driver is not there, it will read its key when it comes.
+        Err(error) => super::note(format_args!("no adapter was told: {}", said(&error))),
+    }
+    if wrong.is_empty() { Ok(()) } else { Err(Failure::Told(wrong.join("\n"))) }
 }
 
 fn show(name: Option<&str>) -> Outcome {

@@ -4,6 +4,7 @@
 
 pub mod device;
 pub mod dpapi;
+pub mod event;
 pub mod pipe;
 pub mod process;
 pub mod registry;

@@ -1,13 +1,18 @@
-//! Values of the registry, read.
+//! Values of the registry: read, written, and watched.
 
 use std::io;
+use std::ptr::{null, null_mut};
 
 use windows_sys::Win32::Foundation::{ERROR_FILE_NOT_FOUND, ERROR_MORE_DATA};
 use windows_sys::Win32::System::Registry::{
-    HKEY_LOCAL_MACHINE, REG_DWORD, REG_SZ, RRF_NOEXPAND, RRF_RT_ANY, RegGetValueW,
+    HKEY, HKEY_LOCAL_MACHINE, KEY_NOTIFY, REG_DWORD, REG_NOTIFY_CHANGE_LAST_SET,
+    REG_NOTIFY_CHANGE_NAME, REG_OPTION_NON_VOLATILE, REG_SZ, RRF_NOEXPAND, RRF_RT_ANY, RegCloseKey,
+    RegCreateKeyExW, RegDeleteKeyValueW, RegGetValueW, RegNotifyChangeKeyValue, RegSetKeyValueW,
 };
 
+use super::event::Event;
 use super::wide::{text, wide};
+use crate::policy::engine::Writable;
 use crate::policy::{Registry, Value};
 
 /// How often a value is read that grows meanwhile.
@@ -54,5 +59,132 @@ fn value(kind: u32, len: u32, units: &[u16]) -> Value {
         (REG_DWORD, 4, &[low, high]) => Value::Dword(u32::from(high) << 16 | u32::from(low)),
         (REG_SZ, ..) => Value::Text(text(units)),
         _ => Value::Other,
+    }
+}
+
+impl Writable for LocalMachine {
+    fn set(&self, key: &str, name: &str, value: &Value) -> io::Result<()> {
+        let (kind, bytes) = match value {
+            Value::Dword(number) => (REG_DWORD, number.to_le_bytes().to_vec()),
+            Value::Text(text) => {
+                (REG_SZ, wide(text).iter().flat_map(|unit| unit.to_le_bytes()).collect())
+            }
+            Value::Other => return Err(io::ErrorKind::InvalidInput.into()),
+        };
+        let len = u32::try_from(bytes.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+        let (key, name) = (wide(key), wide(name));
+        // SAFETY: both texts end with a NUL; the value has `len` bytes, and ends with a NUL if it is a text.
+        super::checked(unsafe {
+            RegSetKeyValueW(
+                HKEY_LOCAL_MACHINE,
+                key.as_ptr(),
+                name.as_ptr(),
+                kind,
+                bytes.as_ptr().cast(),
+                len,
+            )
+        })
+    }
+
+    fn remove(&self, key: &str, name: &str) -> io::Result<()> {
+        let (key, name) = (wide(key), wide(name));
+        // SAFETY: both texts end with a NUL.
+        match unsafe { RegDeleteKeyValueW(HKEY_LOCAL_MACHINE, key.as_ptr(), name.as_ptr()) } {
+            ERROR_FILE_NOT_FOUND => Ok(()),
+            code => super::checked(code),
+        }
+    }
+}
+
+/// A key below HKEY_LOCAL_MACHINE of which it is known when something in it, or below it, has changed.
+pub struct Watched {
+    key: HKEY,
+    changed: Event,
+}
+
+// SAFETY: a key's handle is the process's, and any thread may use it.
+unsafe impl Send for Watched {}
+
+impl Watched {
+    /// Watches `key`, which is made if it is not there.
+    ///
+    /// # Errors
+    ///
+    /// What Windows says.
+    pub fn new(key: &str) -> io::Result<Self> {
+        let changed = Event::new()?;
+        let (name, mut key) = (wide(key), null_mut());
+        // SAFETY: the text ends with a NUL, and there is a place for the handle.
+        super::checked(unsafe {
+            RegCreateKeyExW(
+                HKEY_LOCAL_MACHINE,
+                name.as_ptr(),
+                0,
+                null(),
+                REG_OPTION_NON_VOLATILE,
+                KEY_NOTIFY,
+                null(),
+                &raw mut key,
+                null_mut(),
+            )
+        })?;
+        Ok(Self { key, changed })
+    }
+
+    /// Has the event be set at the next change. Whoever looks at the key after this misses none.
+    ///
+    /// It holds for as long as the thread that calls it lives.
+    ///
+    /// # Errors
+    ///
+    /// What Windows says; that the key is gone, for one.
+    pub fn arm(&self) -> io::Result<&Event> {
+        let what = REG_NOTIFY_CHANGE_NAME | REG_NOTIFY_CHANGE_LAST_SET;
+        // SAFETY: key and event are open, and stay so for as long as this does.
+        super::checked(unsafe {
+            RegNotifyChangeKeyValue(self.key, 1, what, self.changed.handle(), 1)
+        })?;
+        Ok(&self.changed)
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        // SAFETY: opened by `new`, and closed once.
+        unsafe { RegCloseKey(self.key) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    const KEY: &str = r"SOFTWARE\PenstockTest";
+
+    #[test]
+    fn what_is_written_is_read_and_what_is_removed_is_not() {
+        for value in [Value::Dword(0), Value::Dword(u32::MAX), Value::Text("0-1, 1:3".to_owned())] {
+            LocalMachine.set(KEY, "Value", &value).unwrap();
+            assert_eq!(LocalMachine.value(KEY, "Value").unwrap(), Some(value));
+        }
+        LocalMachine.remove(KEY, "Value").unwrap();
+        assert_eq!(LocalMachine.value(KEY, "Value").unwrap(), None);
+        LocalMachine.remove(KEY, "Value").unwrap();
+        assert!(LocalMachine.set(KEY, "Value", &Value::Other).is_err());
+    }
+
+    #[test]
+    fn a_change_below_a_key_is_told_of() {
+        let watched = Watched::new(r"SOFTWARE\PenstockWatched").unwrap();
+        let below = r"SOFTWARE\PenstockWatched\Below";
+        let changed = watched.arm().unwrap();
+        assert!(!changed.wait(Duration::ZERO).unwrap());
+        LocalMachine.set(below, "Value", &Value::Dword(1)).unwrap();
+        assert!(changed.wait(Duration::from_secs(10)).unwrap());
+        let changed = watched.arm().unwrap();
+        LocalMachine.remove(below, "Value").unwrap();
+        assert!(changed.wait(Duration::from_secs(10)).unwrap());
     }
 }

@@ -75,3 +75,9 @@ pub(crate) fn set_value(key: &str, name: &str, kind: &str, data: &str) {
     let ended = command.output().unwrap();
     assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stdout));
 }
+
+/// The values of a key below HKEY_LOCAL_MACHINE, as `reg query` prints them.
+pub(crate) fn values(key: &str) -> String {
+    let output = wine().args(["reg", "query", &format!(r"HKLM\{key}")]).output().unwrap();
+    String::from_utf8_lossy(&output.stdout).replace('\r', "")
+}
