@@ -121,15 +121,27 @@ impl Change {
     ///
     /// The first that leads nowhere.
     pub fn resolve(&mut self) -> Result<(), Unresolved> {
+        self.resolve_by(|name, port| {
+            let mut found = (name, port).to_socket_addrs()?;
+            found.next().map(Some).ok_or_else(|| std::io::ErrorKind::NotFound.into())
+        })
+    }
+
+    /// The same by another resolver. A name that it knows no address of yet stays a name.
+    ///
+    /// # Errors
+    ///
+    /// The first that leads nowhere.
+    pub fn resolve_by(
+        &mut self,
+        mut resolver: impl FnMut(&str, u16) -> std::io::Result<Option<SocketAddr>>,
+    ) -> Result<(), Unresolved> {
         for peer in &mut self.peers {
             if let Some(Endpoint::Host(name, port)) = &peer.endpoint {
-                let found = (name.as_str(), *port).to_socket_addrs();
-                let address = found.and_then(|mut found| {
-                    found.next().ok_or_else(|| std::io::ErrorKind::NotFound.into())
-                });
-                let address = address
+                let address = resolver(name, *port)
                     .map_err(|error| Unresolved { endpoint: format!("{name}:{port}"), error })?;
-                peer.endpoint = Some(Endpoint::Address(address));
+                let address = address.map(Endpoint::Address);
+                peer.endpoint = address.or_else(|| peer.endpoint.take());
             }
         }
         Ok(())

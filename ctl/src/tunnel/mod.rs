@@ -8,10 +8,13 @@ use std::net::IpAddr;
 
 use crate::config::{Config, Prefix, Script, Table, value};
 
+mod execute;
 pub mod filters;
 pub mod guid;
 mod print;
+pub mod system;
 
+pub use execute::{Failure, Running, Undone, mtu, up};
 use filters::Filter;
 use guid::Guid;
 

@@ -8,7 +8,7 @@ impl Display for Plan {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         writeln!(f, "up {}:", self.name)?;
         for (number, step) in (1..).zip(&self.steps) {
-            writeln!(f, "{number:3}. {}", fmt::from_fn(|f| step.write_done(f)))?;
+            writeln!(f, "{number:3}. {step}")?;
             if let Step::KillSwitch(filters) = step {
                 filters.iter().try_for_each(|filter| writeln!(f, "       {filter}"))?;
             }
@@ -22,8 +22,8 @@ impl Display for Plan {
     }
 }
 
-impl Step {
-    fn write_done(&self, f: &mut Formatter<'_>) -> fmt::Result {
+impl Display for Step {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match self {
             Self::Outermost { up, .. } | Self::Innermost { up, .. } => run(f, up),
             Self::Adapter(guid) => write!(f, "make the adapter {guid}, or open it if it is there"),
@@ -51,7 +51,9 @@ impl Step {
             }
         }
     }
+}
 
+impl Step {
     /// Whether there is something to take back.
     fn is_undone(&self) -> bool {
         match self {
