@@ -13,6 +13,7 @@ pub mod filters;
 pub mod guid;
 mod print;
 pub mod system;
+pub mod watch;
 
 pub use execute::{Failure, Running, Undone, mtu, up};
 use filters::Filter;

@@ -1,7 +1,5 @@
 //! Plans that are done on a system of plain values: every call of it fails in turn, and nothing is left, whatever the file says.
 
-#![allow(clippy::unwrap_used)] // A test stops where something is not as it should be.
-
 use ctl::config::Config;
 use ctl::config::read::{Purpose, read};
 use ctl::tunnel::system::Interface;
@@ -9,9 +7,7 @@ use ctl::tunnel::{Failure, Plan, Running, Undone, up};
 use proptest::prelude::*;
 use proptest::sample::subsequence;
 
-mod fake;
-
-use fake::{Adapter, Fake, LARGEST, State};
+use crate::fake::{Adapter, Fake, LARGEST, State};
 
 const KEY: &str = "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=";
 const BOB: &str = "IiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiI=";

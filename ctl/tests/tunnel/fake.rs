@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
 
-use abi::ioctl::Set;
+use abi::ioctl::{ALLOWED_IP_LEN, INTERFACE_LEN, PEER_LEN, Set};
 use ctl::change::Change;
 use ctl::config::{Config, Endpoint, Peer, Prefix};
 use ctl::key::{PublicKey, SecretKey};
@@ -31,6 +31,9 @@ pub(crate) struct State {
     pub(crate) filters: Vec<Filter>,
 }
 
+/// Where a peer of an answer has what was sent to it, and its last handshake.
+const TX_BYTES: usize = 104;
+const LAST_HANDSHAKE: usize = 120;
 /// The largest MTU of an adapter.
 pub(crate) const LARGEST: u16 = 1420;
 
@@ -41,6 +44,9 @@ pub(crate) struct Fake {
     pub(crate) default_mtu: Option<u16>,
     /// Addresses that every name leads to.
     pub(crate) addresses: Vec<SocketAddr>,
+    /// What every peer is said to have been sent, and when it answered last.
+    pub(crate) sent: u64,
+    pub(crate) handshake: u64,
     /// Calls, in order.
     pub(crate) calls: Vec<String>,
     /// Numbers of the calls that fail.
@@ -91,7 +97,17 @@ impl System for Fake {
 
     fn configuration(&mut self) -> io::Result<Zeroizing<Vec<u8>>> {
         self.call("configuration")?;
-        Ok(Change::adding(self.adapter().config.clone()).encode())
+        let mut answer = Change::adding(self.adapter().config.clone()).encode();
+        let (sent, handshake) = (self.sent, self.handshake);
+        let peers = Set::parse(&answer).expect("a configuration");
+        let lengths: Vec<_> = peers.peers().map(|peer| peer.allowed_ip_count() as usize).collect();
+        let mut at = INTERFACE_LEN;
+        for ips in lengths {
+            answer[at + TX_BYTES..][..8].copy_from_slice(&sent.to_le_bytes());
+            answer[at + LAST_HANDSHAKE..][..8].copy_from_slice(&handshake.to_le_bytes());
+            at += PEER_LEN + ips * ALLOWED_IP_LEN;
+        }
+        Ok(answer)
     }
 
     fn configure(&mut self, configuration: Zeroizing<Vec<u8>>) -> io::Result<()> {
