@@ -103,7 +103,7 @@ beside_others() {
     scripts/interop.sh || return
     # The command line beside `wg`, where there is what interop.sh needs, too.
     if (. scripts/namespaces.sh && can_make_namespaces) >/dev/null; then
-        cargo test --quiet --locked -p ctl --features driver --test beside_wg --test hostile_requests
+        cargo test --quiet --locked -p ctl --features driver --test beside_wg --test hostile_requests --test brought_up
     fi
 }
 scenarios() {

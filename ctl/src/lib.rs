@@ -10,6 +10,8 @@ pub mod config;
 pub mod doctor;
 pub mod driver;
 pub mod key;
+#[cfg(unix)]
+pub mod linux;
 pub mod policy;
 pub mod show;
 pub mod tunnel;

@@ -159,7 +159,7 @@ fn changes(folder: &Folder) -> Vec<Vec<String>> {
 
 #[test]
 fn a_change_is_the_same_by_either() {
-    let (by_wg, by_penstock) = (Tunnel::up('a'), Tunnel::up('b'));
+    let (by_wg, by_penstock) = (Tunnel::up('a', None), Tunnel::up('b', None));
     let folder = Folder::of(&by_wg);
     by_penstock.is_shown_alike("nothing");
     for change in changes(&folder) {
@@ -209,7 +209,7 @@ impl Drop for Served {
 
 #[test]
 fn the_text_protocol_says_what_the_requests_do() {
-    let (direct, behind) = (Tunnel::up('f'), Tunnel::up('g'));
+    let (direct, behind) = (Tunnel::up('f', None), Tunnel::up('g', None));
     let served = Served::of(&behind);
     let folder = Folder::of(&direct);
     for change in changes(&folder) {
@@ -227,7 +227,7 @@ fn the_text_protocol_says_what_the_requests_do() {
 /// The stock `wg` of 2021 leaves a preshared key and keepalives that the file does not name any more.
 #[test]
 fn syncconf_comes_to_what_setconf_does() {
-    let tunnel = Tunnel::up('e');
+    let tunnel = Tunnel::up('e', None);
     let folder = Folder::of(&tunnel);
     let full = folder.file(
         "full.conf",
@@ -248,7 +248,7 @@ fn syncconf_comes_to_what_setconf_does() {
 
 #[test]
 fn doctor_looks_at_the_driver() {
-    let tunnel = Tunnel::up('h');
+    let tunnel = Tunnel::up('h', None);
     let name = &*tunnel.name;
     let told = || text(&run(PENSTOCK, &["doctor"]));
     assert!(told().contains(&format!("BAD {name}: keys: there is no private key")), "{}", told());
@@ -267,7 +267,7 @@ fn doctor_looks_at_the_driver() {
 
 #[test]
 fn what_is_refused_changes_nothing() {
-    let tunnel = Tunnel::up('c');
+    let tunnel = Tunnel::up('c', None);
     let folder = Folder::of(&tunnel);
     do_it(
         PENSTOCK,
@@ -300,7 +300,7 @@ fn what_is_refused_changes_nothing() {
 
 #[test]
 fn a_hundred_thousand_peers_in_one_call() {
-    let tunnel = Tunnel::up('d');
+    let tunnel = Tunnel::up('d', None);
     let folder = Folder::of(&tunnel);
     let mut file = format!("[Interface]\nPrivateKey = {SECRET}\n");
     for number in 0..100_000_u32 {

@@ -92,7 +92,7 @@ fn bother(socket: &Path, numbers: &mut Numbers) {
 
 #[test]
 fn the_driver_serves_who_asks_rightly_whatever_others_ask() {
-    let tunnel = Tunnel::up('i');
+    let tunnel = Tunnel::up('i', None);
     let socket: PathBuf = Path::new(DIRECTORY).join(format!("{}.sock", tunnel.name));
     let bothering: Vec<_> = (1..=4_u64)
         .map(|seed| {

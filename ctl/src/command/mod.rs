@@ -8,6 +8,7 @@ use clap::{Parser, Subcommand};
 use ctl::words::said;
 
 mod doctor;
+mod down;
 mod interface;
 mod keys;
 mod policy;
@@ -40,8 +41,10 @@ enum Command {
     Pubkey,
     /// Check a tunnel's file, and print what `setconf` takes of it.
     Strip(strip::Strip),
-    /// Say what brings up a tunnel of a file, step by step, and what takes it down.
+    /// Bring the tunnel of a file up, or say step by step what that would do.
     Up(up::Up),
+    /// Take a tunnel down.
+    Down(down::Down),
     /// Let the stock `wg` see an interface while this runs, as the system (LocalSystem).
     #[cfg(windows)]
     Serve {
@@ -68,6 +71,7 @@ pub(crate) fn run() -> ExitCode {
         Some(Command::Serve { name }) => serve::serve(&name),
         Some(Command::Doctor) => doctor::doctor(),
         Some(Command::Up(up)) => up.run(),
+        Some(Command::Down(down)) => down.run(),
         Some(Command::Policy(command)) => command.run(),
     };
     match outcome {

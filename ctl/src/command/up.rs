@@ -1,9 +1,9 @@
-//! `up --dry-run`: what would be done to bring a tunnel up, and to take it down.
+//! `up`: brings the tunnel of a file up, or says what that would do.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
-use ctl::config::read::Purpose;
+use ctl::config::read::{Purpose, Reading};
 use ctl::tunnel::{Plan, is_name};
 
 use super::strip::{read_file, tunnel_of};
@@ -14,21 +14,63 @@ use super::{Failure, Outcome};
 pub(crate) struct Up {
     /// The file, which the tunnel is named for: NAME.conf, or NAME.conf.dpapi.
     file: PathBuf,
-    /// Only say what would be done. So far nothing else can be asked for.
-    #[arg(long, required = true)]
+    /// Only say what would be done.
+    #[arg(long)]
     dry_run: bool,
+    /// Run the commands of the file, such as PreUp. On Windows policy says whether they are.
+    #[cfg(unix)]
+    #[arg(long)]
+    scripts: bool,
 }
 
 impl Up {
-    /// Prints the plan.
     pub(crate) fn run(self) -> Outcome {
-        let name = tunnel_of(&self.file);
-        if !is_name(name) {
-            let why = "a tunnel's name, which its file has, is up to 32 of A-Z a-z 0-9 _ = + . -";
-            return Err(Failure::new(self.file.display(), why));
+        // Where nothing is run, commands may stand there.
+        let scripts = self.dry_run || self.runs_scripts();
+        let (plan, reading) = plan_of(&self.file, scripts)?;
+        if self.dry_run {
+            return super::print(&plan.to_string());
         }
-        // Nothing is run, so commands may stand there.
-        let reading = read_file(&self.file, Purpose::Tunnel { scripts: true })?;
-        super::print(&Plan::of(name, &reading.config).to_string())
+        bring_up(&plan, reading)
     }
+
+    #[cfg(unix)]
+    fn runs_scripts(&self) -> bool {
+        self.scripts
+    }
+
+    #[cfg(windows)]
+    fn runs_scripts(&self) -> bool {
+        false
+    }
+}
+
+#[cfg(windows)]
+fn bring_up(plan: &Plan, _: Reading) -> Outcome {
+    Err(Failure::new(
+        &plan.name,
+        "nothing on Windows brings it up yet; --dry-run says what would be done",
+    ))
+}
+
+#[cfg(unix)]
+fn bring_up(plan: &Plan, reading: Reading) -> Outcome {
+    use ctl::linux::{Machine, lacking};
+
+    lacking(plan).iter().for_each(|lacking| super::note(format_args!("Warning: {lacking}")));
+    let came = ctl::tunnel::up(plan, reading.config, &mut Machine::of(&plan.name));
+    // `down` knows what there is by the file, or by what it finds.
+    came.map(drop)
+        .map_err(|failure| Failure::new(format_args!("Unable to bring up {}", plan.name), failure))
+}
+
+/// The plan of a file, and what it says.
+pub(super) fn plan_of(file: &Path, scripts: bool) -> Result<(Plan, Reading), Failure> {
+    let name = tunnel_of(file);
+    if !is_name(name) {
+        let why = "a tunnel's name, which its file has, is up to 32 of A-Z a-z 0-9 _ = + . -";
+        return Err(Failure::new(file.display(), why));
+    }
+    let reading = read_file(file, Purpose::Tunnel { scripts })?;
+    Ok((Plan::of(name, &reading.config), reading))
 }

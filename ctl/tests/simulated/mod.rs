@@ -15,13 +15,19 @@ pub(crate) struct Tunnel {
 }
 
 impl Tunnel {
-    pub(crate) fn up(letter: char) -> Self {
+    /// In this network namespace, or in the test's own.
+    pub(crate) fn up(letter: char, namespace: Option<&str>) -> Self {
         let name = format!("pen{letter}{}", std::process::id());
         let tests = std::env::current_exe().unwrap();
         // target/PROFILE/deps/beside_wg; the simulator is fast enough in one profile only.
         let target = tests.ancestors().nth(3).unwrap();
         let driver = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/driver/penstock.sys");
-        let mut simulator = Command::new(target.join("release/penstock-sim"));
+        let program = target.join("release/penstock-sim");
+        let mut simulator =
+            Command::new(if namespace.is_some() { "ip".as_ref() } else { &*program });
+        if let Some(namespace) = namespace {
+            simulator.args(["netns", "exec", namespace]).arg(&program);
+        }
         let process = simulator.args(["up", &name, "--driver"]).arg(driver).spawn().unwrap();
         let mut tunnel = Self { name, process };
         let deadline = Instant::now() + Duration::from_secs(60);
