@@ -3,7 +3,7 @@
 #
 # usage: scripts/package-test.sh
 #
-# Needs the driver: scripts/build.sh.
+# Needs the driver and the program: scripts/build.sh, scripts/build.sh --ctl.
 set -euo pipefail
 cd "$(dirname "$(readlink -f "$0")")/.."
 folder=$(mktemp -d)
@@ -23,9 +23,9 @@ expect() { # expect WHAT STATUS COMMAND...: the command ends with 0, or does not
 }
 
 expect 'no package could be made' 0 scripts/package.sh
-(cd target/package && find driver policy certificates submission -type f | xargs sha256sum) >"$folder/first"
+(cd target/package && find driver program policy certificates submission -type f | xargs sha256sum) >"$folder/first"
 expect 'no package could be made again' 0 scripts/package.sh
-(cd target/package && find driver policy certificates submission -type f | xargs sha256sum) >"$folder/second"
+(cd target/package && find driver program policy certificates submission -type f | xargs sha256sum) >"$folder/second"
 expect 'a package that is made again is another' 0 cmp "$folder/first" "$folder/second"
 expect 'the package does not hold' 0 scripts/verify-package.sh target/package
 
@@ -79,12 +79,14 @@ changed driver/penstock.sys 'penstock.sys: its signature does not hold' flip
 changed driver/penstock.sys 'penstock.sys is not the one in the catalog' flip
 changed driver/penstock.sys 'penstock.sys: its signature does not hold' unsign
 changed driver/penstock.cat 'penstock.cat: its signature does not hold' flip
+changed program/penstock.exe 'penstock.exe: its signature does not hold' flip
+changed program/penstock.exe 'penstock.exe: its signature does not hold' unsign
 changed driver/penstock.inf 'penstock.inf is not the one in the catalog' end
 changed driver/penstock.inf 'penstock.inf is not right' broken
 changed policy/penstock.admx 'penstock.admx is not the one that was judged' flip
 changed policy/en-US/penstock.adml 'penstock.adml is not the one that was judged' flip
 changed certificates/root.cer 'penstock.cat: its signature does not hold' stranger
-changed certificates/signer.cer 'is not signed by certificates/signer.cer' stranger
+changed certificates/signer.cer 'penstock.exe is not signed by certificates/signer.cer' stranger
 changed submission/penstock.cab 'the cabinet has no penstock.pdb' flip
 changed submission/penstock.cab 'penstock.pdb of the cabinet is of another build' other_pdb
 

@@ -1,11 +1,13 @@
 #!/bin/bash
-# Makes the driver package under target/package, signed for testing, and verifies every file of it.
+# Makes the package under target/package, signed for testing, and verifies every file of it.
 #
-# usage: scripts/package.sh [--driver FOLDER]
+# usage: scripts/package.sh [--driver FOLDER] [--program FOLDER]
 #
 #   --driver FOLDER    where penstock.sys and penstock.pdb are (target/driver, built if they are not there)
+#   --program FOLDER   where penstock.exe is (target/ctl, built if it is not there)
 #
 #   target/package/driver/        penstock.sys, .inf, .cat: what `pnputil /add-driver` takes
+#   target/package/program/       penstock.exe
 #   target/package/policy/        penstock.admx, en-US/penstock.adml: for the central store
 #   target/package/certificates/  root.cer, signer.cer: whom a test machine must trust
 #   target/package/submission/    penstock.cab: what Partner Center takes, unsigned, with the PDB
@@ -24,10 +26,11 @@ fail() {
     exit 1
 }
 
-driver=target/driver
+driver=target/driver program=target/ctl
 while [ $# -gt 0 ]; do
     case $1 in
     --driver) driver=${2:?which folder?} && shift 2 ;;
+    --program) program=${2:?which folder?} && shift 2 ;;
     *)
         sed -n '2,/^set/{/^set/d; s/^# \{0,1\}//p}' "$0"
         [ "$1" = --help ] || [ "$1" = -h ]
@@ -39,14 +42,15 @@ for tool in openssl osslsigncode gcab; do
     command -v "$tool" >/dev/null || fail "$tool is missing: run scripts/setup.sh (the Debian package has its name)"
 done
 [ -e "$driver/penstock.sys" ] && [ -e "$driver/penstock.pdb" ] || scripts/build.sh --quiet
+[ -e "$program/penstock.exe" ] || scripts/build.sh --ctl --quiet
 export SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct)}
 cargo build --quiet --locked -p inf
 package() { "${CARGO_TARGET_DIR:-target}/debug/penstock-package" "$@"; }
 
 out=target/package chain=target/package/test-chain
 mkdir -p "$chain"
-rm -rf "$out"/{driver,policy,certificates,submission}
-mkdir -p "$out"/{driver,certificates,submission} "$out/policy/en-US"
+rm -rf "$out"/{driver,program,policy,certificates,submission}
+mkdir -p "$out"/{driver,program,certificates,submission} "$out/policy/en-US"
 
 # Kernel code signing wants RSA; a publisher's certificate is an end of its chain.
 if [ ! -e "$chain/signer.pem" ]; then
@@ -76,6 +80,7 @@ sign() { # sign FROM TO
 }
 package inf "$out/driver/penstock.inf"
 sign "$driver/penstock.sys" "$out/driver/penstock.sys"
+sign "$program/penstock.exe" "$out/program/penstock.exe"
 # Of the image as it is given away: its hash is that of the unsigned one, too.
 package catalog "$chain/penstock.cat" "$out/driver/penstock.inf" "$out/driver/penstock.sys"
 sign "$chain/penstock.cat" "$out/driver/penstock.cat"
@@ -90,4 +95,4 @@ find "$chain/penstock" -exec touch --date="@$SOURCE_DATE_EPOCH" {} +
 (cd "$chain" && TZ=UTC gcab --create --zip ../submission/penstock.cab penstock/penstock.{sys,pdb,inf,cat})
 
 scripts/verify-package.sh "$out"
-(cd "$out" && find driver policy certificates submission -type f | sort | xargs sha256sum) | sed 's/^/  /'
+(cd "$out" && find driver program policy certificates submission -type f | sort | xargs sha256sum) | sed 's/^/  /'

@@ -28,9 +28,9 @@ by_signer() { # the signature in FILE is the signer's, and not some other's that
     openssl x509 -inform der -in "$out/certificates/signer.cer" -noout -serial | sed 's/.*=//' >"$folder/serial"
     signed -in "$1" | grep -iqF "$(cat "$folder/serial")"
 }
-for file in penstock.sys penstock.cat; do
-    holds "$file: its signature does not hold" signed -in "$out/driver/$file"
-    holds "$file is not signed by certificates/signer.cer" by_signer "$out/driver/$file"
+for file in driver/penstock.sys driver/penstock.cat program/penstock.exe; do
+    holds "${file#*/}: its signature does not hold" signed -in "$out/$file"
+    holds "${file#*/} is not signed by certificates/signer.cer" by_signer "$out/$file"
 done
 holds 'penstock.sys is not the one in the catalog' signed -catalog "$out/driver/penstock.cat" -in "$out/driver/penstock.sys"
 # osslsigncode knows no INF files: the catalog must have the hash that we make of ours.
