@@ -90,11 +90,10 @@ unit() {
         (. scripts/wdk/env.sh && cargo test --quiet --locked -p nt -p netadapter -p callout --lib)
 }
 model_checks() {
-    RUSTFLAGS='--cfg loom' CARGO_TARGET_DIR=target/loom cargo test --quiet --locked -p crypto --release --lib loom &&
-        RUSTFLAGS='--cfg shuttle' CARGO_TARGET_DIR=target/shuttle \
-            cargo test --quiet --locked -p crypto --release --lib shuttle &&
-        (. scripts/wdk/env.sh &&
-            RUSTFLAGS='--cfg loom' CARGO_TARGET_DIR=target/loom cargo test --quiet --locked -p nt --release --lib loom)
+    local run=(cargo test --quiet --locked --release --lib)
+    "${run[@]}" -p crypto --features loom loom &&
+        "${run[@]}" -p crypto --features shuttle shuttle &&
+        (. scripts/wdk/env.sh && "${run[@]}" -p nt --features loom loom)
 }
 command_line() {
     scripts/build.sh --ctl --tests --quiet && cargo test --quiet --locked -p ctl --features wine --test under_wine

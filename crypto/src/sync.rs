@@ -7,8 +7,8 @@
 //! tens of nanoseconds long: copies, map look-ups, list splices; never a cipher, never a curve,
 //! never a call out of this crate.
 //!
-//! Everything atomic is named through [`atomic`], which is loom's under `--cfg loom`, so that a
-//! model checker can run this file's tests over every interleaving, and shuttle's under `--cfg shuttle`,
+//! Everything atomic is named through [`atomic`], which is loom's with the feature `loom`, so that a
+//! model checker can run this file's tests over every interleaving, and shuttle's with `shuttle`,
 //! which draws interleavings of longer histories. This module, `aead` and `pipeline/chunk.rs` are where the crate has `unsafe`.
 
 #![allow(unsafe_code)] // Locks are made of cells.
@@ -23,13 +23,13 @@ pub use shared::Shared;
 
 /// Atomics: `core`'s, or loom's or shuttle's when a model checker is in charge.
 pub mod atomic {
-    #[cfg(not(any(loom, shuttle)))]
+    #[cfg(not(any(feature = "loom", feature = "shuttle")))]
     pub use core::sync::atomic::*;
 
-    #[cfg(loom)]
+    #[cfg(feature = "loom")]
     pub use loom::sync::atomic::*;
 
-    #[cfg(shuttle)]
+    #[cfg(feature = "shuttle")]
     pub use shuttle::sync::atomic::*;
 }
 
@@ -78,7 +78,7 @@ pub struct SpinLock<T> {
     held: AtomicU32,
     value: cell::UnsafeCell<T>,
     /// Loom has two that spin wait for each other without end: there they wait here.
-    #[cfg(loom)]
+    #[cfg(feature = "loom")]
     turn: loom::sync::Mutex<()>,
 }
 
@@ -88,13 +88,13 @@ unsafe impl<T: Send> Sync for SpinLock<T> {}
 
 impl<T> SpinLock<T> {
     /// Makes an unlocked lock around `value`.
-    #[cfg(not(loom))]
+    #[cfg(not(feature = "loom"))]
     pub const fn new(value: T) -> Self {
         Self { held: AtomicU32::new(0), value: cell::UnsafeCell::new(value) }
     }
 
     /// Makes an unlocked lock around `value`.
-    #[cfg(loom)]
+    #[cfg(feature = "loom")]
     pub fn new(value: T) -> Self {
         let (held, value) = (AtomicU32::new(0), cell::UnsafeCell::new(value));
         Self { held, value, turn: loom::sync::Mutex::new(()) }
@@ -111,7 +111,7 @@ impl<T> SpinLock<T> {
     ///
     /// Whatever `ground` allows; `<= DISPATCH_LEVEL` on NT.
     pub fn with<R>(&self, ground: &impl Ground, body: impl FnOnce(&mut T) -> R) -> R {
-        #[cfg(loom)]
+        #[cfg(feature = "loom")]
         let _turn = self.turn.lock();
         self.spin(ground, body)
     }
@@ -183,13 +183,13 @@ unsafe impl<T: Send + Sync> Sync for RwSpinLock<T> {}
 
 impl<T> RwSpinLock<T> {
     /// Makes an unlocked lock around `value`.
-    #[cfg(not(loom))]
+    #[cfg(not(feature = "loom"))]
     pub const fn new(value: T) -> Self {
         Self { state: AtomicU32::new(0), value: cell::UnsafeCell::new(value) }
     }
 
     /// Makes an unlocked lock around `value`.
-    #[cfg(loom)]
+    #[cfg(feature = "loom")]
     pub fn new(value: T) -> Self {
         Self { state: AtomicU32::new(0), value: cell::UnsafeCell::new(value) }
     }
@@ -297,11 +297,11 @@ impl Drop for Wrote<'_> {
 
 /// Lets the other hardware thread, or under loom the other model thread, go on.
 fn relax() {
-    #[cfg(not(any(loom, shuttle)))]
+    #[cfg(not(any(feature = "loom", feature = "shuttle")))]
     core::hint::spin_loop();
-    #[cfg(loom)]
+    #[cfg(feature = "loom")]
     loom::thread::yield_now();
-    #[cfg(shuttle)]
+    #[cfg(feature = "shuttle")]
     shuttle::thread::yield_now();
 }
 
@@ -326,21 +326,21 @@ fn fetch<T>(address: *const T) {
 
 /// `UnsafeCell` with loom's closure interface, so that both builds read the same.
 pub(crate) mod cell {
-    #[cfg(loom)]
+    #[cfg(feature = "loom")]
     pub(crate) use loom::cell::UnsafeCell;
 
     /// Where the value is in its cell; a model checker's cells are none that a debugger sees.
     pub(crate) const fn value_of<T>() -> usize {
-        #[cfg(not(loom))]
+        #[cfg(not(feature = "loom"))]
         return core::mem::offset_of!(UnsafeCell<T>, 0);
-        #[cfg(loom)]
+        #[cfg(feature = "loom")]
         return 0;
     }
 
-    #[cfg(not(loom))]
+    #[cfg(not(feature = "loom"))]
     pub(crate) struct UnsafeCell<T>(core::cell::UnsafeCell<T>);
 
-    #[cfg(not(loom))]
+    #[cfg(not(feature = "loom"))]
     impl<T> UnsafeCell<T> {
         pub(crate) const fn new(value: T) -> Self {
             Self(core::cell::UnsafeCell::new(value))
@@ -356,7 +356,7 @@ pub(crate) mod cell {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(feature = "loom")))]
 mod tests {
     extern crate std;
 
@@ -411,8 +411,8 @@ mod tests {
     }
 }
 
-/// `RUSTFLAGS="--cfg loom" cargo test -p crypto --release --lib loom`
-#[cfg(all(test, loom))]
+/// `cargo test -p crypto --features loom --release --lib loom`
+#[cfg(all(test, feature = "loom"))]
 mod loom_tests {
     extern crate std;
 

@@ -1,7 +1,7 @@
 //! Atomics: `core`'s, or loom's when a model checker is in charge.
 
-#[cfg(not(loom))]
+#[cfg(not(feature = "loom"))]
 pub(crate) use core::sync::atomic::*;
 
-#[cfg(loom)]
+#[cfg(feature = "loom")]
 pub(crate) use loom::sync::atomic::*;

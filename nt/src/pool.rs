@@ -79,7 +79,7 @@ pub struct Keeping<const KINDS: usize>(&'static PoolAllocator<KINDS>);
 impl<const KINDS: usize> PoolAllocator<KINDS> {
     /// An allocator that may keep blocks of these layouts, and keeps none yet.
     #[must_use]
-    #[cfg(not(loom))]
+    #[cfg(not(feature = "loom"))]
     pub const fn new(layouts: [Layout; KINDS]) -> Self {
         Self(Kept::new(layouts))
     }

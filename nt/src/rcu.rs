@@ -447,7 +447,7 @@ fn arrive_at(home: &Home) {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(feature = "loom")))]
 mod tests {
     extern crate std;
 
@@ -537,8 +537,8 @@ mod tests {
     }
 }
 
-/// `. scripts/wdk/env.sh; RUSTFLAGS="--cfg loom" cargo test -p nt --release --lib loom`
-#[cfg(all(test, loom))]
+/// `. scripts/wdk/env.sh; cargo test -p nt --features loom --release --lib loom`
+#[cfg(all(test, feature = "loom"))]
 mod loom_tests {
     extern crate std;
 

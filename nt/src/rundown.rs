@@ -5,9 +5,9 @@
 
 use core::{cell::UnsafeCell, mem::ManuallyDrop};
 
-#[cfg(loom)]
+#[cfg(feature = "loom")]
 use model::*;
-#[cfg(not(loom))]
+#[cfg(not(feature = "loom"))]
 use wdk_sys::{
     EX_RUNDOWN_REF,
     ntddk::{
@@ -173,7 +173,7 @@ impl Drop for Inside<'_> {
 /// was done inside has happened when the wait is over.
 ///
 /// Source: <https://learn.microsoft.com/windows-hardware/drivers/kernel/run-down-protection>
-#[cfg(loom)]
+#[cfg(feature = "loom")]
 #[allow(non_camel_case_types, non_snake_case, reason = "NT's names")]
 mod model {
     use crate::atomic::{AtomicUsize, Ordering};
@@ -219,8 +219,8 @@ mod model {
     }
 }
 
-/// `. scripts/wdk/env.sh; RUSTFLAGS="--cfg loom" cargo test -p nt --release --lib loom`
-#[cfg(all(test, loom))]
+/// `. scripts/wdk/env.sh; cargo test -p nt --features loom --release --lib loom`
+#[cfg(all(test, feature = "loom"))]
 mod loom_tests {
     extern crate std;
 

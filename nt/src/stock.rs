@@ -221,7 +221,7 @@ impl<T> fmt::Debug for Stock<T> {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(feature = "loom")))]
 mod tests {
     extern crate std;
 
@@ -277,8 +277,8 @@ mod tests {
     }
 }
 
-/// `. scripts/wdk/env.sh; RUSTFLAGS="--cfg loom" cargo test -p nt --release --lib loom`
-#[cfg(all(test, loom))]
+/// `. scripts/wdk/env.sh; cargo test -p nt --features loom --release --lib loom`
+#[cfg(all(test, feature = "loom"))]
 mod loom_tests {
     extern crate std;
 

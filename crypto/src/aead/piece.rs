@@ -129,7 +129,7 @@ impl<'a> From<&'a [u8]> for Piece<'a> {
 }
 
 /// Bytes that others may write meanwhile, as a packet's in a ring.
-#[cfg(not(any(loom, shuttle)))] // A modelled atomic is more than its byte.
+#[cfg(not(any(feature = "loom", feature = "shuttle")))] // A modelled atomic is more than its byte.
 impl<'a> From<&'a [crate::sync::atomic::AtomicU8]> for Piece<'a> {
     fn from(bytes: &'a [crate::sync::atomic::AtomicU8]) -> Self {
         // INVARIANT: a slice is readable for its lifetime, and an atomic is as large as its byte.

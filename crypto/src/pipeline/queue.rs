@@ -80,7 +80,7 @@ impl<T, const N: usize> Queue<T, N> {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(feature = "loom")))]
 mod tests {
     use proptest::prelude::*;
 

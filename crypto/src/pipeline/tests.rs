@@ -5,7 +5,7 @@ use std::vec::Vec;
 use super::{Baton, Chunk, Claim, Lane, Owner};
 use crate::sync::{SpinLock, Unpinned};
 
-#[cfg(shuttle)]
+#[cfg(feature = "shuttle")]
 mod histories;
 
 /// An owner that notes what it delivers, and hands over after so many deliveries if there is a place.
@@ -47,7 +47,7 @@ impl Owner<u32> for Notes<'_> {
 }
 
 /// Takes the lane's baton and goes on with it until nobody hands it over any more.
-#[cfg(loom)]
+#[cfg(feature = "loom")]
 fn resume_all(
     lane: &Lane<u32>,
     place: &SpinLock<Option<Baton>>,
@@ -66,7 +66,7 @@ fn reserve(lane: &Lane<u32>, work: u32) -> Claim<u32> {
     lane.reserve(&Unpinned, work, 8, |_| Ok::<(), ()>(())).unwrap()
 }
 
-#[cfg(not(loom))]
+#[cfg(not(feature = "loom"))]
 mod plain {
     use std::{collections::VecDeque, sync::Mutex, thread, vec::Vec};
 
@@ -312,8 +312,8 @@ mod plain {
     }
 }
 
-/// `RUSTFLAGS="--cfg loom" cargo test -p crypto --release --lib loom`
-#[cfg(loom)]
+/// `cargo test -p crypto --features loom --release --lib loom`
+#[cfg(feature = "loom")]
 mod loom_tests {
     use std::{sync::Arc, vec::Vec};
 

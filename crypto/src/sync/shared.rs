@@ -188,7 +188,7 @@ impl<T> Drop for Shared<T> {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(feature = "loom")))]
 mod tests {
     extern crate std;
 
@@ -248,7 +248,7 @@ mod tests {
 }
 
 /// See `sync.rs`.
-#[cfg(all(test, loom))]
+#[cfg(all(test, feature = "loom"))]
 mod loom_tests {
     use super::Shared;
 

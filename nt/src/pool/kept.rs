@@ -11,11 +11,11 @@ use core::{alloc::Layout, ptr};
 use crate::atomic::{AtomicBool, AtomicPtr, Ordering};
 
 /// Places of one CPU, a cache line of them.
-const OWN: usize = if cfg!(loom) { 1 } else { 8 };
+const OWN: usize = if cfg!(feature = "loom") { 1 } else { 8 };
 /// Places that all CPUs share.
-const SHARED: usize = if cfg!(loom) { 1 } else { 128 };
+const SHARED: usize = if cfg!(feature = "loom") { 1 } else { 128 };
 /// CPUs with places of their own; those of higher indices have some together.
-const CPUS: usize = if cfg!(loom) { 1 } else { 64 };
+const CPUS: usize = if cfg!(feature = "loom") { 1 } else { 64 };
 
 /// Kept blocks of `KINDS` layouts.
 ///
@@ -41,7 +41,7 @@ struct Places<const COUNT: usize>([AtomicPtr<u8>; COUNT]);
 
 impl<const KINDS: usize> Kept<KINDS> {
     /// Keeps nothing yet.
-    #[cfg(not(loom))]
+    #[cfg(not(feature = "loom"))]
     pub(super) const fn new(layouts: [Layout; KINDS]) -> Self {
         Self { layouts, kinds: [const { Kind::new() }; KINDS], keeps: AtomicBool::new(false) }
     }
@@ -100,7 +100,7 @@ impl<const KINDS: usize> Kept<KINDS> {
 }
 
 impl Kind {
-    #[cfg(not(loom))]
+    #[cfg(not(feature = "loom"))]
     const fn new() -> Self {
         Self { own: [const { Places::new() }; CPUS], shared: Places::new() }
     }
@@ -118,7 +118,7 @@ impl Kind {
 }
 
 impl<const COUNT: usize> Places<COUNT> {
-    #[cfg(not(loom))]
+    #[cfg(not(feature = "loom"))]
     const fn new() -> Self {
         Self([const { AtomicPtr::new(ptr::null_mut()) }; COUNT])
     }
@@ -149,7 +149,7 @@ impl<const COUNT: usize> Places<COUNT> {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(feature = "loom")))]
 mod tests {
     extern crate std;
 
@@ -236,8 +236,8 @@ mod tests {
     }
 }
 
-/// `. scripts/wdk/env.sh; RUSTFLAGS="--cfg loom" cargo test -p nt --release --lib loom`
-#[cfg(all(test, loom))]
+/// `. scripts/wdk/env.sh; cargo test -p nt --features loom --release --lib loom`
+#[cfg(all(test, feature = "loom"))]
 mod loom_tests {
     extern crate std;
 

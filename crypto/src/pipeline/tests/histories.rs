@@ -9,7 +9,7 @@
 //! What comes out is compared with what a queue gives: each number once, in order, run once; of the peer that is removed those
 //! before some number are delivered and the others are discards.
 //!
-//! `RUSTFLAGS="--cfg shuttle" cargo test -p crypto --release --lib shuttle`; a failure names its seed, and
+//! `cargo test -p crypto --features shuttle --release --lib shuttle`; a failure names its seed, and
 //! `PENSTOCK_SEED=n` before that runs it alone. Of memory shuttle knows one order, the sequential: weaker ones are loom's.
 
 use std::{
