@@ -23,9 +23,9 @@ expect() { # expect WHAT STATUS COMMAND...: the command ends with 0, or does not
 }
 
 expect 'no package could be made' 0 scripts/package.sh
-(cd target/package && find driver program policy certificates submission -type f | xargs sha256sum) >"$folder/first"
+(cd target/package && find driver program installer policy certificates submission -type f | xargs sha256sum) >"$folder/first"
 expect 'no package could be made again' 0 scripts/package.sh
-(cd target/package && find driver program policy certificates submission -type f | xargs sha256sum) >"$folder/second"
+(cd target/package && find driver program installer policy certificates submission -type f | xargs sha256sum) >"$folder/second"
 expect 'a package that is made again is another' 0 cmp "$folder/first" "$folder/second"
 expect 'the package does not hold' 0 scripts/verify-package.sh target/package
 
@@ -70,6 +70,32 @@ PY
         gcab --create --zip "$cab" penstock/penstock.{sys,pdb,inf,cat}
     )
 }
+sign_again() { # an MSI that was changed, by the package's signer
+    local chain=target/package/test-chain
+    osslsigncode sign -certs $chain/signer.pem -ac $chain/root.pem -key $chain/signer.key -h sha256 -add-msi-dse \
+        -in "$1" -out "$1.new" >/dev/null && mv "$1.new" "$1"
+}
+repairable() { # a table says another thing
+    unsign "$1" && msibuild "$1" -q "UPDATE \`Property\` SET \`Value\` = '0' WHERE \`Property\` = 'ARPNOREPAIR'" && sign_again "$1"
+}
+other_file() { # the cabinet has another catalog
+    unsign "$1" && msiinfo extract "$1" penstock.cab >"$folder/cab"
+    (
+        rm -rf "$folder/files" && mkdir "$folder/files" && cd "$folder/files" && gcab --extract ../cab >/dev/null
+        echo >>penstock.cat
+        gcab --create --zip ../cab penstock.exe penstockw.exe penstock.{sys,inf,cat}
+    )
+    msibuild "$1" -a penstock.cab "$folder/cab" && sign_again "$1"
+}
+with_console() { # penstockw.exe is penstock.exe
+    unsign "$1" && msiinfo extract "$1" penstock.cab >"$folder/cab"
+    (
+        rm -rf "$folder/files" && mkdir "$folder/files" && cd "$folder/files" && gcab --extract ../cab >/dev/null
+        cp penstock.exe penstockw.exe
+        gcab --create --zip ../cab penstock.exe penstockw.exe penstock.{sys,inf,cat}
+    )
+    msibuild "$1" -a penstock.cab "$folder/cab" && sign_again "$1"
+}
 stranger() { # another signer's certificate in place of ours
     openssl req -x509 -newkey rsa:2048 -nodes -keyout "$folder/key" -subj /CN=Somebody -outform der -out "$1" 2>/dev/null
 }
@@ -87,6 +113,11 @@ changed policy/penstock.admx 'penstock.admx is not the one that was judged' flip
 changed policy/en-US/penstock.adml 'penstock.adml is not the one that was judged' flip
 changed certificates/root.cer 'penstock.cat: its signature does not hold' stranger
 changed certificates/signer.cer 'penstock.exe is not signed by certificates/signer.cer' stranger
+changed installer/penstock.msi 'penstock.msi: its signature does not hold' flip
+changed installer/penstock.msi 'penstock.msi: its signature does not hold' unsign
+changed installer/penstock.msi 'penstock.msi is not right' repairable
+changed installer/penstock.msi 'penstock.cat of the MSI is another' other_file
+changed installer/penstock.msi 'penstockw.exe of the MSI is not penstock.exe without a console' with_console
 changed submission/penstock.cab 'the cabinet has no penstock.pdb' flip
 changed submission/penstock.cab 'penstock.pdb of the cabinet is of another build' other_pdb
 

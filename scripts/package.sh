@@ -8,6 +8,7 @@
 #
 #   target/package/driver/        penstock.sys, .inf, .cat: what `pnputil /add-driver` takes
 #   target/package/program/       penstock.exe
+#   target/package/installer/     penstock.msi: driver, program and service, for Group Policy, Intune or ConfigMgr
 #   target/package/policy/        penstock.admx, en-US/penstock.adml: for the central store
 #   target/package/certificates/  root.cer, signer.cer: whom a test machine must trust
 #   target/package/submission/    penstock.cab: what Partner Center takes, unsigned, with the PDB
@@ -38,8 +39,8 @@ while [ $# -gt 0 ]; do
         ;;
     esac
 done
-for tool in openssl osslsigncode gcab; do
-    command -v "$tool" >/dev/null || fail "$tool is missing: run scripts/setup.sh (the Debian package has its name)"
+for tool in openssl osslsigncode gcab msibuild; do
+    command -v "$tool" >/dev/null || fail "$tool is missing: run scripts/setup.sh"
 done
 [ -e "$driver/penstock.sys" ] && [ -e "$driver/penstock.pdb" ] || scripts/build.sh --quiet
 [ -e "$program/penstock.exe" ] || scripts/build.sh --ctl --quiet
@@ -49,8 +50,8 @@ package() { "${CARGO_TARGET_DIR:-target}/debug/penstock-package" "$@"; }
 
 out=target/package chain=target/package/test-chain
 mkdir -p "$chain"
-rm -rf "$out"/{driver,program,policy,certificates,submission}
-mkdir -p "$out"/{driver,program,certificates,submission} "$out/policy/en-US"
+rm -rf "$out"/{driver,program,installer,policy,certificates,submission}
+mkdir -p "$out"/{driver,program,installer,certificates,submission} "$out/policy/en-US"
 
 # Kernel code signing wants RSA; a publisher's certificate is an end of its chain.
 if [ ! -e "$chain/signer.pem" ]; then
@@ -73,9 +74,9 @@ for name in root signer; do
     openssl x509 -in "$chain/$name.pem" -outform der -out "$out/certificates/$name.cer"
 done
 
-sign() { # sign FROM TO
+sign() { # sign FROM TO [OPTION...]
     osslsigncode sign -certs "$chain/signer.pem" -ac "$chain/root.pem" -key "$chain/signer.key" -h sha256 \
-        -n Penstock -time "$SOURCE_DATE_EPOCH" -in "$1" -out "$2" >"$chain/log" 2>&1 ||
+        -n Penstock -time "$SOURCE_DATE_EPOCH" "${@:3}" -in "$1" -out "$2" >"$chain/log" 2>&1 ||
         { cat "$chain/log" >&2; fail "$1 could not be signed"; }
 }
 package inf "$out/driver/penstock.inf"
@@ -89,10 +90,19 @@ cp inf/en-US/penstock.adml "$out/policy/en-US/"
 
 # Microsoft makes and signs a catalog of its own; it wants what was signed by nobody, and one folder in the cabinet.
 mkdir "$chain/penstock"
-trap 'rm -rf "$chain/penstock"' EXIT
+trap 'rm -rf "$chain/penstock" "$chain/files"' EXIT
 cp "$driver/penstock.sys" "$driver/penstock.pdb" "$out/driver/penstock.inf" "$chain/penstock.cat" "$chain/penstock/"
 find "$chain/penstock" -exec touch --date="@$SOURCE_DATE_EPOCH" {} +
 (cd "$chain" && TZ=UTC gcab --create --zip ../submission/penstock.cab penstock/penstock.{sys,pdb,inf,cat})
 
+# penstockw.exe is penstock.exe without a console, for the actions of the installer.
+rm -rf "$chain/files" "$chain/penstock.msi"
+mkdir "$chain/files"
+package without-console "$program/penstock.exe" "$chain/penstockw.exe"
+sign "$chain/penstockw.exe" "$chain/files/penstockw.exe"
+cp "$out"/driver/penstock.{sys,inf,cat} "$out/program/penstock.exe" "$chain/files/"
+scripts/installer.sh "$chain/penstock.msi" "$chain/files"
+sign "$chain/penstock.msi" "$out/installer/penstock.msi" -add-msi-dse
+
 scripts/verify-package.sh "$out"
-(cd "$out" && find driver program policy certificates submission -type f | sort | xargs sha256sum) | sed 's/^/  /'
+(cd "$out" && find driver program installer policy certificates submission -type f | sort | xargs sha256sum) | sed 's/^/  /'

@@ -30,7 +30,7 @@ throughput:                             iperf3
 namespaces, TUN devices, ping, files:   iproute2 iputils-ping ethtool netcat-openbsd
 processes and tables in scripts:        procps python3
 the driver's functions and lines:       gdb
-signatures, the package's cabinet:      openssl osslsigncode gcab
+signatures, the package's cabinet, MSI: openssl osslsigncode gcab msitools
 WinDbg's script, tried on a simulation: nodejs
 a Linux kernel as a peer, emulated:     qemu-system-x86 busybox-static cpio kmod xz-utils
 T

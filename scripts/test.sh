@@ -16,7 +16,8 @@ parts, in the order they run:
   loom      model checking of what is lock-free; longer histories of the pipeline, drawn by shuttle
   ctl       penstock.exe is built, and does under Wine what it does here
   driver    penstock.sys is built, and its file is what Windows will load
-  package   the driver package is made and signed for testing, and a change of any file of it is found
+  package   the package is made and signed for testing, a change of any file of it is found, and its MSI is installed,
+            upgraded and removed under Wine
   sim       penstock.sys in the simulator: every scenario of sim/tests
   interop   penstock.sys beside wireguard-go, boringtun, gotatun and Linux's own, penstock beside wg (root and /dev/net/tun)
 TEXT
@@ -58,7 +59,7 @@ perform() {
     loom) model_checks ;;
     ctl) command_line ;;
     driver) scripts/build.sh ;;
-    package) scripts/package-test.sh ;;
+    package) scripts/package-test.sh && scripts/installer-test.sh ;;
     sim) scenarios ;;
     interop) beside_others ;;
     esac >"$log/$1" 2>&1 || status=$?

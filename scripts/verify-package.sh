@@ -1,5 +1,5 @@
 #!/bin/bash
-# Verifies a package that scripts/package.sh made: every signature, every file by the catalog, the INF, the cabinet.
+# Verifies a package that scripts/package.sh made: every signature, every file by the catalog, the INF, the MSI, the cabinet.
 #
 # usage: scripts/verify-package.sh [FOLDER]    (target/package)
 #
@@ -28,7 +28,7 @@ by_signer() { # the signature in FILE is the signer's, and not some other's that
     openssl x509 -inform der -in "$out/certificates/signer.cer" -noout -serial | sed 's/.*=//' >"$folder/serial"
     signed -in "$1" | grep -iqF "$(cat "$folder/serial")"
 }
-for file in driver/penstock.sys driver/penstock.cat program/penstock.exe; do
+for file in driver/penstock.sys driver/penstock.cat program/penstock.exe installer/penstock.msi; do
     holds "${file#*/}: its signature does not hold" signed -in "$out/$file"
     holds "${file#*/} is not signed by certificates/signer.cer" by_signer "$out/$file"
 done
@@ -42,6 +42,25 @@ holds 'penstock.inf is not right' package check "$out/driver/penstock.inf"
 for file in penstock.admx en-US/penstock.adml; do
     holds "$file is not the one that was judged, inf/$file" cmp "inf/$file" "$out/policy/$file"
 done
+
+msi=$out/installer/penstock.msi
+mkdir "$folder/tables" "$folder/installed"
+for table in $(msiinfo tables "$msi" | grep -v _ForceCodepage); do
+    msiinfo export "$msi" "$table" >"$folder/tables/$table"
+done
+holds 'penstock.msi is not right' package check-installer "$folder"/tables/*
+msiinfo extract "$msi" penstock.cab >"$folder/installed.cab" || true
+(cd "$folder/installed" && gcab --extract ../installed.cab) >/dev/null 2>&1 || true
+for file in driver/penstock.sys driver/penstock.inf driver/penstock.cat program/penstock.exe; do
+    holds "${file#*/} of the MSI is another" cmp "$folder/installed/${file#*/}" "$out/$file"
+done
+windowless() {
+    osslsigncode remove-signature -in "$out/program/penstock.exe" -out "$folder/console.exe" &&
+        package without-console "$folder/console.exe" "$folder/windowless.exe" &&
+        [ "$(package digest "$folder/windowless.exe")" = "$(package digest "$folder/installed/penstockw.exe")" ]
+}
+holds 'penstockw.exe of the MSI is not penstock.exe without a console' windowless
+holds 'penstockw.exe is not signed by certificates/signer.cer' by_signer "$folder/installed/penstockw.exe"
 
 (cd "$folder" && gcab --extract "$out/submission/penstock.cab") >/dev/null 2>&1 || true
 for file in penstock.sys penstock.pdb penstock.inf penstock.cat; do
@@ -58,5 +77,5 @@ pdb_of() {
     [ -n "$image" ] && [ "$image" = "$pdb" ]
 }
 holds 'penstock.pdb of the cabinet is of another build' pdb_of "$folder/penstock/penstock.sys" "$folder/penstock/penstock.pdb"
-[ $failed = 0 ] && echo "$out: signatures, catalog, INF, templates and cabinet hold"
+[ $failed = 0 ] && echo "$out: signatures, catalog, INF, MSI, templates and cabinet hold"
 exit $failed

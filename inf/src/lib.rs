@@ -11,12 +11,14 @@
 //! | `keywords` | the keywords of network adapters that have a meaning here |
 //! | `catalog` | the package's files by their hashes, to be signed |
 //! | `stamp` | version and date |
+//! | `installer` | the tables of the MSI, and their rules |
 //! | `templates` | the Group Policy templates, by the same table |
 #![forbid(unsafe_code)]
 
 #[cfg(test)]
 mod breaches;
 pub mod catalog;
+pub mod installer;
 pub mod keywords;
 pub mod rules;
 pub mod stamp;
