@@ -1,12 +1,12 @@
 #!/bin/bash
-# Builds the driver twice from nothing, in folders of different names, and compares what comes out.
+# Builds driver, program and MSI twice from nothing, in folders of different names, and compares what comes out.
 #
 # usage: scripts/reproducible.sh [--keep]
 #
 #   --keep    leave the two folders where they are, and say where
 #
-# What is compared is the last commit, with penstock.sys, penstock.pdb and the package's INF. It takes as long as two
-# builds; scripts/build.sh refuses what says where it was built each time.
+# What is compared is the last commit, unsigned: penstock.sys, penstock.pdb, the package's INF and catalog, penstock.exe, and the
+# MSI of these. It takes as long as two builds; scripts/build.sh refuses what says where it was built each time.
 set -euo pipefail
 cd "$(dirname "$(readlink -f "$0")")/.."
 
@@ -32,15 +32,24 @@ for place in "${places[@]}"; do
     (
         cd "$place"
         scripts/build.sh --quiet
-        SOURCE_DATE_EPOCH=$(git -C "$here" log -1 --format=%ct) \
-            cargo run --quiet --locked -p inf -- inf target/driver/penstock.inf
+        scripts/build.sh --ctl --quiet
+        export SOURCE_DATE_EPOCH
+        SOURCE_DATE_EPOCH=$(git -C "$here" log -1 --format=%ct)
+        package() { cargo run --quiet --locked -p inf -- "$@"; }
+        mkdir target/made
+        cp target/driver/penstock.{sys,pdb} target/ctl/penstock.exe target/made/
+        cd target/made
+        package without-console penstock.exe penstockw.exe
+        package inf penstock.inf
+        package catalog penstock.cat penstock.inf penstock.sys
+        ../../scripts/installer.sh penstock.msi .
     )
 done
 
 failed=0
-for file in penstock.sys penstock.pdb penstock.inf; do
-    if cmp "${places[0]}/target/driver/$file" "${places[1]}/target/driver/$file"; then
-        echo "$file: the same twice, sha256 $(sha256sum <"${places[0]}/target/driver/$file" | cut -d' ' -f1)"
+for file in penstock.{sys,pdb,inf,cat,exe,msi}; do
+    if cmp "${places[0]}/target/made/$file" "${places[1]}/target/made/$file"; then
+        echo "$file: the same twice, sha256 $(sha256sum <"${places[0]}/target/made/$file" | cut -d' ' -f1)"
     else
         failed=1
     fi
