@@ -217,7 +217,7 @@ function Measure-Way {
 
     # The first and the last second are not measured: connections come and go in them.
     $cpu = Start-Job -ArgumentList ($Seconds - 2), $CpuCounter -ScriptBlock {
-        param($Samples, $Counter)
+        param([int] $Samples, [string] $Counter)
         Start-Sleep -Seconds 1
         $read = Get-Counter -Counter $Counter -SampleInterval 1 -MaxSamples $Samples
         ($read.CounterSamples | Measure-Object -Property CookedValue -Average).Average

@@ -23,9 +23,9 @@ expect() { # expect WHAT STATUS COMMAND...: the command ends with 0, or does not
 }
 
 expect 'no package could be made' 0 scripts/package.sh
-(cd target/package && find driver program installer policy certificates submission -type f | xargs sha256sum) >"$folder/first"
+(cd target/package && find driver program installer scripts policy certificates submission -type f | xargs sha256sum) >"$folder/first"
 expect 'no package could be made again' 0 scripts/package.sh
-(cd target/package && find driver program installer policy certificates submission -type f | xargs sha256sum) >"$folder/second"
+(cd target/package && find driver program installer scripts policy certificates submission -type f | xargs sha256sum) >"$folder/second"
 expect 'a package that is made again is another' 0 cmp "$folder/first" "$folder/second"
 expect 'the package does not hold' 0 scripts/verify-package.sh target/package
 
@@ -113,6 +113,8 @@ changed policy/penstock.admx 'penstock.admx is not the one that was judged' flip
 changed policy/en-US/penstock.adml 'penstock.adml is not the one that was judged' flip
 changed certificates/root.cer 'penstock.cat: its signature does not hold' stranger
 changed certificates/signer.cer 'penstock.exe is not signed by certificates/signer.cer' stranger
+changed scripts/Install-Penstock.ps1 'Install-Penstock.ps1: its signature does not hold' flip
+changed scripts/Penstock.psm1 'Penstock.psm1 is not the one that was judged' flip
 changed installer/penstock.msi 'penstock.msi: its signature does not hold' flip
 changed installer/penstock.msi 'penstock.msi: its signature does not hold' unsign
 changed installer/penstock.msi 'penstock.msi is not right' repairable

@@ -9,6 +9,7 @@
 #   target/package/driver/        penstock.sys, .inf, .cat: what `pnputil /add-driver` takes
 #   target/package/program/       penstock.exe
 #   target/package/installer/     penstock.msi: driver, program and service, for Group Policy, Intune or ConfigMgr
+#   target/package/scripts/       the PowerShell scripts of scripts/deploy, signed, with Windows' ends of lines
 #   target/package/policy/        penstock.admx, en-US/penstock.adml: for the central store
 #   target/package/certificates/  root.cer, signer.cer: whom a test machine must trust
 #   target/package/submission/    penstock.cab: what Partner Center takes, unsigned, with the PDB
@@ -50,8 +51,8 @@ package() { "${CARGO_TARGET_DIR:-target}/debug/penstock-package" "$@"; }
 
 out=target/package chain=target/package/test-chain
 mkdir -p "$chain"
-rm -rf "$out"/{driver,program,installer,policy,certificates,submission}
-mkdir -p "$out"/{driver,program,installer,certificates,submission} "$out/policy/en-US"
+rm -rf "$out"/{driver,program,installer,scripts,policy,certificates,submission}
+mkdir -p "$out"/{driver,program,installer,scripts,certificates,submission} "$out/policy/en-US"
 
 # Kernel code signing wants RSA; a publisher's certificate is an end of its chain.
 if [ ! -e "$chain/signer.pem" ]; then
@@ -104,5 +105,10 @@ cp "$out"/driver/penstock.{sys,inf,cat} "$out/program/penstock.exe" "$chain/file
 scripts/installer.sh "$chain/penstock.msi" "$chain/files"
 sign "$chain/penstock.msi" "$out/installer/penstock.msi" -add-msi-dse
 
+for script in scripts/deploy/*; do
+    sed 's/$/\r/' "$script" >"$chain/files/${script##*/}"
+    sign "$chain/files/${script##*/}" "$out/scripts/${script##*/}"
+done
+
 scripts/verify-package.sh "$out"
-(cd "$out" && find driver program installer policy certificates submission -type f | sort | xargs sha256sum) | sed 's/^/  /'
+(cd "$out" && find driver program installer scripts policy certificates submission -type f | sort | xargs sha256sum) | sed 's/^/  /'

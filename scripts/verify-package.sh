@@ -28,7 +28,7 @@ by_signer() { # the signature in FILE is the signer's, and not some other's that
     openssl x509 -inform der -in "$out/certificates/signer.cer" -noout -serial | sed 's/.*=//' >"$folder/serial"
     signed -in "$1" | grep -iqF "$(cat "$folder/serial")"
 }
-for file in driver/penstock.sys driver/penstock.cat program/penstock.exe installer/penstock.msi; do
+for file in driver/penstock.{sys,cat} program/penstock.exe installer/penstock.msi $(cd "$out" && echo scripts/*); do
     holds "${file#*/}: its signature does not hold" signed -in "$out/$file"
     holds "${file#*/} is not signed by certificates/signer.cer" by_signer "$out/$file"
 done
@@ -37,6 +37,10 @@ holds 'penstock.sys is not the one in the catalog' signed -catalog "$out/driver/
 listed() { od -An -v -tx1 "$out/driver/penstock.cat" | tr -d " \n" | grep -iqF "0420$(package digest "$1")"; }
 for file in penstock.inf penstock.sys; do
     holds "$file is not the one in the catalog" listed "$out/driver/$file"
+done
+unsigned_is() { sed '/^# SIG # Begin/,$d' "$out/scripts/$1" | tr -d '\r' | sed '$!b; /^$/d' | diff -q - "scripts/deploy/$1"; }
+for script in scripts/deploy/*; do
+    holds "${script##*/} is not the one that was judged, $script" unsigned_is "${script##*/}"
 done
 holds 'penstock.inf is not right' package check "$out/driver/penstock.inf"
 for file in penstock.admx en-US/penstock.adml; do

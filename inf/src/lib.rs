@@ -12,6 +12,7 @@
 //! | `catalog` | the package's files by their hashes, to be signed |
 //! | `stamp` | version and date |
 //! | `installer` | the tables of the MSI, and their rules |
+//! | `powershell` | the rules of the scripts for Windows, only tested |
 //! | `templates` | the Group Policy templates, by the same table |
 #![forbid(unsafe_code)]
 
@@ -20,6 +21,8 @@ mod breaches;
 pub mod catalog;
 pub mod installer;
 pub mod keywords;
+#[cfg(test)]
+mod powershell;
 pub mod rules;
 pub mod stamp;
 pub mod templates;

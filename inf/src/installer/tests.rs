@@ -95,7 +95,7 @@ const BREACHES: &[breaches::Breach<Rule>] = &[
     (Rule::Path, "[~];[PenstockFolder]", "[PenstockFolder]"),
     (Rule::Path, "=-*PATH", "=*PATH"),
     (Rule::Summary, "x64;1033", "Intel;1033"),
-    (Rule::Trademark, "Penstock Manager", "WireGuard Manager"),
+    (Rule::Trademark, "Penstock manager", "WireGuard manager"),
 ];
 
 #[test]
