@@ -23,18 +23,18 @@ esac
 
 folder=$(mktemp -d)
 [ -n "$keep" ] || trap 'rm -rf "$folder"' EXIT
-here=$PWD
+here=$PWD commit=$(git rev-parse HEAD)
 # What a build takes from where it runs: a short and a long name, other variables, another home for crates.
 places=("$folder/a" "$folder/another-folder-with-a-longer-name/b")
 for place in "${places[@]}"; do
     mkdir -p "$place"
-    git -C "$here" archive HEAD | tar -x -C "$place"
+    git -C "$here" archive "$commit" | tar -x -C "$place"
     (
         cd "$place"
         scripts/build.sh --quiet
         scripts/build.sh --ctl --quiet
         export SOURCE_DATE_EPOCH
-        SOURCE_DATE_EPOCH=$(git -C "$here" log -1 --format=%ct)
+        SOURCE_DATE_EPOCH=$(git -C "$here" log -1 --format=%ct "$commit")
         package() { cargo run --quiet --locked -p inf -- "$@"; }
         mkdir target/made
         cp target/driver/penstock.{sys,pdb} target/ctl/penstock.exe target/made/
