@@ -13,6 +13,7 @@ pub mod key;
 #[cfg(unix)]
 pub mod linux;
 pub mod policy;
+pub mod service;
 pub mod show;
 pub mod tunnel;
 pub mod uapi;

@@ -2,13 +2,16 @@
 //!
 //! Every function here takes and gives plain Rust: nothing outside of this folder is unsafe.
 
+mod access;
 pub mod device;
 pub mod dpapi;
 pub mod event;
+pub mod files;
 pub mod pipe;
 pub mod process;
 pub mod registry;
 pub mod services;
+pub mod token;
 mod wide;
 
 use std::io;

@@ -9,16 +9,13 @@ use std::io;
 use std::os::windows::io::{AsRawHandle, FromRawHandle, OwnedHandle};
 use std::ptr::null_mut;
 
-use windows_sys::Win32::Foundation::{ERROR_PIPE_CONNECTED, INVALID_HANDLE_VALUE, LocalFree};
-use windows_sys::Win32::Security::Authorization::{
-    ConvertStringSecurityDescriptorToSecurityDescriptorW, SDDL_REVISION_1,
-};
-use windows_sys::Win32::Security::{PSECURITY_DESCRIPTOR, SECURITY_ATTRIBUTES};
+use windows_sys::Win32::Foundation::{ERROR_PIPE_CONNECTED, INVALID_HANDLE_VALUE};
 use windows_sys::Win32::Storage::FileSystem::{FILE_FLAG_FIRST_PIPE_INSTANCE, PIPE_ACCESS_DUPLEX};
 use windows_sys::Win32::System::Pipes::{
     ConnectNamedPipe, CreateNamedPipeW, PIPE_REJECT_REMOTE_CLIENTS, PIPE_UNLIMITED_INSTANCES,
 };
 
+use super::access::Access;
 use super::wide::wide;
 
 /// Where `wg.exe` looks; what stands behind it is the interface's name.
@@ -71,11 +68,7 @@ impl Listener {
 }
 
 fn instance(path: &[u16], access: &Access, flags: u32) -> io::Result<OwnedHandle> {
-    let attributes = SECURITY_ATTRIBUTES {
-        nLength: size_of::<SECURITY_ATTRIBUTES>() as u32,
-        lpSecurityDescriptor: access.0,
-        bInheritHandle: 0,
-    };
+    let attributes = access.attributes();
     // SAFETY: the path ends with a NUL, and the descriptor lives as long as the call.
     let handle = unsafe {
         CreateNamedPipeW(
@@ -94,33 +87,6 @@ fn instance(path: &[u16], access: &Access, flags: u32) -> io::Result<OwnedHandle
     }
     // SAFETY: it was just made, and nobody else has it.
     Ok(unsafe { OwnedHandle::from_raw_handle(handle) })
-}
-
-/// A security descriptor.
-struct Access(PSECURITY_DESCRIPTOR);
-
-impl Access {
-    fn of(text: &str) -> io::Result<Self> {
-        let text = wide(text);
-        let mut descriptor = null_mut();
-        // SAFETY: the text ends with a NUL; a place for the descriptor, and none for its length.
-        super::done(unsafe {
-            ConvertStringSecurityDescriptorToSecurityDescriptorW(
-                text.as_ptr(),
-                SDDL_REVISION_1,
-                &raw mut descriptor,
-                null_mut(),
-            )
-        })?;
-        Ok(Self(descriptor))
-    }
-}
-
-impl Drop for Access {
-    fn drop(&mut self) {
-        // SAFETY: made by a function whose result the caller is to free, and nothing uses it any more.
-        unsafe { LocalFree(self.0) };
-    }
 }
 
 #[cfg(test)]

@@ -1,0 +1,6 @@
+//! What a tunnel's service is and does, apart from Windows: whom its files are to belong to, what it is installed with, what it notes.
+//!
+//! Nothing here calls Windows, so that every decision is shown on any host; `crate::windows` does what is decided.
+
+pub mod descriptor;
+pub mod file_rules;
