@@ -1,9 +1,13 @@
-//! What Windows reads of penstock.exe before it runs it: version and manifest.
+//! What Windows reads of penstock.exe: version and manifest before it runs it, messages when the event log is looked at.
 
 use std::error::Error;
 use std::path::Path;
 use std::{env, fs};
 
+/// The services' events; of which only the messages are wanted here.
+#[path = "src/service/events.rs"]
+#[allow(dead_code, unreachable_pub)]
+mod events;
 #[path = "../version_resource.rs"]
 mod version_resource;
 
@@ -30,13 +34,16 @@ const MANIFEST: &str = r#"<?xml version="1.0" encoding="UTF-8" standalone="yes"?
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-changed=../version_resource.rs");
+    println!("cargo::rerun-if-changed=src/service/events.rs");
     if env::var("CARGO_CFG_TARGET_OS")? == "windows" {
-        fs::write(Path::new(&env::var("OUT_DIR")?).join("penstock.manifest"), MANIFEST)?;
+        let directory = env::var("OUT_DIR")?;
+        fs::write(Path::new(&directory).join("penstock.manifest"), MANIFEST)?;
+        fs::write(Path::new(&directory).join("messages.bin"), events::message_table())?;
         let resources = version_resource::compile(
             "penstock.exe",
             "FILETYPE 1",
             "Penstock VPN tunnels",
-            "1 24 \"penstock.manifest\"\n",
+            "1 24 \"penstock.manifest\"\n1 11 \"messages.bin\"\n",
         )?;
         println!("cargo::rustc-link-arg-bins={}", resources.display());
     }

@@ -10,6 +10,9 @@ use std::process::{Command, Output, Stdio};
 
 mod expected;
 mod prefix;
+mod services;
+
+use ctl::service::events::message_table;
 
 const HERE: &str = env!("CARGO_BIN_EXE_penstock");
 
@@ -31,6 +34,14 @@ fn printed(output: &Output) -> String {
     )
 }
 
+/// The lines of a help without the commands that only Windows has; the longest of these says how wide the column is.
+fn common(text: &str) -> Vec<Vec<&str>> {
+    let only =
+        ["serve", "install-tunnel", "uninstall-tunnel", "install-manager", "uninstall-manager"];
+    let lines = text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    lines.filter(|words| words.first().is_none_or(|first| !only.contains(first))).collect()
+}
+
 /// Runs the same here and there, and gives back what both printed.
 fn both(arguments: &[&str], input: &[u8]) -> String {
     let mut here = Command::new(HERE);
@@ -38,9 +49,10 @@ fn both(arguments: &[&str], input: &[u8]) -> String {
     let mut there = prefix::penstock();
     there.args(arguments);
     let (here, there) = (printed(&run(here, input)), printed(&run(there, input)));
-    // The one command that only Windows has.
-    let is_common = |line: &&str| !line.starts_with("  serve ");
-    let there: String = there.split_inclusive('\n').filter(is_common).collect();
+    if arguments == ["--help"] {
+        assert!(common(&there) == common(&here), "{there}\n{here}");
+        return here;
+    }
     assert_eq!(there, here, "{arguments:?}");
     here
 }
@@ -192,7 +204,10 @@ fn the_image_is_hardened() {
         "IMAGE_DLL_CHARACTERISTICS_NX_COMPAT",
         "Type: MANIFEST",
         "Type: VERSIONINFO",
+        "Type: MESSAGETABLE",
     ] {
         assert!(text.contains(said), "{said} is not in:\n{text}");
     }
+    let (image, table) = (fs::read(prefix::built("penstock.exe")).unwrap(), message_table());
+    assert!(image.windows(table.len()).any(|part| part == table), "other messages");
 }

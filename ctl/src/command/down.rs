@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{Failure, Outcome};
+#[cfg(unix)]
+use super::Failure;
+use super::Outcome;
 
 /// Arguments of `down`.
 #[derive(Args)]
@@ -40,10 +42,9 @@ impl Down {
         })
     }
 
-    /// What a tunnel has on Windows, its adapter and its filters, is its program's.
+    /// What a tunnel has on Windows is its service's.
     #[cfg(windows)]
     pub(crate) fn run(self) -> Outcome {
-        let why = "it goes down with the program or the service that brought it up: end that";
-        Err(Failure::new(self.tunnel.display(), why))
+        super::install::uninstall_tunnel(super::strip::tunnel_of(&self.tunnel))
     }
 }

@@ -9,12 +9,18 @@ use ctl::words::said;
 
 mod doctor;
 mod down;
+#[cfg(windows)]
+mod folder;
+#[cfg(windows)]
+mod install;
 mod interface;
 mod keys;
 mod policy;
 mod reach;
 #[cfg(windows)]
 mod serve;
+#[cfg(windows)]
+mod service;
 mod show;
 mod strip;
 mod up;
@@ -51,12 +57,22 @@ enum Command {
         /// The interface.
         name: String,
     },
+    #[cfg(windows)]
+    #[command(flatten)]
+    Install(install::Command),
+    /// What a service runs. The service control manager starts it, and nobody else.
+    #[cfg(windows)]
+    #[command(subcommand, hide = true)]
+    Service(service::Command),
     /// Look for what keeps tunnels from working, and say what to do.
     Doctor,
     /// The driver's policy: the values that an administrator may set.
     #[command(subcommand)]
     Policy(policy::Command),
 }
+
+/// What is said of a file whose name is no tunnel's.
+const NAME_IS: &str = "a tunnel's name, which its file has, is up to 32 of A-Z a-z 0-9 _ = + . -";
 
 /// Runs the command that the arguments name.
 pub(crate) fn run() -> ExitCode {
@@ -69,6 +85,10 @@ pub(crate) fn run() -> ExitCode {
         Some(Command::Strip(strip)) => strip.run(),
         #[cfg(windows)]
         Some(Command::Serve { name }) => serve::serve(&name),
+        #[cfg(windows)]
+        Some(Command::Install(command)) => command.run(),
+        #[cfg(windows)]
+        Some(Command::Service(command)) => command.run(),
         Some(Command::Doctor) => doctor::doctor(),
         Some(Command::Up(up)) => up.run(),
         Some(Command::Down(down)) => down.run(),

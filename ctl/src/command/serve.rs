@@ -12,12 +12,20 @@ use super::{Failure, Outcome, note};
 pub(crate) fn serve(name: &str) -> Outcome {
     // Whether there is one is known before anybody is told so.
     drop(Adapters.open(name).map_err(no_access)?);
-    let mut listener = Listener::new(name).map_err(|error| {
+    let listener = Listener::new(name).map_err(|error| {
         let why = "`wg` believes a pipe of the system's alone, which only LocalSystem can make";
         Failure::new("Unable to make the pipe", format!("{} ({why})", said(&error)))
     })?;
+    Err(Failure::new("pipe", said(&clients(listener, name))))
+}
+
+/// Serves one client beside the other, until the pipe fails.
+fn clients(mut listener: Listener, name: &str) -> std::io::Error {
     loop {
-        let client = listener.accept().map_err(|error| Failure::new("pipe", said(&error)))?;
+        let client = match listener.accept() {
+            Ok(client) => client,
+            Err(error) => return error,
+        };
         let name = name.to_owned();
         std::thread::spawn(move || match Adapters.open(&name) {
             // A client that goes in the middle of something is nobody's fault.

@@ -37,30 +37,31 @@ pub(crate) fn read_file(path: &Path, purpose: Purpose) -> Result<Reading, Failur
     let bytes = if is_input { file::read_all(io::stdin().lock(), 0) } else { file::read(path) };
     let bytes = bytes.map_err(|error| Failure::new(&name, said(&error)))?;
     let bytes = if is_sealed(path) { unsealed(path, &bytes)? } else { bytes };
-    match read(&bytes, purpose) {
-        Ok(reading) => {
-            reading.warnings.iter().for_each(|warning| note(warning.warning_of(&name)));
-            Ok(reading)
+    let reading = parsed(&name, &bytes, purpose)?;
+    reading.warnings.iter().for_each(|warning| note(warning.warning_of(&name)));
+    Ok(reading)
+}
+
+/// Parses what the file `name` says.
+pub(crate) fn parsed(name: &str, bytes: &[u8], purpose: Purpose) -> Result<Reading, Failure> {
+    read(bytes, purpose).map_err(|problems| {
+        let told = problems.iter().take(TOLD).map(|problem| problem.of(name).to_string());
+        let mut lines: Vec<_> = told.collect();
+        if problems.len() > TOLD {
+            lines.push(format!("{name}: and {} more", problems.len() - TOLD));
         }
-        Err(problems) => {
-            let told = problems.iter().take(TOLD).map(|problem| problem.of(&name).to_string());
-            let mut lines: Vec<_> = told.collect();
-            if problems.len() > TOLD {
-                lines.push(format!("{name}: and {} more", problems.len() - TOLD));
-            }
-            Err(Failure::Told(lines.join("\n")))
-        }
-    }
+        Failure::Told(lines.join("\n"))
+    })
 }
 
 /// Whether a file is encrypted, as the tunnel's service keeps it.
-fn is_sealed(path: &Path) -> bool {
+pub(crate) fn is_sealed(path: &Path) -> bool {
     path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("dpapi"))
 }
 
 /// What was encrypted as the tunnel that the file is named for.
 #[cfg(windows)]
-fn unsealed(path: &Path, bytes: &[u8]) -> Result<Zeroizing<Vec<u8>>, Failure> {
+pub(crate) fn unsealed(path: &Path, bytes: &[u8]) -> Result<Zeroizing<Vec<u8>>, Failure> {
     ctl::windows::dpapi::unprotect(bytes, tunnel_of(path)).map_err(|error| {
         let why = match error.kind() {
             io::ErrorKind::InvalidData => {

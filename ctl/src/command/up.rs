@@ -68,8 +68,7 @@ fn bring_up(plan: &Plan, reading: Reading) -> Outcome {
 pub(super) fn plan_of(file: &Path, scripts: bool) -> Result<(Plan, Reading), Failure> {
     let name = tunnel_of(file);
     if !is_name(name) {
-        let why = "a tunnel's name, which its file has, is up to 32 of A-Z a-z 0-9 _ = + . -";
-        return Err(Failure::new(file.display(), why));
+        return Err(Failure::new(file.display(), super::NAME_IS));
     }
     let reading = read_file(file, Purpose::Tunnel { scripts })?;
     Ok((Plan::of(name, &reading.config), reading))

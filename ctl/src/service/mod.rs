@@ -2,5 +2,8 @@
 //!
 //! Nothing here calls Windows, so that every decision is shown on any host; `crate::windows` does what is decided.
 
+pub mod definition;
 pub mod descriptor;
+pub mod events;
 pub mod file_rules;
+pub mod folder;

@@ -6,12 +6,16 @@ mod access;
 pub mod device;
 pub mod dpapi;
 pub mod event;
+pub mod event_log;
 pub mod files;
 pub mod pipe;
 pub mod process;
 pub mod registry;
+pub mod seal;
+pub mod service_main;
 pub mod services;
 pub mod token;
+pub mod watch;
 mod wide;
 
 use std::io;

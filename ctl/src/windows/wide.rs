@@ -19,6 +19,30 @@ pub(super) fn list(units: &[u16]) -> Vec<String> {
     units.split(|unit| *unit == 0).take_while(|part| !part.is_empty()).map(text).collect()
 }
 
+/// A list of texts: each with its NUL, and one more at the end.
+pub(super) fn wide_list(texts: &[&str]) -> Vec<u16> {
+    // A list of nothing has two.
+    let nothing = texts.is_empty().then_some(0);
+    texts.iter().flat_map(wide).chain(nothing).chain([0]).collect()
+}
+
+/// The text at an address, up to its NUL.
+///
+/// # Safety
+///
+/// There is a NUL in what can be read from there, or the address is null.
+pub(super) unsafe fn of_pointer(first: *const u16) -> String {
+    let mut units = Vec::new();
+    while !first.is_null() {
+        // SAFETY: every unit before this one was no NUL, so it belongs to the text.
+        match unsafe { *first.wrapping_add(units.len()) } {
+            0 => break,
+            unit => units.push(unit),
+        }
+    }
+    text(&units)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -30,5 +54,12 @@ mod tests {
         assert_eq!(text(&[]), "");
         assert_eq!(list(&[65, 0, 66, 67, 0, 0, 68]), ["A", "BC"]);
         assert_eq!(list(&[0, 0]), [""; 0]);
+        assert_eq!(list(&wide_list(&["a", "bc"])), ["a", "bc"]);
+        assert_eq!(wide_list(&[]), [0, 0]);
+        let units = wide("Zürich");
+        // SAFETY: it ends with a NUL.
+        assert_eq!(unsafe { of_pointer(units.as_ptr()) }, "Zürich");
+        // SAFETY: null.
+        assert_eq!(unsafe { of_pointer(std::ptr::null()) }, "");
     }
 }

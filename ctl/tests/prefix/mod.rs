@@ -1,8 +1,8 @@
 //! A Windows that Wine plays, of its own for each run of the tests: `penstock.exe` in it, and what Wine 8 lacks.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 
 /// What `scripts/build.sh --ctl --tests` makes.
@@ -10,16 +10,24 @@ const BUILT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/ctl");
 /// Built into the prefix: Rust's standard library needs it, and Wine 8 has none.
 const PRNG: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/wine/bcryptprimitives.c");
 
-/// Where it is.
+/// What the services of the prefix tell in the event log, which Wine writes where whoever starts it writes.
+const EVENTS: &str = "events.log";
+
+/// Where it is; and a process that ends with this one, without which Wine would end its services between two of the tests.
 fn directory() -> &'static Path {
-    static PREFIX: OnceLock<PathBuf> = OnceLock::new();
-    PREFIX.get_or_init(|| {
+    static PREFIX: OnceLock<(PathBuf, Child)> = OnceLock::new();
+    let (prefix, _) = PREFIX.get_or_init(|| {
         let prefix = Path::new(env!("CARGO_TARGET_TMPDIR")).join("wine");
         let _ = fs::remove_dir_all(&prefix);
         fs::create_dir_all(&prefix).unwrap();
+        // To the end of what it writes: its services, which it starts anew, end with it.
         let ended = wine_in(&prefix).args(["wineboot", "--init"]).output();
         let ended = ended.expect("no wine: scripts/setup.sh");
         assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+        let log = File::create(prefix.join(EVENTS)).unwrap();
+        let mut keeper = wine_in(&prefix);
+        keeper.arg("cmd").stdin(Stdio::piped()).stdout(Stdio::null()).stderr(log);
+        let keeper = keeper.spawn().unwrap();
         let dll = prefix.join("drive_c/windows/system32/bcryptprimitives.dll");
         // Wine's own, where a newer one has it, stays.
         if !dll.exists() {
@@ -30,14 +38,25 @@ fn directory() -> &'static Path {
                 .status();
             assert!(ended.expect("no mingw-w64: scripts/setup.sh").success());
         }
-        prefix
-    })
+        (prefix, keeper)
+    });
+    prefix
+}
+
+/// Drive C.
+pub(crate) fn drive() -> PathBuf {
+    directory().join("drive_c")
+}
+
+/// What was told in the event log so far: a line for each word.
+pub(crate) fn events() -> String {
+    String::from_utf8_lossy(&fs::read(directory().join(EVENTS)).unwrap()).into_owned()
 }
 
 fn wine_in(prefix: &Path) -> Command {
     let mut wine = Command::new("wine");
     wine.env("WINEPREFIX", prefix)
-        .env("WINEDEBUG", "-all")
+        .env("WINEDEBUG", "-all,+eventlog")
         .env("WINEDLLOVERRIDES", "mscoree,mshtml=;winemenubuilder.exe,winedbg.exe=d")
         .stdin(Stdio::null());
     wine

@@ -1,0 +1,81 @@
+//! `service`: what the services run. What goes wrong is told in the event log, and the service stops with the event's number.
+
+use std::fmt::Display;
+use std::path::{Path, PathBuf};
+
+use clap::Subcommand;
+use ctl::config::file;
+use ctl::config::read::{Purpose, Reading};
+use ctl::service::definition::TUNNEL_PRIVILEGES;
+use ctl::service::descriptor::Sid;
+use ctl::service::events::Event;
+use ctl::windows::event_log::tell;
+use ctl::windows::files;
+use ctl::windows::service_main::{self, Running};
+use ctl::windows::token::Token;
+use ctl::words::said;
+
+use super::strip::{is_sealed, parsed, tunnel_of, unsealed};
+use super::{Failure, Outcome, folder};
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Keeps the tunnel of a file up.
+    Tunnel {
+        /// The file.
+        file: PathBuf,
+    },
+    /// Watches the folder of tunnels' files.
+    Manager,
+}
+
+impl Command {
+    pub(crate) fn run(self) -> Outcome {
+        let ended = match self {
+            Self::Tunnel { file } => service_main::run(move |running| keep_up(running, &file)),
+            Self::Manager => service_main::run(folder::manage),
+        };
+        ended.map_err(|error| {
+            let why = "the service control manager starts this: `penstock install-tunnel FILE`";
+            Failure::new("service", format!("{} ({why})", said(&error)))
+        })
+    }
+}
+
+/// Reads a tunnel's file that a service may run; and who else may read it.
+pub(super) fn read_judged(path: &Path) -> Result<(Reading, Option<Sid>), Failure> {
+    let name = path.display().to_string();
+    let named = |error: &std::io::Error| Failure::new(&name, said(error));
+    let judged = files::open(path).map_err(|error| named(&error))?;
+    let len = judged.file.metadata().map_or(0, |metadata| metadata.len());
+    let bytes = file::read_all(&judged.file, usize::try_from(len).unwrap_or_default());
+    let bytes = bytes.map_err(|error| named(&error))?;
+    let bytes = if is_sealed(path) { unsealed(path, &bytes)? } else { bytes };
+    Ok((parsed(&name, &bytes, Purpose::Tunnel { scripts: false })?, judged.reader))
+}
+
+/// Brings the tunnel of a file up, and takes it down when the service is to stop.
+fn keep_up(running: &Running, path: &Path) -> Result<(), Event> {
+    let name = tunnel_of(path);
+    let failed = |event, why: &dyn Display| {
+        tell(event, &[name, &why.to_string()]);
+        event
+    };
+    Token::of_process()
+        .and_then(|token| token.keep_only(TUNNEL_PRIVILEGES))
+        .map_err(|error| failed(Event::TunnelFailed, &said(&error)))?;
+    let (reading, reader) = read_judged(path).map_err(|failure| match failure {
+        Failure::Told(why) => failed(Event::FileRefused, &why),
+        Failure::Unread => Event::FileRefused,
+    })?;
+    let of = path.display().to_string();
+    if let Some(reader) = reader {
+        tell(Event::FileReadable, &[&of, &reader.to_string()]);
+    }
+    for warning in &reading.warnings {
+        tell(Event::FileStrange, &[name, &warning.warning_of(&of).to_string()]);
+    }
+    // Windows' part of `tunnel::up` is to come, and with it `running.started()`.
+    let _ = running;
+    Err(failed(Event::TunnelFailed, &"this version makes no adapters yet"))
+}

@@ -1,0 +1,149 @@
+//! Services in Wine's control manager: installed, started, stopped and removed, with no driver to bring a tunnel up by.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::PathBuf;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use super::{expected, prefix, printed, run};
+
+/// How long something may take that a service does.
+const PATIENCE: Duration = Duration::from_secs(120);
+const SERVICES: &str = r"SYSTEM\CurrentControlSet\Services";
+const PROGRAM: &str = r"C:\Program Files\Penstock\penstock.exe";
+
+/// Waits until something is so.
+fn until(what: &str, is_it: impl Fn() -> bool) {
+    let since = Instant::now();
+    while !is_it() {
+        assert!(
+            since.elapsed() < PATIENCE,
+            "not within {PATIENCE:?}: {what}\n{}",
+            prefix::events()
+        );
+        sleep(Duration::from_millis(100));
+    }
+}
+
+/// What the registry has of a service, if it is there.
+fn service(name: &str) -> Option<String> {
+    Some(prefix::values(&format!(r"{SERVICES}\{name}")))
+        .filter(|values| values.contains("ImagePath"))
+}
+
+/// What the program prints that is where programs are.
+fn installed(arguments: &[&str]) -> String {
+    let folder = prefix::drive().join("Program Files/Penstock");
+    fs::create_dir_all(&folder).unwrap();
+    let program = folder.join("penstock.exe");
+    if !program.exists() {
+        // Renamed into place: another test may look for it meanwhile.
+        let fresh = folder.join(format!("penstock.{:?}", std::thread::current().id()));
+        fs::copy(prefix::built("penstock.exe"), &fresh).unwrap();
+        fs::rename(fresh, program).unwrap();
+    }
+    let mut there = prefix::wine();
+    there.arg(PROGRAM).args(arguments);
+    printed(&run(there, b""))
+}
+
+/// A file of the tests, at a place below drive C.
+fn put(file: &str, at: &str) -> PathBuf {
+    let to = prefix::drive().join(at);
+    fs::create_dir_all(to.parent().unwrap()).unwrap();
+    fs::copy(expected::file(&format!("files/{file}.conf")), &to).unwrap();
+    to
+}
+
+#[test]
+fn a_tunnel_that_cannot_come_up_says_why_and_leaves_no_service() {
+    put("good/client", "tunnels/office.conf");
+    let told = installed(&["install-tunnel", r"C:\tunnels\office.conf"]);
+    for said in [
+        "office.conf: warning: there are keys in it, and S-1-1-0 may read it\n",
+        "this Windows does not give it a SID of its own or fewer privileges\n",
+        "it stopped, and was removed; event 3 of Penstock in the event log says why\n",
+        "exit Some(1)\n",
+    ] {
+        assert!(told.contains(said), "{said} is not in:\n{told}");
+    }
+    assert_eq!(service("PenstockTunnel$office"), None);
+    let events = prefix::events();
+    let warned = r#"warn:eventlog:ReportEventW L"C:\\tunnels\\office.conf""#;
+    let failed = r#"err:eventlog:ReportEventW L"office""#;
+    assert!(events.contains(warned) && events.contains(failed), "{events}");
+    let source = prefix::values(&format!(r"{SERVICES}\EventLog\Application\Penstock"));
+    assert!(source.contains(PROGRAM) && source.contains("0x7"), "{source}");
+}
+
+#[test]
+fn what_others_could_change_is_no_service() {
+    let open = put("good/client", "tunnels/open.conf");
+    fs::set_permissions(&open, fs::Permissions::from_mode(0o666)).unwrap();
+    put("good/client", "tunnels/real.conf");
+    let link = prefix::drive().join("linked");
+    let _ = fs::remove_file(&link);
+    symlink(prefix::drive().join("tunnels"), link).unwrap();
+    put("bad/misspelt-key", "tunnels/misspelt.conf");
+    put("good/client", "tunnels/a b.conf");
+    for (file, said) in [
+        (r"C:\tunnels\open.conf", "S-1-1-0 may change this file"),
+        (r"C:\linked\real.conf", r"name it by its own path, C:\tunnels\real.conf"),
+        (r"\\server\share\x.conf", "is on a drive of this machine"),
+        (r"C:\tunnels\none.conf", "File not found"),
+        (r"C:\tunnels\misspelt.conf", "misspelt.conf:"),
+        (r"C:\tunnels\a b.conf", "a tunnel's name"),
+    ] {
+        let told = installed(&["install-tunnel", file]);
+        assert!(told.contains(said) && told.ends_with("exit Some(1)\n"), "{file}: {told}");
+    }
+    let told = installed(&["uninstall-tunnel", "none"]);
+    assert!(
+        told.starts_with("PenstockTunnel$none: ") && told.ends_with("exit Some(1)\n"),
+        "{told}"
+    );
+}
+
+/// A service that runs: files come and go in its folder.
+#[test]
+fn the_manager_encrypts_what_is_put_into_its_folder_and_keeps_a_service_for_it() {
+    let folder = "Program Files/Penstock/Data/Configurations";
+    let there = |name: &str| prefix::drive().join(folder).join(name).exists();
+    let service_of = || service("PenstockTunnel$home");
+    let told = installed(&["install-manager"]);
+    assert!(told.ends_with("exit Some(0)\n"), "{told}");
+    let again = installed(&["install-manager"]);
+    assert!(again.ends_with("exit Some(1)\n"), "{again}");
+    put("good/client", &format!("{folder}/home.conf"));
+    until("encrypted", || {
+        service_of().is_some() && there("home.conf.dpapi") && !there("home.conf")
+    });
+    let said = service_of().unwrap();
+    let image = format!(
+        "\"{PROGRAM}\" service tunnel \"C:\\{}\\home.conf.dpapi\"",
+        folder.replace('/', "\\")
+    );
+    for part in [
+        &*image,
+        "Start    REG_DWORD    0x2",
+        "Type    REG_DWORD    0x10",
+        r"Nsi\0TcpIp\0BFE",
+        "LocalSystem",
+    ] {
+        assert!(said.contains(part), "{part} is not in:\n{said}");
+    }
+    let plain = fs::read(expected::file("files/good/client.conf")).unwrap();
+    let sealed = fs::read(prefix::drive().join(folder).join("home.conf.dpapi")).unwrap();
+    assert!(!sealed.windows(16).any(|part| plain.windows(16).any(|other| part == other)));
+    // Nothing of what is no tunnel's is touched, and what is none is told once.
+    put("bad/misspelt-key", &format!("{folder}/wrong.conf"));
+    until("told", || prefix::events().contains(r#"L"wrong""#));
+    assert!(there("wrong.conf") && !there("wrong.conf.dpapi"));
+    fs::remove_file(prefix::drive().join(folder).join("home.conf.dpapi")).unwrap();
+    until("removed", || service_of().is_none());
+    assert_eq!(installed(&["uninstall-manager"]), "exit Some(0)\n");
+    assert_eq!(service("PenstockManager"), None);
+    let events = prefix::events();
+    assert_eq!(events.matches(r#"L"wrong""#).count(), 1, "{events}");
+}
