@@ -131,6 +131,7 @@ fn files_are_read_the_same() {
 /// The values that are there are the registry's, policy over local over default, and one that is none is refused alone.
 #[test]
 fn policies_say_where_they_came_from() {
+    let _policy = prefix::policy();
     let (group, local) = (r"SOFTWARE\Policies\Penstock", r"SOFTWARE\Penstock");
     prefix::set_value(group, "Mtu", "REG_DWORD", "1300");
     prefix::set_value(local, "Mtu", "REG_DWORD", "1280");

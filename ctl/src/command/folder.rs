@@ -22,6 +22,7 @@ use ctl::windows::watch::Watch;
 use ctl::words::said;
 
 use super::Failure;
+use super::follow_policy::{self, Follow};
 use super::install::program;
 use super::strip::parsed;
 
@@ -51,15 +52,17 @@ pub(crate) fn manage(running: &Running) -> Result<(), Event> {
     })?;
     let folder = folder().map_err(|error| failed(&said(&error)))?;
     let mut watch = Watch::of(&folder).map_err(|error| failed(&said(&error)))?;
+    follow_policy::watch(&running.notices()).map_err(|error| failed(&said(&error)))?;
     let notices = running.notices();
     let watching = std::thread::Builder::new()
         .spawn(move || while watch.wait().is_ok() && notices.send(Notice::Changed).is_ok() {});
     watching.map_err(|error| failed(&said(&error)))?;
     running.started();
     tell(Event::ManagerStarted, &[&folder.display().to_string()]);
-    let mut told = Told::new();
+    let (mut told, mut policy) = (Told::new(), Follow::default());
     loop {
-        let patience = if act(&folder, &program, &mut told) { ANYWAY } else { AGAIN };
+        let well = act(&folder, &program, &mut told) & policy.act();
+        let patience = if well { ANYWAY } else { AGAIN };
         if running.next(patience) == Some(Notice::Stop) {
             tell(Event::ManagerStopped, &[]);
             return Ok(());

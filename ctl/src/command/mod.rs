@@ -12,6 +12,8 @@ mod down;
 #[cfg(windows)]
 mod folder;
 #[cfg(windows)]
+mod follow_policy;
+#[cfg(windows)]
 mod install;
 mod interface;
 mod keys;

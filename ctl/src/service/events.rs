@@ -92,6 +92,9 @@ events! {
     16 Information TunnelRemoved "The service of the tunnel %1 was removed: its file is gone.";
     17 Error TunnelNotRemoved "The service of the tunnel %1 could not be removed, though its file is gone: %2";
     18 Information TunnelRestarted "The service of the tunnel %1 was started anew: its file has changed.";
+    19 Information PolicyApplied "The driver was handed what policy says now: %1";
+    20 Warning PolicyRefused "A policy value is not taken: %1";
+    21 Error PolicyNotApplied "The driver could not be handed what policy says: %1";
 }
 
 impl Event {

@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::OnceLock;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// What `scripts/build.sh --ctl --tests` makes.
 const BUILT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/ctl");
@@ -93,6 +93,18 @@ pub(crate) fn set_value(key: &str, name: &str, kind: &str, data: &str) {
     command.args(["reg", "add", &key, "/v", name, "/t", kind, "/d", data, "/f"]);
     let ended = command.output().unwrap();
     assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stdout));
+}
+
+/// Removes a value below HKEY_LOCAL_MACHINE.
+pub(crate) fn remove_value(key: &str, name: &str) {
+    let ended = wine().args(["reg", "delete", &format!(r"HKLM\{key}"), "/v", name, "/f"]).output();
+    assert!(ended.unwrap().status.success());
+}
+
+/// Keeps the policy of this Windows, and with it the manager, to one test.
+pub(crate) fn policy() -> MutexGuard<'static, ()> {
+    static POLICY: Mutex<()> = Mutex::new(());
+    POLICY.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The values of a key below HKEY_LOCAL_MACHINE, as `reg query` prints them.

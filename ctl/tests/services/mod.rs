@@ -10,6 +10,7 @@ use super::{expected, prefix, printed, run};
 
 /// How long something may take that a service does.
 const PATIENCE: Duration = Duration::from_secs(120);
+const GROUP: &str = r"SOFTWARE\Policies\Penstock";
 const SERVICES: &str = r"SYSTEM\CurrentControlSet\Services";
 const PROGRAM: &str = r"C:\Program Files\Penstock\penstock.exe";
 
@@ -111,6 +112,7 @@ fn the_manager_encrypts_what_is_put_into_its_folder_and_keeps_a_service_for_it()
     let folder = "Program Files/Penstock/Data/Configurations";
     let there = |name: &str| prefix::drive().join(folder).join(name).exists();
     let service_of = || service("PenstockTunnel$home");
+    let _policy = prefix::policy();
     let told = installed(&["install-manager"]);
     assert!(told.ends_with("exit Some(0)\n"), "{told}");
     let again = installed(&["install-manager"]);
@@ -136,6 +138,20 @@ fn the_manager_encrypts_what_is_put_into_its_folder_and_keeps_a_service_for_it()
     let plain = fs::read(expected::file("files/good/client.conf")).unwrap();
     let sealed = fs::read(prefix::drive().join(folder).join("home.conf.dpapi")).unwrap();
     assert!(!sealed.windows(16).any(|part| plain.windows(16).any(|other| part == other)));
+    // What policy says is handed to the driver, whoever wrote something else there, and what is wrong is told.
+    let parameters = || prefix::values(&format!(r"{SERVICES}\penstock\Parameters"));
+    prefix::set_value(GROUP, "HeldPerCpu", "REG_DWORD", "100");
+    prefix::set_value(GROUP, "HeldPerPeer", "REG_DWORD", "70000");
+    until("handed over", || parameters().contains("HeldPerCpu    REG_DWORD    0x64"));
+    until("refused", || {
+        prefix::events().contains("HeldPerPeer: 70000 is not from 0 to 65536, default 256")
+    });
+    assert!(!parameters().contains("HeldPerPeer"));
+    prefix::set_value(GROUP, "HeldPerCpu", "REG_DWORD", "200");
+    until("handed over again", || parameters().contains("HeldPerCpu    REG_DWORD    0xc8"));
+    prefix::remove_value(GROUP, "HeldPerPeer");
+    prefix::remove_value(GROUP, "HeldPerCpu");
+    until("taken back", || !parameters().contains("HeldPerCpu"));
     // Nothing of what is no tunnel's is touched, and what is none is told once.
     put("bad/misspelt-key", &format!("{folder}/wrong.conf"));
     until("told", || prefix::events().contains(r#"L"wrong""#));
