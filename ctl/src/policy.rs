@@ -5,7 +5,7 @@
 use std::{fmt, io};
 
 use abi::cpu_list::CpuList;
-use abi::policy::{Policy, SCALING_EXCLUDE};
+use abi::policy::{Row, SCALING_EXCLUDE, ServicePolicy};
 
 pub mod engine;
 
@@ -87,16 +87,21 @@ impl<V: fmt::Display> fmt::Display for Effective<V> {
 }
 
 /// What a number comes to.
-pub fn number(policy: Policy, registry: &impl Registry) -> Effective<u32> {
-    let (range, name) = (policy.range(), policy.name());
-    effective(registry, name, policy.default(), |value| match value {
+pub fn number(row: &Row, registry: &impl Registry) -> Effective<u32> {
+    let (range, default) = (&row.range, row.default);
+    effective(registry, row.name, default, |value| match value {
         Value::Dword(number) if range.contains(number) => Ok(*number),
         Value::Dword(number) => {
-            let (least, most, default) = (range.start(), range.end(), policy.default());
+            let (least, most) = (range.start(), range.end());
             Err(format!("{number} is not from {least} to {most}, default {default}"))
         }
         _ => Err("it is no REG_DWORD".to_owned()),
     })
+}
+
+/// Whether the commands of tunnels' files are run.
+pub fn runs_scripts(registry: &impl Registry) -> bool {
+    number(&ServicePolicy::DangerousScriptExecution.row(), registry).value == 1
 }
 
 /// What the CPUs that are excluded come to, as they are written.
@@ -131,6 +136,8 @@ fn effective<V>(
 
 #[cfg(test)]
 mod tests {
+    use abi::policy::Policy;
+
     use super::*;
 
     struct Set(Vec<(&'static str, &'static str, Value)>);
@@ -151,8 +158,22 @@ mod tests {
             (vec![local()], 1280, From::Local),
             (vec![local(), group()], 1300, From::Group),
         ] {
-            let read = number(Policy::Mtu, &Set(set));
+            let read = number(&Policy::Mtu.row(), &Set(set));
             assert_eq!(read, Effective { value, from, refused: vec![] });
+        }
+    }
+
+    #[test]
+    fn commands_are_run_where_policy_says_so_alone() {
+        let value = |from, number| (from, "DangerousScriptExecution", Value::Dword(number));
+        for (set, runs) in [
+            (vec![], false),
+            (vec![value(LOCAL, 1)], true),
+            (vec![value(LOCAL, 1), value(GROUP, 0)], false),
+            (vec![value(GROUP, 1)], true),
+            (vec![value(GROUP, 2)], false),
+        ] {
+            assert_eq!(runs_scripts(&Set(set)), runs);
         }
     }
 
@@ -166,12 +187,12 @@ mod tests {
             (LOCAL, "ScalingExclude", Value::Text("0-1, 1:3".to_owned())),
         ]);
         assert_eq!(
-            number(Policy::Mtu, &set).to_string(),
+            number(&Policy::Mtu.row(), &set).to_string(),
             "  here: 1280 (from this machine, HKLM\\SOFTWARE\\Penstock)\n  refused: 9000 is not from 576 to 1968, \
              default 1420 (from Group Policy, HKLM\\SOFTWARE\\Policies\\Penstock)\n"
         );
         assert_eq!(
-            number(Policy::SimdCap, &set).to_string(),
+            number(&Policy::SimdCap.row(), &set).to_string(),
             "  here: 4 (from the default)\n  refused: it is no REG_DWORD (from this machine, HKLM\\SOFTWARE\\Penstock)\n"
         );
         let excluded = excluded(&set);

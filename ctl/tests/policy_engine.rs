@@ -144,7 +144,7 @@ proptest! {
         let mut engine = Engine::default();
         engine.apply(&memory).unwrap();
         for policy in Policy::ALL {
-            let read = number(*policy, &memory);
+            let read = number(&policy.row(), &memory);
             let wanted = (read.from != From::Default).then_some(Value::Dword(read.value));
             prop_assert_eq!(memory.parameter(policy.name()), wanted);
         }

@@ -1,7 +1,7 @@
 //! `policy`: the values that an administrator may set, and whether what he is about to set is one of them.
 
 use abi::cpu_list::CpuList;
-use abi::policy::{Policy, SCALING_EXCLUDE};
+use abi::policy::{SCALING_EXCLUDE, rows};
 use clap::Subcommand;
 use ctl::config::key_names::nearest_of;
 use ctl::policy as effective;
@@ -70,15 +70,15 @@ fn show(name: Option<&str>) -> Outcome {
         text += &format!("{name}\n  {range}\n  {about}\n{set_to}");
     };
     let is_asked = |other: &str| name.is_none_or(|name| name.eq_ignore_ascii_case(other));
-    for policy in Policy::ALL.iter().filter(|policy| is_asked(policy.name())) {
-        let (range, default) = (policy.range(), policy.default());
-        let (least, most, unit) = (range.start(), range.end(), policy.unit());
+    for policy in rows().filter(|row| is_asked(row.name)) {
+        let (range, default) = (&policy.range, policy.default);
+        let (least, most, unit) = (range.start(), range.end(), policy.unit);
         let range = format!("{least} to {most}, default {default} ({unit})");
         row(
-            policy.name(),
+            policy.name,
             &range,
-            policy.description(),
-            &set_to(|| effective::number(*policy, &REGISTRY)),
+            policy.description,
+            &set_to(|| effective::number(&policy, &REGISTRY)),
         );
     }
     if is_asked(SCALING_EXCLUDE) {
@@ -119,18 +119,18 @@ fn checked(setting: &str) -> Result<(), String> {
         let list = CpuList::parse(value);
         return list.map(drop).map_err(|_| format!("{SCALING_EXCLUDE}: this is not {EXCLUDE_IS}"));
     }
-    let known = Policy::ALL.iter().find(|policy| policy.name().eq_ignore_ascii_case(name));
+    let known = rows().find(|row| row.name.eq_ignore_ascii_case(name));
     let known = known.ok_or_else(|| unknown(name))?;
-    let (range, name) = (known.range(), known.name());
+    let (range, name) = (&known.range, known.name);
     let (least, most) = (range.start(), range.end());
     match value.parse() {
         Ok(number) if range.contains(&number) => Ok(()),
-        _ => Err(format!("{name}: this is no number from {least} to {most} ({})", known.unit())),
+        _ => Err(format!("{name}: this is no number from {least} to {most} ({})", known.unit)),
     }
 }
 
 fn unknown(name: &str) -> String {
-    let names = Policy::ALL.iter().map(|policy| policy.name()).chain([SCALING_EXCLUDE]);
+    let names = rows().map(|row| row.name).chain([SCALING_EXCLUDE]);
     let hint = nearest_of(name, names);
     let hint = hint.map_or_else(String::new, |nearest| format!("; did you mean `{nearest}`?"));
     format!("there is no policy `{name}`{hint}")

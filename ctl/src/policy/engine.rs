@@ -73,7 +73,7 @@ impl Engine {
         let (mut applied, mut refused) = (Applied::default(), Vec::new());
         let mut wanted = Vec::new();
         for policy in Policy::ALL {
-            let read = number(*policy, registry);
+            let read = number(&policy.row(), registry);
             wanted.push(want(policy.name(), read, Value::Dword, &mut refused));
         }
         let read = excluded(registry);

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use abi::{
     cpu_list::MOST_CHARACTERS,
-    policy::{Policy, SCALING_EXCLUDE},
+    policy::{Row, SCALING_EXCLUDE, rows},
 };
 use roxmltree::Node;
 
@@ -58,9 +58,9 @@ pub(super) fn check(admx: &File<'_>, adml: &File<'_>, problems: &mut Vec<Problem
             problems.push(admx.problem(policy, Rule::Secret, text));
             continue;
         }
-        let row = Policy::ALL.iter().find(|row| row.name() == setting.value);
-        let (wanted, told) = match row {
-            Some(row) => (choices(*row), told(*row)),
+        let row = rows().find(|row| row.name == setting.value);
+        let (wanted, told) = match &row {
+            Some(row) => (choices(row), told(row)),
             None if setting.value == SCALING_EXCLUDE => {
                 let longest = Choices::Text(MOST_CHARACTERS as u32);
                 (
@@ -87,11 +87,11 @@ pub(super) fn check(admx: &File<'_>, adml: &File<'_>, problems: &mut Vec<Problem
             }
         }
         if let Some(row) = row {
-            shown(adml, policy, *row, problems);
+            shown(adml, policy, &row, problems);
         }
         found.insert(setting.value);
     }
-    let names = Policy::ALL.iter().map(|policy| policy.name()).chain([SCALING_EXCLUDE]);
+    let names = rows().map(|row| row.name).chain([SCALING_EXCLUDE]);
     for name in names.filter(|name| !found.contains(*name)) {
         let text = format!("there is no setting for {name}");
         problems.push(admx.problem(admx.document.root_element(), Rule::Complete, text));
@@ -99,8 +99,8 @@ pub(super) fn check(admx: &File<'_>, adml: &File<'_>, problems: &mut Vec<Problem
 }
 
 /// What the setting of a row is to write: a switch where the table has no and yes, items where it names each number.
-fn choices(row: Policy) -> Choices {
-    let (least, most) = (*row.range().start(), *row.range().end());
+fn choices(row: &Row) -> Choices {
+    let (least, most) = (*row.range.start(), *row.range.end());
     match items(row) {
         Some(_) if (least, most) == (0, 1) => Choices::Switch(1, 0),
         Some(_) => Choices::Items((least..=most).collect()),
@@ -109,26 +109,27 @@ fn choices(row: Policy) -> Choices {
 }
 
 /// What each number of a row stands for, if it is numbers that stand for something.
-fn items(row: Policy) -> Option<Vec<&'static str>> {
+fn items(row: &Row) -> Option<Vec<&'static str>> {
     let texts: Option<Vec<_>> = row
-        .range()
+        .range
+        .clone()
         .map_while(|number| {
-            let (_, text) = row.unit().split_once(&format!("{number} "))?;
+            let (_, text) = row.unit.split_once(&format!("{number} "))?;
             Some(text.split_once(&format!(", {} ", number + 1)).map_or(text, |(text, _)| text))
         })
         .map(Some)
         .collect();
-    let first = format!("{} ", row.range().start());
-    texts.filter(|_| row.unit().starts_with(&first))
+    let first = format!("{} ", row.range.start());
+    texts.filter(|_| row.unit.starts_with(&first))
 }
 
 /// What the explanation of a row says.
-fn told(row: Policy) -> Vec<String> {
-    let (range, default) = (row.range(), row.default());
+fn told(row: &Row) -> Vec<String> {
+    let (range, default) = (&row.range, row.default);
     vec![
-        row.description().into(),
+        row.description.into(),
         format!("Default: {default}\n"),
-        format!("Unit: {}\n", row.unit()),
+        format!("Unit: {}\n", row.unit),
         format!("Range: {} to {}", range.start(), range.end()),
     ]
 }
@@ -139,13 +140,13 @@ fn string<'a>(adml: &'a File<'_>, named: &str) -> Option<&'a str> {
 }
 
 /// What the editor shows before anything is changed is the default, and items are called what they are.
-fn shown(adml: &File<'_>, policy: Node<'_, '_>, row: Policy, problems: &mut Vec<Problem>) {
+fn shown(adml: &File<'_>, policy: Node<'_, '_>, row: &Row, problems: &mut Vec<Problem>) {
     let controls = adml.all("presentation").flat_map(|node| node.children());
-    for control in controls.filter(|node| node.attribute("refId") == Some(row.name())) {
+    for control in controls.filter(|node| node.attribute("refId") == Some(row.name)) {
         let shown = control.attribute("defaultItem").or(control.attribute("defaultValue"));
-        let default = row.default().to_string();
+        let default = row.default.to_string();
         if shown != Some(&default) {
-            let text = format!("{}: {shown:?} is shown, and the default is {default}", row.name());
+            let text = format!("{}: {shown:?} is shown, and the default is {default}", row.name);
             problems.push(adml.problem(control, Rule::Table, text));
         }
     }
@@ -153,7 +154,7 @@ fn shown(adml: &File<'_>, policy: Node<'_, '_>, row: Policy, problems: &mut Vec<
     let named = named.map(|item| string(adml, item.attribute("displayName").unwrap_or_default()));
     for (called, is) in named.zip(items(row).unwrap_or_default()) {
         if !called.is_some_and(|called| called.eq_ignore_ascii_case(is)) {
-            let text = format!("{}: `{is}` is called {called:?}", row.name());
+            let text = format!("{}: `{is}` is called {called:?}", row.name);
             problems.push(adml.problem(adml.document.root_element(), Rule::Table, text));
         }
     }
