@@ -41,16 +41,38 @@ impl Up {
 
     #[cfg(windows)]
     fn runs_scripts(&self) -> bool {
-        false
+        ctl::policy::runs_scripts(&ctl::windows::registry::LocalMachine)
     }
 }
 
+/// Brings it up, looks after it until this program is to end, and takes it down: the adapter, the filters and the sockets are its own.
 #[cfg(windows)]
-fn bring_up(plan: &Plan, _: Reading) -> Outcome {
-    Err(Failure::new(
-        &plan.name,
-        "nothing on Windows brings it up yet; --dry-run says what would be done",
-    ))
+fn bring_up(plan: &Plan, reading: Reading) -> Outcome {
+    use std::sync::mpsc;
+
+    use ctl::tunnel::watch::{self, Signal, Watch};
+    use ctl::windows::machine::Machine;
+    use ctl::windows::{console, network_changes::NetworkChanges};
+    use ctl::words::said;
+
+    let (sender, receiver) = mpsc::channel();
+    let watched = console::stop(sender.clone()).and_then(|()| {
+        NetworkChanges::tell(move || {
+            let _ = sender.send(Signal::Changed);
+        })
+    });
+    let changes = watched.map_err(|why| Failure::new(&plan.name, said(&why)))?;
+    let watch = Watch::of(&reading.config);
+    let mut machine = Machine::of(&plan.name, false);
+    let came = ctl::tunnel::up(plan, reading.config, &mut machine);
+    let running = came.map_err(|failure| unable(plan, &failure))?;
+    super::note(format_args!("{} is up until this ends: Ctrl-C takes it down", plan.name));
+    watch::run(watch, &mut machine, &receiver, |line| super::note(line));
+    drop(changes);
+    running.down(&mut machine).map_err(|left| {
+        let left: Vec<_> = left.iter().map(ToString::to_string).collect();
+        Failure::new(format_args!("Unable to take down {}", plan.name), left.join("\n"))
+    })
 }
 
 #[cfg(unix)]
@@ -60,8 +82,11 @@ fn bring_up(plan: &Plan, reading: Reading) -> Outcome {
     lacking(plan).iter().for_each(|lacking| super::note(format_args!("Warning: {lacking}")));
     let came = ctl::tunnel::up(plan, reading.config, &mut Machine::of(&plan.name));
     // `down` knows what there is by the file, or by what it finds.
-    came.map(drop)
-        .map_err(|failure| Failure::new(format_args!("Unable to bring up {}", plan.name), failure))
+    came.map(drop).map_err(|failure| unable(plan, &failure))
+}
+
+fn unable(plan: &Plan, failure: &ctl::tunnel::Failure) -> Failure {
+    Failure::new(format_args!("Unable to bring up {}", plan.name), failure)
 }
 
 /// The plan of a file, and what it says.

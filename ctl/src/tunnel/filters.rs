@@ -40,6 +40,64 @@ pub enum Match {
     All,
 }
 
+/// One condition of a filter. Those of one kind are alternatives, and one of each kind has to hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Condition {
+    /// The program is this process's.
+    OwnProgram,
+    /// It stays on this machine.
+    Loopback,
+    /// It goes through the tunnel's adapter.
+    Adapter,
+    /// Its protocol is this.
+    Protocol(u8),
+    /// Its port at this end is this; of ICMP, its type.
+    LocalPort(u16),
+    /// Its port at the other end is this; of ICMP, its code.
+    RemotePort(u16),
+    /// Its other end is this.
+    Remote(IpAddr),
+}
+
+/// Numbers of protocols. [IANA, Assigned Internet Protocol Numbers]
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+const ICMPV6: u8 = 58;
+/// The port of DNS.
+const DNS: u16 = 53;
+
+impl Filter {
+    /// The filter's conditions on IPv4 or IPv6; none where it has nothing to match there.
+    #[must_use]
+    pub fn conditions(&self, is_ipv4: bool) -> Option<Vec<Condition>> {
+        use Condition::{LocalPort, Protocol, Remote, RemotePort};
+        let dns = [Protocol(TCP), Protocol(UDP), RemotePort(DNS)];
+        Some(match &self.matches {
+            Match::OwnService => vec![Condition::OwnProgram],
+            Match::Loopback => vec![Condition::Loopback],
+            Match::Tunnel => vec![Condition::Adapter],
+            Match::DnsTo(servers) => {
+                let servers = servers.iter().filter(|server| server.is_ipv4() == is_ipv4);
+                let servers: Vec<_> = servers.map(|server| Remote(*server)).collect();
+                // A filter without a server would match all of them.
+                if servers.is_empty() {
+                    return None;
+                }
+                [servers, dns.to_vec()].concat()
+            }
+            Match::Dns => dns.to_vec(),
+            Match::Dhcp if is_ipv4 => vec![Protocol(UDP), LocalPort(68), RemotePort(67)],
+            Match::Dhcp => vec![Protocol(UDP), LocalPort(546), RemotePort(547)],
+            Match::NeighbourDiscovery if is_ipv4 => return None,
+            Match::NeighbourDiscovery => {
+                let types = (133..=137).map(LocalPort);
+                [Protocol(ICMPV6), RemotePort(0)].into_iter().chain(types).collect()
+            }
+            Match::All => Vec::new(),
+        })
+    }
+}
+
 /// The filters of a tunnel with these servers of DNS, heaviest first.
 #[must_use]
 pub fn kill_switch(dns: &[IpAddr]) -> Vec<Filter> {
@@ -89,7 +147,65 @@ impl fmt::Display for Match {
 
 #[cfg(test)]
 mod tests {
+    use std::mem::discriminant;
+
     use super::*;
+
+    /// What a connection is, as the conditions that hold for it.
+    fn passes(filters: &[Filter], to: &str, holding: &[Condition]) -> bool {
+        let to: IpAddr = to.parse().unwrap();
+        let holds = |condition: &Condition| {
+            holding.contains(condition) || *condition == Condition::Remote(to)
+        };
+        let matches = |filter: &&Filter| {
+            let conditions = filter.conditions(to.is_ipv4());
+            conditions.is_some_and(|conditions| {
+                let of_kind = |kind: &Condition| {
+                    let kind = discriminant(kind);
+                    conditions.iter().filter(move |other| discriminant(*other) == kind)
+                };
+                conditions.iter().all(|condition| of_kind(condition).any(holds))
+            })
+        };
+        filters.iter().find(matches).expect("the last matches all").permit
+    }
+
+    #[test]
+    fn nothing_leaves_beside_the_tunnel_but_what_has_to() {
+        use Condition::{Adapter, LocalPort, Loopback, OwnProgram, Protocol, RemotePort};
+        let named = kill_switch(&["10.0.0.53".parse().unwrap()]);
+        let any = kill_switch(&[]);
+        let dns = [Protocol(UDP), RemotePort(53), LocalPort(50_000)];
+        let dns_inside = [Protocol(TCP), RemotePort(53), Adapter];
+        let web = [Protocol(TCP), RemotePort(443)];
+        let dhcp = [Protocol(UDP), LocalPort(68), RemotePort(67)];
+        let dhcp6 = [Protocol(UDP), LocalPort(546), RemotePort(547)];
+        for (to, holding, with_dns, without) in [
+            ("192.0.2.1", &web[..], false, false),
+            ("2001:db8::1", &web, false, false),
+            ("192.0.2.1", &[Adapter, Protocol(TCP), RemotePort(443)], true, true),
+            ("2001:db8::1", &[Adapter], true, true),
+            ("192.0.2.1", &[OwnProgram, Protocol(UDP), RemotePort(51820)], true, true),
+            ("2001:db8::1", &[OwnProgram, Protocol(UDP), RemotePort(51820)], true, true),
+            ("127.0.0.1", &[Loopback, Protocol(UDP), RemotePort(53)], true, true),
+            ("10.0.0.53", &dns, true, false),
+            ("10.0.0.53", &web, false, false),
+            ("192.0.2.53", &dns, false, false),
+            ("192.0.2.53", &dns_inside, false, true),
+            // No server of this family is named.
+            ("2001:db8::53", &dns, false, false),
+            ("2001:db8::53", &dns_inside, false, true),
+            ("255.255.255.255", &dhcp, true, true),
+            ("ff02::1:2", &dhcp6, true, true),
+            ("ff02::1:2", &dhcp, false, false),
+            ("ff02::2", &[Protocol(ICMPV6), LocalPort(133), RemotePort(0)], true, true),
+            ("ff02::2", &[Protocol(ICMPV6), LocalPort(128), RemotePort(0)], false, false),
+            ("ff02::2", &[Protocol(UDP), LocalPort(133), RemotePort(0)], false, false),
+        ] {
+            assert_eq!(passes(&named, to, holding), with_dns, "{to} {holding:?}");
+            assert_eq!(passes(&any, to, holding), without, "{to} {holding:?}, no server");
+        }
+    }
 
     #[test]
     fn what_is_not_permitted_is_blocked_and_asked_last() {

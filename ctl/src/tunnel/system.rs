@@ -83,7 +83,7 @@ pub trait System {
     /// As above.
     fn unfilter(&mut self) -> io::Result<()>;
 
-    /// The MTU of the interface that the default route leaves by, which is no tunnel's; none without a default route.
+    /// The MTU of the interface that the default route beside the adapter's own leaves by; none without one.
     ///
     /// # Errors
     ///

@@ -16,7 +16,8 @@ use windows_sys::Win32::Devices::DeviceAndDriverInstallation::{
     CM_GET_DEVICE_INTERFACE_LIST_PRESENT, CM_Get_Device_Interface_List_SizeW,
     CM_Get_Device_Interface_ListW, CM_Get_Device_Interface_PropertyW, CM_LOCATE_DEVNODE_NORMAL,
     CM_Locate_DevNodeW, CM_Open_DevNode_Key, CM_REGISTRY_SOFTWARE, CR_BUFFER_SMALL,
-    CR_NO_SUCH_DEVNODE, CR_NO_SUCH_VALUE, CR_SUCCESS, RegDisposition_OpenExisting,
+    CR_NO_SUCH_DEVNODE, CR_NO_SUCH_VALUE, CR_SUCCESS, RegDisposition_OpenAlways,
+    RegDisposition_OpenExisting,
 };
 use windows_sys::Win32::Devices::Properties::DEVPKEY_Device_InstanceId;
 use windows_sys::Win32::NetworkManagement::IpHelper::{
@@ -26,7 +27,8 @@ use windows_sys::Win32::NetworkManagement::Ndis::{IF_MAX_STRING_SIZE, NET_LUID_L
 use windows_sys::Win32::Storage::FileSystem::{FILE_SHARE_READ, FILE_SHARE_WRITE};
 use windows_sys::Win32::System::IO::DeviceIoControl;
 use windows_sys::Win32::System::Registry::{
-    HKEY, KEY_QUERY_VALUE, RRF_RT_REG_SZ, RegCloseKey, RegGetValueW,
+    HKEY, KEY_QUERY_VALUE, KEY_SET_VALUE, REG_BINARY, RRF_RT_REG_SZ, RegCloseKey, RegGetValueW,
+    RegSetValueExW,
 };
 use windows_sys::core::GUID;
 
@@ -44,7 +46,7 @@ pub struct Adapters;
 impl Driver for Adapters {
     fn names(&self) -> io::Result<Vec<String>> {
         let mut names: Vec<_> =
-            interfaces()?.iter().filter_map(|path| alias_of(path).ok()).collect();
+            interfaces(None)?.iter().filter_map(|path| alias_of(path).ok()).collect();
         names.sort();
         Ok(names)
     }
@@ -52,13 +54,17 @@ impl Driver for Adapters {
     fn open(&self, name: &str) -> Result<Box<dyn Device>, Failure> {
         let is_named =
             |path: &&String| alias_of(path).is_ok_and(|alias| alias.eq_ignore_ascii_case(name));
-        let interfaces = interfaces()?;
+        let interfaces = interfaces(None)?;
         let path = interfaces.iter().find(is_named).ok_or(io::ErrorKind::NotFound);
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).share_mode(FILE_SHARE_READ | FILE_SHARE_WRITE);
-        let file = options.open(path.map_err(io::Error::from)?)?;
-        Ok(Box::new(Adapter { file }))
+        Ok(open(path.map_err(io::Error::from)?)?)
     }
+}
+
+/// Opens the interface of this path.
+pub(super) fn open(path: &str) -> io::Result<Box<dyn Device>> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).share_mode(FILE_SHARE_READ | FILE_SHARE_WRITE);
+    Ok(Box::new(Adapter { file: options.open(path)? }))
 }
 
 /// An open adapter.
@@ -93,18 +99,20 @@ impl Device for Adapter {
     }
 }
 
-/// Paths of the interfaces that are there.
-fn interfaces() -> io::Result<Vec<String>> {
+/// Paths of the interfaces that are there; of one device, or of all.
+pub(super) fn interfaces(instance: Option<&str>) -> io::Result<Vec<String>> {
+    let instance = instance.map(wide);
+    let instance = instance.as_ref().map_or_else(null, |instance| instance.as_ptr());
     let (data1, data2, data3, data4) = INTERFACE_CLASS;
     let class = GUID { data1, data2, data3, data4 };
     for _ in 0..TRIES {
         let mut len = 0;
-        // SAFETY: a place for the length, a GUID, and no device in particular.
+        // SAFETY: a place for the length, a GUID, and a device whose identifier ends with a NUL, or none in particular.
         let code = unsafe {
             CM_Get_Device_Interface_List_SizeW(
                 &raw mut len,
                 &raw const class,
-                null(),
+                instance,
                 CM_GET_DEVICE_INTERFACE_LIST_PRESENT,
             )
         };
@@ -114,7 +122,7 @@ fn interfaces() -> io::Result<Vec<String>> {
         let code = unsafe {
             CM_Get_Device_Interface_ListW(
                 &raw const class,
-                null(),
+                instance,
                 units.as_mut_ptr(),
                 len,
                 CM_GET_DEVICE_INTERFACE_LIST_PRESENT,
@@ -138,17 +146,27 @@ fn is_ours(path: &str) -> bool {
 
 /// The name of the connection that an interface's device is.
 fn alias_of(path: &str) -> io::Result<String> {
-    let key = SoftwareKey::of(&instance_of(path)?)?;
-    let guid = parse_guid(&key.text("NetCfgInstanceId")?).ok_or(io::ErrorKind::InvalidData)?;
-    let mut luid = NET_LUID_LH::default();
-    // SAFETY: a GUID, and a place for the LUID.
-    super::checked(unsafe { ConvertInterfaceGuidToLuid(&raw const guid, &raw mut luid) })?;
+    let luid = luid_of(&guid_of(path)?)?;
     let mut units = [0; IF_MAX_STRING_SIZE as usize + 1];
     // SAFETY: a LUID, and a buffer of this length.
     super::checked(unsafe {
         ConvertInterfaceLuidToAlias(&raw const luid, units.as_mut_ptr(), units.len())
     })?;
     Ok(text(&units))
+}
+
+/// The GUID of the network interface that an interface's device is.
+pub(super) fn guid_of(path: &str) -> io::Result<GUID> {
+    let key = SoftwareKey::of(&instance_of(path)?)?;
+    Ok(parse_guid(&key.text("NetCfgInstanceId")?).ok_or(io::ErrorKind::InvalidData)?)
+}
+
+/// Its number.
+pub(super) fn luid_of(guid: &GUID) -> io::Result<NET_LUID_LH> {
+    let mut luid = NET_LUID_LH::default();
+    // SAFETY: a GUID, and a place for the LUID.
+    super::checked(unsafe { ConvertInterfaceGuidToLuid(guid, &raw mut luid) })?;
+    Ok(luid)
 }
 
 /// The identifier of an interface's device, with its NUL.
@@ -173,10 +191,20 @@ fn instance_of(path: &str) -> io::Result<[u16; ID_UNITS]> {
 }
 
 /// The key of a device's driver.
-struct SoftwareKey(HKEY);
+pub(super) struct SoftwareKey(HKEY);
 
 impl SoftwareKey {
-    fn of(instance: &[u16; ID_UNITS]) -> io::Result<Self> {
+    /// That of a device which is there.
+    fn of(instance: &[u16]) -> io::Result<Self> {
+        Self::open(instance, KEY_QUERY_VALUE, RegDisposition_OpenExisting)
+    }
+
+    /// The same, to be written; made if there is none.
+    pub(super) fn make(instance: &str) -> io::Result<Self> {
+        Self::open(&wide(instance), KEY_SET_VALUE, RegDisposition_OpenAlways)
+    }
+
+    fn open(instance: &[u16], access: u32, disposition: u32) -> io::Result<Self> {
         let mut node = 0;
         // SAFETY: the identifier ends with a NUL.
         configured(unsafe {
@@ -185,16 +213,18 @@ impl SoftwareKey {
         let mut key = null_mut();
         // SAFETY: numbers, and a place for the key.
         configured(unsafe {
-            CM_Open_DevNode_Key(
-                node,
-                KEY_QUERY_VALUE,
-                0,
-                RegDisposition_OpenExisting,
-                &raw mut key,
-                CM_REGISTRY_SOFTWARE,
-            )
+            CM_Open_DevNode_Key(node, access, 0, disposition, &raw mut key, CM_REGISTRY_SOFTWARE)
         })?;
         Ok(Self(key))
+    }
+
+    /// Sets a REG_BINARY.
+    pub(super) fn set_binary(&self, name: &str, bytes: &[u8; 16]) -> io::Result<()> {
+        let name = wide(name);
+        // SAFETY: the key is open, the name ends with a NUL, and there are 16 bytes.
+        super::checked(unsafe {
+            RegSetValueExW(self.0, name.as_ptr(), 0, REG_BINARY, bytes.as_ptr(), 16)
+        })
     }
 
     fn text(&self, name: &str) -> io::Result<String> {

@@ -9,10 +9,7 @@ use windows_sys::Win32::Security::Cryptography::{
 };
 use zeroize::{Zeroize, Zeroizing};
 
-use super::wide::{text, wide};
-
-/// The longest name that is looked at.
-const NAME_MAX: usize = 256;
+use super::wide::{pointed, wide};
 
 /// Encrypts `bytes` as those of the tunnel `name`.
 ///
@@ -66,21 +63,10 @@ pub fn unprotect(bytes: &[u8], name: &str) -> io::Result<Zeroizing<Vec<u8>>> {
 
 /// The text, which is freed.
 fn description_of(description: *mut u16) -> String {
-    if description.is_null() {
-        return String::new();
-    }
-    let mut units = Vec::new();
-    while units.len() < NAME_MAX {
-        // SAFETY: every unit before this one was no NUL, so it belongs to the text.
-        let unit = unsafe { *description.wrapping_add(units.len()) };
-        if unit == 0 {
-            break;
-        }
-        units.push(unit);
-    }
+    let text = pointed(description);
     // SAFETY: CryptUnprotectData's, which the caller is to free, and nothing looks at it any more.
     unsafe { LocalFree(description.cast()) };
-    text(&units)
+    text
 }
 
 fn blob(bytes: &[u8]) -> io::Result<CRYPT_INTEGER_BLOB> {

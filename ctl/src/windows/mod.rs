@@ -3,17 +3,25 @@
 //! Every function here takes and gives plain Rust: nothing outside of this folder is unsafe.
 
 mod access;
+pub mod console;
 pub mod device;
+mod dns;
 pub mod dpapi;
 pub mod event;
 pub mod event_log;
 pub mod files;
+mod filter_engine;
+mod interpreter;
+pub mod machine;
+mod network;
+pub mod network_changes;
 pub mod pipe;
 pub mod process;
 pub mod registry;
 pub mod seal;
 pub mod service_main;
 pub mod services;
+mod software_device;
 pub mod token;
 pub mod watch;
 mod wide;

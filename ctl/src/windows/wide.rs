@@ -14,6 +14,23 @@ pub(super) fn text(units: &[u16]) -> String {
     String::from_utf16_lossy(units.get(..end).unwrap_or_default())
 }
 
+/// The longest text that is read behind a pointer.
+const UNITS_MAX: usize = 32_768;
+
+/// The text behind a pointer of Windows'; none is empty.
+pub(super) fn pointed(text: *const u16) -> String {
+    let mut units = Vec::new();
+    while !text.is_null() && units.len() < UNITS_MAX {
+        // SAFETY: every unit before this one was no NUL, so it belongs to the text.
+        let unit = unsafe { *text.wrapping_add(units.len()) };
+        if unit == 0 {
+            break;
+        }
+        units.push(unit);
+    }
+    String::from_utf16_lossy(&units)
+}
+
 /// The texts of a list: each has its NUL, and an empty one ends it.
 pub(super) fn list(units: &[u16]) -> Vec<String> {
     units.split(|unit| *unit == 0).take_while(|part| !part.is_empty()).map(text).collect()
@@ -52,6 +69,8 @@ mod tests {
         assert_eq!(text(&wide("Zürich 🜨")), "Zürich 🜨");
         assert_eq!(text(&[65, 0, 66]), "A");
         assert_eq!(text(&[]), "");
+        assert_eq!(pointed(wide("Zürich").as_ptr()), "Zürich");
+        assert_eq!(pointed(std::ptr::null()), "");
         assert_eq!(list(&[65, 0, 66, 67, 0, 0, 68]), ["A", "BC"]);
         assert_eq!(list(&[0, 0]), [""; 0]);
         assert_eq!(list(&wide_list(&["a", "bc"])), ["a", "bc"]);
