@@ -36,8 +36,14 @@ fn printed(output: &Output) -> String {
 
 /// The lines of a help without the commands that only Windows has; the longest of these says how wide the column is.
 fn common(text: &str) -> Vec<Vec<&str>> {
-    let only =
-        ["serve", "install-tunnel", "uninstall-tunnel", "install-manager", "uninstall-manager"];
+    let only = [
+        "serve",
+        "driver",
+        "install-tunnel",
+        "uninstall-tunnel",
+        "install-manager",
+        "uninstall-manager",
+    ];
     let lines = text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
     lines.filter(|words| words.first().is_none_or(|first| !only.contains(first))).collect()
 }

@@ -11,11 +11,12 @@ use ctl::policy::{Registry, Value};
 use ctl::service::definition::{self, MANAGER_PRIVILEGES, TUNNEL_PREFIX};
 use ctl::service::events::Event;
 use ctl::service::folder::{Action, actions};
+use ctl::tunnel::watch::Signal;
 use ctl::windows::event_log::tell;
 use ctl::windows::files;
 use ctl::windows::registry::LocalMachine;
 use ctl::windows::seal::seal;
-use ctl::windows::service_main::{Notice, Running};
+use ctl::windows::service_main::Running;
 use ctl::windows::services::{self, Stopped};
 use ctl::windows::token::Token;
 use ctl::windows::watch::Watch;
@@ -52,10 +53,10 @@ pub(crate) fn manage(running: &Running) -> Result<(), Event> {
     })?;
     let folder = folder().map_err(|error| failed(&said(&error)))?;
     let mut watch = Watch::of(&folder).map_err(|error| failed(&said(&error)))?;
-    follow_policy::watch(&running.notices()).map_err(|error| failed(&said(&error)))?;
-    let notices = running.notices();
+    follow_policy::watch(&running.signals()).map_err(|error| failed(&said(&error)))?;
+    let signals = running.signals();
     let watching = std::thread::Builder::new()
-        .spawn(move || while watch.wait().is_ok() && notices.send(Notice::Changed).is_ok() {});
+        .spawn(move || while watch.wait().is_ok() && signals.send(Signal::Changed).is_ok() {});
     watching.map_err(|error| failed(&said(&error)))?;
     running.started();
     tell(Event::ManagerStarted, &[&folder.display().to_string()]);
@@ -63,7 +64,7 @@ pub(crate) fn manage(running: &Running) -> Result<(), Event> {
     loop {
         let well = act(&folder, &program, &mut told) & policy.act();
         let patience = if well { ANYWAY } else { AGAIN };
-        if running.next(patience) == Some(Notice::Stop) {
+        if running.received().recv_timeout(patience) == Ok(Signal::Stop) {
             tell(Event::ManagerStopped, &[]);
             return Ok(());
         }

@@ -8,9 +8,9 @@ use std::time::Duration;
 use ctl::policy::LOCAL;
 use ctl::policy::engine::{self, Engine};
 use ctl::service::events::Event;
+use ctl::tunnel::watch::Signal;
 use ctl::windows::event_log::tell;
 use ctl::windows::registry::{LocalMachine, Watched};
-use ctl::windows::service_main::Notice;
 use ctl::words::said;
 
 /// The key around Group Policy's ([`ctl::policy::GROUP`]), which itself comes and goes.
@@ -25,18 +25,18 @@ pub(crate) struct Follow {
     trouble: Option<String>,
 }
 
-/// Sends a notice whenever a value may have changed, from now on.
+/// Sends a signal whenever a value may have changed, from now on.
 ///
 /// # Errors
 ///
 /// There is no thread for it.
-pub(crate) fn watch(notices: &Sender<Notice>) -> io::Result<()> {
+pub(crate) fn watch(signals: &Sender<Signal>) -> io::Result<()> {
     for key in [AROUND_GROUP, LOCAL] {
-        let notices = notices.clone();
+        let signals = signals.clone();
         Builder::new().spawn(move || {
             loop {
                 // Until the key is removed, or nobody listens any more.
-                let watched = Watched::new(key).and_then(|watched| until_gone(&watched, &notices));
+                let watched = Watched::new(key).and_then(|watched| until_gone(&watched, &signals));
                 if watched.is_ok() {
                     return;
                 }
@@ -47,11 +47,11 @@ pub(crate) fn watch(notices: &Sender<Notice>) -> io::Result<()> {
     Ok(())
 }
 
-fn until_gone(watched: &Watched, notices: &Sender<Notice>) -> io::Result<()> {
+fn until_gone(watched: &Watched, signals: &Sender<Signal>) -> io::Result<()> {
     loop {
         let changed = watched.arm()?;
         // Whoever is told looks after this, so nothing is missed between.
-        if notices.send(Notice::Changed).is_err() {
+        if signals.send(Signal::Changed).is_err() {
             return Ok(());
         }
         changed.wait(Duration::MAX)?;

@@ -10,6 +10,8 @@ use ctl::words::said;
 mod doctor;
 mod down;
 #[cfg(windows)]
+mod driver;
+#[cfg(windows)]
 mod folder;
 #[cfg(windows)]
 mod follow_policy;
@@ -66,6 +68,10 @@ enum Command {
     #[cfg(windows)]
     #[command(subcommand, hide = true)]
     Service(service::Command),
+    /// The driver's package: which version is there, and how it comes and goes.
+    #[cfg(windows)]
+    #[command(subcommand)]
+    Driver(driver::Command),
     /// Look for what keeps tunnels from working, and say what to do.
     Doctor,
     /// The driver's policy: the values that an administrator may set.
@@ -89,6 +95,8 @@ pub(crate) fn run() -> ExitCode {
         Some(Command::Serve { name }) => serve::serve(&name),
         #[cfg(windows)]
         Some(Command::Install(command)) => command.run(),
+        #[cfg(windows)]
+        Some(Command::Driver(command)) => command.run(),
         #[cfg(windows)]
         Some(Command::Service(command)) => command.run(),
         Some(Command::Doctor) => doctor::doctor(),

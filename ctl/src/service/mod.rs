@@ -4,6 +4,7 @@
 
 pub mod definition;
 pub mod descriptor;
+pub mod driver_package;
 pub mod events;
 pub mod file_rules;
 pub mod folder;

@@ -7,6 +7,7 @@ pub mod console;
 pub mod device;
 mod dns;
 pub mod dpapi;
+pub mod driver_store;
 pub mod event;
 pub mod event_log;
 pub mod files;

@@ -1,6 +1,6 @@
 //! The inside of a service: what the control manager calls, and what it is told.
 //!
-//! The manager calls back on threads of its own; what it wants becomes a [`Notice`] in a channel, and whoever runs the service receives
+//! The manager calls back on threads of its own; what it wants becomes a [`Signal`] in a channel, and whoever runs the service receives
 //! them one by one. While a service starts or stops, its status says every second that it goes on.
 //!
 //! Source: <https://learn.microsoft.com/windows/win32/services/service-status-transitions>.
@@ -25,23 +25,13 @@ use windows_sys::Win32::System::Services::{
 
 use super::wide::wide;
 use crate::service::events::Event;
+use crate::tunnel::watch::Signal;
 
 /// PBT_APMRESUMEAUTOMATIC: told whenever the machine wakes, whether somebody is there or not.
 const RESUMED: u32 = 18;
 /// How often a status that is about to change says that it goes on, and for how long it holds.
 const BEAT: Duration = Duration::from_secs(1);
 const HINT_MS: u32 = 10_000;
-
-/// What a service is told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Notice {
-    /// It is to stop, or the machine goes down.
-    Stop,
-    /// The machine woke.
-    Resumed,
-    /// What it watches has changed.
-    Changed,
-}
 
 /// What runs as a service, and what it ends with: an event that was told, if it failed.
 type Body = Box<dyn FnOnce(&Running) -> Result<(), Event> + Send>;
@@ -51,8 +41,8 @@ static SERVICE: OnceLock<Service> = OnceLock::new();
 
 struct Service {
     body: Mutex<Option<Body>>,
-    notices: Sender<Notice>,
-    received: Mutex<Option<Receiver<Notice>>>,
+    signals: Sender<Signal>,
+    received: Mutex<Option<Receiver<Signal>>>,
     status: Mutex<Status>,
 }
 
@@ -77,11 +67,11 @@ unsafe impl Send for Reported {}
 ///
 /// What Windows says: that the control manager did not start this process, above all.
 pub fn run(body: impl FnOnce(&Running) -> Result<(), Event> + Send + 'static) -> io::Result<()> {
-    let (notices, received) = channel();
+    let (signals, received) = channel();
     let status = Status { handle: None, state: SERVICE_START_PENDING, checkpoint: 0, failed: None };
     let service = Service {
         body: Mutex::new(Some(Box::new(body))),
-        notices,
+        signals,
         received: Mutex::new(Some(received)),
         status: Mutex::new(status),
     };
@@ -112,7 +102,7 @@ extern "system" fn main(_: u32, _: *mut *mut u16) {
     let body = service.body.lock().ok().and_then(|mut body| body.take());
     let received = service.received.lock().ok().and_then(|mut received| received.take());
     let ended = match (body, received) {
-        (Some(body), Some(notices)) => body(&Running { service, notices }),
+        (Some(body), Some(received)) => body(&Running { service, received }),
         _ => Ok(()),
     };
     service.status().failed = ended.err();
@@ -121,19 +111,19 @@ extern "system" fn main(_: u32, _: *mut *mut u16) {
 
 /// What the manager calls when it wants something.
 extern "system" fn handler(control: u32, event: u32, _: *mut c_void, _: *mut c_void) -> u32 {
-    let notice = match control {
-        SERVICE_CONTROL_STOP | SERVICE_CONTROL_SHUTDOWN => Notice::Stop,
-        SERVICE_CONTROL_POWEREVENT if event == RESUMED => Notice::Resumed,
+    let signal = match control {
+        SERVICE_CONTROL_STOP | SERVICE_CONTROL_SHUTDOWN => Signal::Stop,
+        SERVICE_CONTROL_POWEREVENT if event == RESUMED => Signal::Changed,
         // What the manager knows already is what is so.
         SERVICE_CONTROL_POWEREVENT | SERVICE_CONTROL_INTERROGATE => return NO_ERROR,
         _ => return ERROR_CALL_NOT_IMPLEMENTED,
     };
     if let Some(service) = SERVICE.get() {
-        if notice == Notice::Stop {
+        if signal == Signal::Stop {
             service.report(SERVICE_STOP_PENDING);
         }
         // Who has ended receives no more.
-        let _ = service.notices.send(notice);
+        let _ = service.signals.send(signal);
     }
     NO_ERROR
 }
@@ -193,7 +183,7 @@ impl Service {
 /// A service that runs.
 pub struct Running {
     service: &'static Service,
-    notices: Receiver<Notice>,
+    received: Receiver<Signal>,
 }
 
 impl Running {
@@ -202,15 +192,15 @@ impl Running {
         self.service.report(SERVICE_RUNNING);
     }
 
-    /// What it is told next; none if nothing was for so long.
+    /// What it is told.
     #[must_use]
-    pub fn next(&self, patience: Duration) -> Option<Notice> {
-        self.notices.recv_timeout(patience).ok()
+    pub fn received(&self) -> &Receiver<Signal> {
+        &self.received
     }
 
     /// Where others tell it something.
     #[must_use]
-    pub fn notices(&self) -> Sender<Notice> {
-        self.service.notices.clone()
+    pub fn signals(&self) -> Sender<Signal> {
+        self.service.signals.clone()
     }
 }

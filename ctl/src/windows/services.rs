@@ -61,6 +61,15 @@ pub fn state(name: &str) -> io::Result<Service> {
     })
 }
 
+/// What the service or driver `name` runs, if it is there.
+///
+/// # Errors
+///
+/// What Windows says.
+pub fn command_line(name: &str) -> io::Result<Option<String>> {
+    open(name, SERVICE_QUERY_CONFIG)?.map(|service| service.command_line()).transpose()
+}
+
 /// Why a service that was started does not run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stopped {

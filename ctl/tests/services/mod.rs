@@ -163,3 +163,23 @@ fn the_manager_encrypts_what_is_put_into_its_folder_and_keeps_a_service_for_it()
     let events = prefix::events();
     assert_eq!(events.matches(r#"L"wrong""#).count(), 1, "{events}");
 }
+
+/// Wine has no driver store to speak of: what it has says that there is no such package.
+#[test]
+fn the_drivers_package_is_looked_for() {
+    let told = installed(&["driver", "status"]);
+    assert!(
+        told.starts_with("installed: no\nsignatures that Windows takes: Microsoft's"),
+        "{told}"
+    );
+    assert!(
+        told.ends_with("with the penstock.inf of the driver's package\nexit Some(0)\n"),
+        "{told}"
+    );
+    for command in ["install", "update", "remove"] {
+        let told = installed(&["driver", command]);
+        assert!(told.starts_with("penstock.inf: it is not beside this program"), "{told}");
+        let told = installed(&["driver", command, r"C:\none\penstock.inf"]);
+        assert!(told.ends_with("not found.\nexit Some(1)\n"), "{told}");
+    }
+}

@@ -1,0 +1,160 @@
+//! `driver`: the driver's package, installed, updated and removed, and which version is there.
+
+use std::path::{self, Path, PathBuf};
+use std::{env, fs, io};
+
+use clap::Subcommand;
+use ctl::policy::{Registry, Value};
+use ctl::service::driver_package::{Facts, Version};
+use ctl::windows::registry::LocalMachine;
+use ctl::windows::{driver_store, services};
+use ctl::words::said;
+
+use super::{Failure, Outcome, note, print};
+
+/// The name of the driver's service, and of its INF.
+const DRIVER: &str = "penstock";
+const INF: &str = "penstock.inf";
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Say which version is installed, whether Windows would load it, and what to do.
+    Status,
+    /// Put the driver's package into Windows' driver store.
+    Install(Inf),
+    /// The same, with tunnels up: their services are stopped and started again.
+    Update(Inf),
+    /// Take the driver's package out of the driver store, and its adapters with it. No tunnel's service may run.
+    Remove(Inf),
+}
+
+/// The package.
+#[derive(clap::Args)]
+pub(crate) struct Inf {
+    /// Its penstock.inf; without it the one in the folder of this program, or in `driver` there.
+    inf: Option<PathBuf>,
+}
+
+impl Command {
+    pub(crate) fn run(self) -> Outcome {
+        match self {
+            Self::Status => status(),
+            Self::Install(inf) => ended(driver_store::install(&inf.path()?)),
+            Self::Update(inf) => update(&inf.path()?),
+            Self::Remove(inf) => {
+                let inf = inf.path()?;
+                match running()?.first() {
+                    Some(service) => {
+                        let why = "it runs: stop it first, or `penstock uninstall-tunnel` it";
+                        Err(Failure::new(service, why))
+                    }
+                    None => ended(driver_store::remove(&inf)),
+                }
+            }
+        }
+    }
+}
+
+impl Inf {
+    /// Where it is, in full.
+    fn path(self) -> Result<PathBuf, Failure> {
+        let found = self.inf.or_else(beside).ok_or_else(|| {
+            Failure::new(INF, "it is not beside this program: name it, as in the driver's package")
+        })?;
+        let named = |error: &io::Error| Failure::new(found.display(), said(error));
+        fs::metadata(&found).map_err(|error| named(&error))?;
+        path::absolute(&found).map_err(|error| named(&error))
+    }
+}
+
+/// The INF that is with this program.
+fn beside() -> Option<PathBuf> {
+    let program = env::current_exe().ok()?;
+    let folder = program.parent()?;
+    [folder.join(INF), folder.join("driver").join(INF)].into_iter().find(|path| path.is_file())
+}
+
+fn ended(done: io::Result<bool>) -> Outcome {
+    match done {
+        Ok(false) => Ok(()),
+        Ok(true) => {
+            note("Windows has to be started anew before the change is complete");
+            Ok(())
+        }
+        Err(error) => {
+            let why = "as an administrator; setupapi.dev.log in C:\\Windows\\INF says more";
+            Err(Failure::new("the driver's package", format!("{} ({why})", said(&error))))
+        }
+    }
+}
+
+/// The tunnels' services that run.
+fn running() -> Result<Vec<String>, Failure> {
+    let all = services::tunnels().map_err(|error| Failure::new("services", said(&error)))?;
+    let mut running = Vec::new();
+    for service in all {
+        let state = services::state(&service.name);
+        let state = state.map_err(|error| Failure::new(&service.name, said(&error)))?;
+        if state == ctl::doctor::machine::Service::Running {
+            running.push(service.name);
+        }
+    }
+    Ok(running)
+}
+
+/// Whatever comes of the update, what ran before is started again.
+fn update(inf: &Path) -> Outcome {
+    let mut stopped = Vec::new();
+    let mut outcome = Ok(());
+    for service in running()? {
+        match services::stop(&service) {
+            Ok(()) => {
+                note(format_args!("{service}: stopped"));
+                stopped.push(service);
+            }
+            Err(error) => {
+                outcome = Err(Failure::new(service, said(&error)));
+                break;
+            }
+        }
+    }
+    outcome = outcome.and_then(|()| ended(driver_store::install(inf)));
+    for service in stopped {
+        let why = match services::start(&service) {
+            Ok(Ok(())) => {
+                note(format_args!("{service}: started again"));
+                continue;
+            }
+            Ok(Err(_)) => "it does not start again: see the event log".to_owned(),
+            Err(error) => said(&error),
+        };
+        outcome = outcome.and(Err(Failure::new(service, why)));
+    }
+    outcome
+}
+
+fn status() -> Outcome {
+    let named = |error: io::Error| Failure::new(DRIVER, said(&error));
+    let service = services::state(DRIVER).map_err(named)?;
+    let image = services::command_line(DRIVER).map_err(named)?;
+    let options = LocalMachine.value(r"SYSTEM\CurrentControlSet\Control", "SystemStartOptions");
+    let testing = matches!(
+        options,
+        Ok(Some(Value::Text(options))) if options.to_ascii_uppercase().contains("TESTSIGNING")
+    );
+    let inf = beside().and_then(|inf| fs::read(inf).ok());
+    let facts = Facts {
+        service,
+        installed: image.and_then(|image| driver_store::version_of(&file_of(&image)).ok()),
+        beside: inf.and_then(|inf| Version::of_inf(&String::from_utf8_lossy(&inf))),
+        testing,
+    };
+    print(&facts.to_string())
+}
+
+/// The file of a driver's service, which says it as the kernel has it.
+fn file_of(image: &str) -> PathBuf {
+    let windows = PathBuf::from(env::var_os("SystemRoot").unwrap_or_else(|| r"C:\Windows".into()));
+    let image = image.strip_prefix(r"\??\").unwrap_or(image);
+    windows.join(image.strip_prefix(r"\SystemRoot\").unwrap_or(image))
+}
