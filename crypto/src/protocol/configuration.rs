@@ -149,7 +149,7 @@ impl<E: Default> Tunnel<E> {
     fn prepare_identity(&self, ground: &impl Ground, key: Option<&[u8; 32]>) -> IdentityChange {
         let Some(key) = key else { return IdentityChange::Keep };
         let identity = Identity::new(key);
-        let same = self.identity.with(ground, |state| match (&state.identity, &identity) {
+        let same = self.secrets.identity.with(ground, |state| match (&state.identity, &identity) {
             (Some((old, _)), Some(new)) => old.public() == new.public(),
             (None, None) => true,
             _ => false,
@@ -193,8 +193,7 @@ impl<'t, E: Default> Prepared<'t, E> {
                 None if given.removes() || given.updates_only() => continue,
                 None => {
                     let index = tunnel.index().clone();
-                    let peer = Peer::new(public_key, tunnel.number(), index, hash.rotate_left(32));
-                    Shared::try_new(peer)?
+                    Peer::try_new(public_key, tunnel.number(), index, hash.rotate_left(32))?
                 }
             };
             let before = self.prefixes.len();
@@ -229,7 +228,7 @@ impl<'t, E: Default> Prepared<'t, E> {
     /// The public key the interface will have.
     fn own_public_key(&self, ground: &impl Ground) -> Option<[u8; 32]> {
         match &self.identity {
-            IdentityChange::Keep => self.tunnel.identity.with(ground, |state| {
+            IdentityChange::Keep => self.tunnel.secrets.identity.with(ground, |state| {
                 state.identity.as_ref().map(|(identity, _)| *identity.public())
             }),
             IdentityChange::Clear => None,
@@ -277,7 +276,7 @@ impl<E> Prepared<'_, E> {
         if self.replace_peers {
             tunnel.each_peer(ground, |peer| tunnel.remove_peer(ground, peer));
         }
-        let had_identity = tunnel.identity.with(ground, |state| state.identity.is_some());
+        let had_identity = tunnel.secrets.identity.with(ground, |state| state.identity.is_some());
         let gained_identity = match core::mem::replace(&mut self.identity, IdentityChange::Keep) {
             IdentityChange::Keep => false,
             IdentityChange::Clear => {
@@ -318,7 +317,7 @@ impl<E> Prepared<'_, E> {
         if let Some(peer) = own.and_then(|own| tunnel.find_peer(ground, &own)) {
             tunnel.remove_peer(ground, &peer);
         }
-        let (epoch, old) = tunnel.identity.with(ground, |state| {
+        let (epoch, old) = tunnel.secrets.identity.with(ground, |state| {
             state.epoch = state.epoch.wrapping_add(1);
             (state.epoch, core::mem::replace(&mut state.identity, identity))
         });
@@ -352,8 +351,8 @@ impl<E> PeerChange<E> {
             tunnel.remove_peer(ground, peer);
             return None;
         }
-        let epoch = tunnel.identity.with(ground, |state| state.epoch);
-        peer.handshake.with(ground, |handshake| {
+        let epoch = tunnel.secrets.identity.with(ground, |state| state.epoch);
+        peer.secrets.handshake.with(ground, |handshake| {
             // spec: WG 11-d — running sessions stay.
             if let Some(key) = &self.preshared_key {
                 handshake.preshared_key = key.clone();

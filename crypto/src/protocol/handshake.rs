@@ -232,7 +232,7 @@ impl<E> Tunnel<E> {
         let secret = self.static_static(ground, &peer, interface).ok_or(Discard::BadHandshake)?;
         let (consumed, timestamp) = opened.authenticate(&secret, message)?;
         let timestamp = Tai64n(timestamp);
-        let (ticket, preshared_key) = peer.handshake.with(ground, |handshake| {
+        let (ticket, preshared_key) = peer.secrets.handshake.with(ground, |handshake| {
             if handshake.epoch != interface.epoch || !peer.is_enabled() {
                 return Err(Discard::PeerGone);
             }
@@ -256,7 +256,7 @@ impl<E> Tunnel<E> {
         // spec: WG 2.1-e — the endpoint first, then the response to it.
         peer.roam(ground, from);
         peer.add_rx_bytes(INITIATION_LEN as u64);
-        peer.jar.with(ground, |jar| jar.seal(&peer.mac_keys, &mut response, now.monotonic));
+        peer.secrets.jar.with(ground, |jar| jar.seal(&peer.mac_keys, &mut response, now.monotonic));
         // E6
         peer.timers.handshake_sent(now.nanoseconds());
         peer.arm_erase(now);
@@ -282,6 +282,7 @@ impl<E> Tunnel<E> {
             return Err(Discard::UnknownReceiver);
         }
         let (created, preshared_key, ticket) = peer
+            .secrets
             .handshake
             .with(ground, |handshake| {
                 let pending = handshake.pending(receiver)?;
@@ -296,8 +297,8 @@ impl<E> Tunnel<E> {
             born: now.monotonic,
             initiator: true,
         };
-        let keypair = Shared::try_new(Keypair::new(peer.clone(), &keys, &facts))
-            .map_err(|_| Discard::OutOfMemory)?;
+        let keypair =
+            Keypair::try_new(peer.clone(), &keys, &facts).map_err(|_| Discard::OutOfMemory)?;
         let is_pending = |handshake: &Handshake| handshake.pending(receiver).is_some();
         if !self.begin_session(ground, &keypair, ticket, is_pending) {
             return Err(Discard::UnknownReceiver);
@@ -324,7 +325,7 @@ impl<E> Tunnel<E> {
     ) -> Result<(), Discard> {
         let (peer, mac1) = self.awaited(ground, message)?;
         let cookie = open_reply(&peer.mac_keys, message, &mac1).ok_or(Discard::BadCookieReply)?;
-        let kept = peer.jar.with(ground, |jar| jar.keep(&mac1, &cookie, now.monotonic));
+        let kept = peer.secrets.jar.with(ground, |jar| jar.keep(&mac1, &cookie, now.monotonic));
         if kept { Ok(()) } else { Err(Discard::BadCookieReply) }
     }
 
@@ -337,7 +338,7 @@ impl<E> Tunnel<E> {
         let peer = self.index().either(ground, message.receiver);
         let peer = peer.filter(|peer| peer.tunnel == self.number());
         let peer = peer.ok_or(Discard::UnknownReceiver)?;
-        let unanswered = peer.jar.with(ground, |jar| jar.unanswered());
+        let unanswered = peer.secrets.jar.with(ground, |jar| jar.unanswered());
         unanswered.map(|mac1| (peer, mac1)).ok_or(Discard::BadCookieReply)
     }
 
@@ -369,7 +370,7 @@ impl<E> Tunnel<E> {
         let Some(mut message) = self.initiate(ground, peer, &interface, now, random) else {
             return;
         };
-        peer.jar.with(ground, |jar| jar.seal(&peer.mac_keys, &mut message, now.monotonic));
+        peer.secrets.jar.with(ground, |jar| jar.seal(&peer.mac_keys, &mut message, now.monotonic));
         peer.add_tx_bytes(INITIATION_LEN as u64);
         out.send(Some(peer), &endpoint, &message, HANDSHAKE_TOS);
     }
@@ -385,7 +386,7 @@ impl<E> Tunnel<E> {
         random: &mut dyn Random,
     ) -> Option<[u8; INITIATION_LEN]> {
         let secret = self.static_static(ground, peer, interface)?;
-        let ticket = peer.handshake.with(ground, |handshake| handshake.ticket());
+        let ticket = peer.secrets.handshake.with(ground, |handshake| handshake.ticket());
         let timestamp = self.next_timestamp(ground, now);
         let sender = self.index().insert(ground, peer, random)?;
         let mut ephemeral = Zeroizing::new([0; 32]);
@@ -399,7 +400,7 @@ impl<E> Tunnel<E> {
             &timestamp.0,
         );
         let committed = created.ok().and_then(|(message, created)| {
-            peer.handshake.with(ground, |handshake| {
+            peer.secrets.handshake.with(ground, |handshake| {
                 if handshake.ticket() != ticket
                     || ticket.epoch != interface.epoch
                     || !peer.is_enabled()
@@ -434,7 +435,7 @@ impl<E> Tunnel<E> {
         is_current: impl FnOnce(&Handshake) -> bool,
     ) -> bool {
         let peer = keypair.peer();
-        let begun = peer.handshake.with(ground, |handshake| {
+        let begun = peer.secrets.handshake.with(ground, |handshake| {
             if handshake.ticket() != ticket || !peer.is_enabled() || !is_current(handshake) {
                 return None;
             }
@@ -472,14 +473,14 @@ impl<E> Tunnel<E> {
         peer: &Peer<E>,
         interface: &Interface,
     ) -> Option<Secret> {
-        let known = peer.handshake.with(ground, |handshake| {
+        let known = peer.secrets.handshake.with(ground, |handshake| {
             let known = handshake.static_static.clone();
             known.filter(|_| handshake.epoch == interface.epoch)
         });
         let known = known.unwrap_or_else(|| {
             let computed = interface.identity.static_static(peer.public_key());
             let computed = computed.map_or(StaticStatic::Zero, StaticStatic::Shared);
-            peer.handshake.with(ground, |handshake| {
+            peer.secrets.handshake.with(ground, |handshake| {
                 if handshake.epoch == interface.epoch {
                     handshake.static_static = Some(computed.clone());
                 }
@@ -515,7 +516,7 @@ fn answer<E>(
     let (response, keys): (_, SessionKeys) =
         consumed.create_response(preshared_key, ephemeral, local_index, remote_index)?;
     let facts = SessionFacts { local_index, remote_index, born: now.monotonic, initiator: false };
-    let keypair = Shared::try_new(Keypair::new(peer.clone(), &keys, &facts));
+    let keypair = Keypair::try_new(peer.clone(), &keys, &facts);
     Ok((response, keypair.map_err(|_| Discard::OutOfMemory)?))
 }
 

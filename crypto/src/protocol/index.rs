@@ -213,9 +213,8 @@ mod tests {
     fn an_index_is_given_once_and_looked_up_by_kind() {
         let index = Shared::try_new(IndexTable::try_new().unwrap()).unwrap();
         index.reserve(&Unpinned, 600).unwrap();
-        let peer: Shared<Peer<()>> =
-            Shared::try_new(Peer::new([1; 32], 1, index.clone(), 1)).unwrap();
-        let other = Shared::try_new(Peer::new([2; 32], 1, index.clone(), 1)).unwrap();
+        let peer: Shared<Peer<()>> = Peer::try_new([1; 32], 1, index.clone(), 1).unwrap();
+        let other = Peer::try_new([2; 32], 1, index.clone(), 1).unwrap();
         let mut random = Stutter(0);
         for expected in 0..600 {
             assert_eq!(index.insert(&Unpinned, &peer, &mut random), Some(expected));
@@ -233,8 +232,7 @@ mod tests {
     #[test]
     fn a_full_table_gives_no_index() {
         let index = Shared::try_new(IndexTable::try_new().unwrap()).unwrap();
-        let peer: Shared<Peer<()>> =
-            Shared::try_new(Peer::new([1; 32], 1, index.clone(), 1)).unwrap();
+        let peer: Shared<Peer<()>> = Peer::try_new([1; 32], 1, index.clone(), 1).unwrap();
         assert_eq!(index.insert(&Unpinned, &peer, &mut Stutter(0)), None);
     }
 }

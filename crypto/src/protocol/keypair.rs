@@ -5,7 +5,7 @@
 //! receives, and a wiped one does neither, although a chunk may hold it a little longer. Its keys
 //! are zeroed when the last reference goes. [WG §6]
 
-use core::{mem::offset_of, time::Duration};
+use core::{alloc::Layout, mem::offset_of, time::Duration};
 
 use abi::{descriptor::Places, discard::Discard, places};
 
@@ -20,7 +20,7 @@ use super::{
 use crate::{
     aead::Key,
     sync::{
-        Shared,
+        OutOfMemory, Shared,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
@@ -28,8 +28,7 @@ use crate::{
 /// One session with a peer.
 pub struct Keypair<E> {
     peer: Shared<Peer<E>>,
-    sending: Key,
-    receiving: Key,
+    keys: Shared<Keys>,
     /// How the peer addresses us.
     local_index: u32,
     /// How we address the peer.
@@ -44,7 +43,18 @@ pub struct Keypair<E> {
     window: ReceiveWindow,
 }
 
-/// Which session this is; see [`Keypair::new`].
+/// What of a session is secret, in a block of its own; see [`super::SECRETS`].
+struct Keys {
+    sending: Key,
+    receiving: Key,
+}
+
+crate::never_printed!(Keys);
+
+/// The block that the keys of a session are in.
+pub(super) const SECRETS: Layout = Shared::<Keys>::LAYOUT;
+
+/// Which session this is; see [`Keypair::try_new`].
 pub(super) struct SessionFacts {
     pub(super) local_index: u32,
     pub(super) remote_index: u32,
@@ -69,12 +79,23 @@ impl<E> Keypair<E> {
     );
 
     /// A fresh session whose counters are 0.
+    ///
+    /// # Errors
+    ///
+    /// [`OutOfMemory`].
     // spec: WG 5.4.6-h
-    pub(super) fn new(peer: Shared<Peer<E>>, keys: &SessionKeys, facts: &SessionFacts) -> Self {
-        Self {
-            peer,
+    pub(super) fn try_new(
+        peer: Shared<Peer<E>>,
+        keys: &SessionKeys,
+        facts: &SessionFacts,
+    ) -> Result<Shared<Self>, OutOfMemory> {
+        let keys = Shared::try_new(Keys {
             sending: Key::new(*keys.sending.expose()),
             receiving: Key::new(*keys.receiving.expose()),
+        })?;
+        Shared::try_new(Self {
+            peer,
+            keys,
             local_index: facts.local_index,
             remote_index: facts.remote_index,
             born: facts.born.nanoseconds(),
@@ -83,7 +104,7 @@ impl<E> Keypair<E> {
             may_receive: AtomicBool::new(true),
             next_counter: AtomicU64::new(0),
             window: ReceiveWindow::new(),
-        }
+        })
     }
 
     /// The peer the session is with.
@@ -95,13 +116,13 @@ impl<E> Keypair<E> {
     /// The key to seal with.
     #[must_use]
     pub fn sending(&self) -> &Key {
-        &self.sending
+        &self.keys.sending
     }
 
     /// The key to open with.
     #[must_use]
     pub fn receiving(&self) -> &Key {
-        &self.receiving
+        &self.keys.receiving
     }
 
     /// The receiver index of messages to the peer.

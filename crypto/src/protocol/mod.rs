@@ -57,6 +57,7 @@ pub mod tunnel;
 pub mod verify;
 
 use core::{
+    alloc::Layout,
     net::{IpAddr, SocketAddr},
     ops::{BitOr, BitOrAssign},
     time::Duration,
@@ -70,6 +71,15 @@ pub use peer::{NoSession, Peer, PeerStatus, Received, Reserved, Sent};
 pub use tunnel::{InterfaceStatus, Tunnel, Visitor};
 
 use crate::sync::Shared;
+
+/// The blocks that keys, cookies and their secret lie in for longer than a call: of a session, of a peer, of a tunnel. Nothing
+/// else is in them, so that an allocator may keep them apart from what a dump is to show. Their alignment is theirs alone.
+pub const SECRETS: [Layout; 3] = [keypair::SECRETS, peer::SECRETS, tunnel::SECRETS];
+
+const _: () = {
+    let [session, peer, tunnel] = SECRETS;
+    assert!(session.align() == 32 && peer.align() == 32 && tunnel.align() == 32);
+};
 
 /// Monotonic time since some fixed moment, as the caller read it. It counts the time the machine
 /// sleeps.

@@ -7,7 +7,7 @@
 //! 6]
 
 use alloc::vec::Vec;
-use core::{net::SocketAddr, time::Duration};
+use core::{alloc::Layout, net::SocketAddr, time::Duration};
 
 use abi::discard::Discard;
 
@@ -27,7 +27,7 @@ use super::{
     timers::{NEVER, Timer, Timers, nanoseconds},
 };
 use crate::sync::{
-    Ground, Shared, SpinLock,
+    Ground, OutOfMemory, Shared, SpinLock,
     atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering},
 };
 
@@ -49,9 +49,8 @@ pub struct Peer<E> {
     /// Position in the order of creation.
     pub(super) sequence: AtomicU64,
     enabled: AtomicBool,
-    pub(super) handshake: SpinLock<Handshake>,
+    pub(super) secrets: Shared<Secrets>,
     pub(super) sessions: SpinLock<Sessions<E>>,
-    pub(super) jar: SpinLock<CookieJar>,
     pub(super) staged: Staged,
     pub(super) timers: Timers,
     endpoint: SpinLock<Option<Endpoint>>,
@@ -67,6 +66,18 @@ pub struct Peer<E> {
     /// Wall time in nanoseconds since 1970; 0 is never.
     latest_handshake: AtomicU64,
 }
+
+/// What of a peer is secret, in a block of its own; see [`super::SECRETS`].
+#[repr(align(32))]
+pub(super) struct Secrets {
+    pub(super) handshake: SpinLock<Handshake>,
+    pub(super) jar: SpinLock<CookieJar>,
+}
+
+crate::never_printed!(Secrets);
+
+/// The block that the secrets of a peer are in.
+pub(super) const SECRETS: Layout = Shared::<Secrets>::LAYOUT;
 
 /// A peer that is in no table.
 pub(super) const NO_SLOT: u32 = u32::MAX;
@@ -140,13 +151,21 @@ pub struct PeerStatus {
 
 impl<E: Default> Peer<E> {
     /// A peer in no table yet, disabled.
-    pub(super) fn new(
+    ///
+    /// # Errors
+    ///
+    /// [`OutOfMemory`].
+    pub(super) fn try_new(
         public_key: [u8; 32],
         tunnel: u64,
         index: Shared<IndexTable<E>>,
         jitter_seed: u64,
-    ) -> Self {
-        Self {
+    ) -> Result<Shared<Self>, OutOfMemory> {
+        let secrets = Secrets {
+            handshake: SpinLock::new(Handshake::new()),
+            jar: SpinLock::new(CookieJar::default()),
+        };
+        Shared::try_new(Self {
             public_key,
             attached: E::default(),
             tunnel,
@@ -155,9 +174,8 @@ impl<E: Default> Peer<E> {
             slot: AtomicU32::new(NO_SLOT),
             sequence: AtomicU64::new(0),
             enabled: AtomicBool::new(false),
-            handshake: SpinLock::new(Handshake::new()),
+            secrets: Shared::try_new(secrets)?,
             sessions: SpinLock::new(Sessions::new()),
-            jar: SpinLock::new(CookieJar::default()),
             staged: Staged::new(),
             timers: Timers::new(jitter_seed),
             endpoint: SpinLock::new(None),
@@ -169,7 +187,7 @@ impl<E: Default> Peer<E> {
             data_rx_bytes: AtomicU64::new(0),
             staged_discarded: AtomicU64::new(0),
             latest_handshake: AtomicU64::new(0),
-        }
+        })
     }
 }
 
@@ -373,7 +391,10 @@ impl<E> Peer<E> {
         let latest = self.latest_handshake.load(Ordering::Relaxed);
         PeerStatus {
             public_key: self.public_key,
-            preshared_key: self.handshake.with(ground, |handshake| handshake.preshared_key.clone()),
+            preshared_key: self
+                .secrets
+                .handshake
+                .with(ground, |handshake| handshake.preshared_key.clone()),
             endpoint: self.endpoint(ground),
             persistent_keepalive_s: self.persistent_keepalive_s(),
             tx_bytes: sum([&self.tx_bytes, &self.data_tx_bytes]),
@@ -516,7 +537,7 @@ impl<E> Peer<E> {
     /// Wipes the pending handshake and all sessions (E14).
     // spec: WG 6.3-f
     pub(super) fn wipe(&self, ground: &impl Ground) {
-        let (pending, retired) = self.handshake.with(ground, |handshake| {
+        let (pending, retired) = self.secrets.handshake.with(ground, |handshake| {
             (handshake.wipe(), self.sessions.with(ground, Sessions::take_all))
         });
         if let Some(pending) = pending {
@@ -541,7 +562,7 @@ impl<E> Peer<E> {
     /// start at once.
     // spec: WG 11-c
     pub(super) fn expire_sending(&self, ground: &impl Ground, epoch: u64) {
-        let pending = self.handshake.with(ground, |handshake| {
+        let pending = self.secrets.handshake.with(ground, |handshake| {
             self.sessions.with(ground, |sessions| {
                 for keypair in [&sessions.current, &sessions.next].into_iter().flatten() {
                     keypair.stop_sending();

@@ -38,7 +38,7 @@ impl<E> Tunnel<E> {
         state: Option<&ExtendedState>,
         messages: &[&[u8]],
     ) -> [Result<(), Discard>; BATCH] {
-        let key = self.identity.with(ground, |state| {
+        let key = self.secrets.identity.with(ground, |state| {
             state.identity.as_ref().map(|(_, mac_keys)| mac_keys.mac1_key().clone())
         });
         let forged = key.as_ref().map_or(0, |key| key.forged(state, messages));

@@ -6,6 +6,7 @@
 
 use alloc::vec::Vec;
 use core::{
+    alloc::Layout,
     mem::offset_of,
     net::{IpAddr, SocketAddr},
     time::Duration,
@@ -43,8 +44,7 @@ pub struct Tunnel<E> {
     pub(super) hash_key: HashKey,
     up: AtomicBool,
     mtu: AtomicU32,
-    pub(super) identity: SpinLock<IdentityState>,
-    cookie_secret: SpinLock<CookieSecret>,
+    pub(super) secrets: Shared<Secrets>,
     /// The greatest timestamp sent.
     timestamp_floor: SpinLock<Tai64n>,
     pub(super) table: RwSpinLock<Table<E>>,
@@ -56,6 +56,18 @@ pub struct Tunnel<E> {
     /// Staged packets that went with their peer.
     staged_removed: Count,
 }
+
+/// What of a tunnel is secret, in a block of its own; see [`super::SECRETS`].
+#[repr(align(32))]
+pub(super) struct Secrets {
+    pub(super) identity: SpinLock<IdentityState>,
+    cookie: SpinLock<CookieSecret>,
+}
+
+crate::never_printed!(Secrets);
+
+/// The block that the secrets of a tunnel are in.
+pub(super) const SECRETS: Layout = Shared::<Secrets>::LAYOUT;
 
 /// A number that only grows.
 struct Count(AtomicU64);
@@ -142,13 +154,17 @@ impl<E> Tunnel<E> {
     ///
     /// # Errors
     ///
-    /// None today; the signature leaves room for what a tunnel may come to allocate.
+    /// [`OutOfMemory`].
     pub fn try_new(
         number: u64,
         index: Shared<IndexTable<E>>,
         load: Shared<HandshakeLoad>,
         hash_key: HashKey,
     ) -> Result<Self, OutOfMemory> {
+        let secrets = Secrets {
+            identity: SpinLock::new(IdentityState { identity: None, epoch: 0 }),
+            cookie: SpinLock::new(CookieSecret::new()),
+        };
         Ok(Self {
             number,
             index,
@@ -156,8 +172,7 @@ impl<E> Tunnel<E> {
             hash_key,
             up: AtomicBool::new(false),
             mtu: AtomicU32::new(0),
-            identity: SpinLock::new(IdentityState { identity: None, epoch: 0 }),
-            cookie_secret: SpinLock::new(CookieSecret::new()),
+            secrets: Shared::try_new(secrets)?,
             timestamp_floor: SpinLock::new(Tai64n::ZERO),
             table: RwSpinLock::new(Table {
                 slots: Vec::new(),
@@ -445,7 +460,7 @@ impl<E> Tunnel<E> {
     pub fn close(&self, ground: &impl Ground) {
         self.down(ground);
         self.each_peer(ground, |peer| self.remove_peer(ground, peer));
-        self.identity.with(ground, |state| state.identity = None);
+        self.secrets.identity.with(ground, |state| state.identity = None);
     }
 
     /// Enumerates the configuration.
@@ -464,7 +479,7 @@ impl<E> Tunnel<E> {
             }
         });
         peers.sort_unstable_by_key(|peer| peer.sequence.load(Ordering::Relaxed));
-        visitor.interface(&self.identity.with(ground, |state| InterfaceStatus {
+        visitor.interface(&self.secrets.identity.with(ground, |state| InterfaceStatus {
             private_key: state.identity.as_ref().map(|(id, _)| Secret::new(*id.private())),
             public_key: state.identity.as_ref().map(|(id, _)| *id.public()),
         }));
@@ -537,7 +552,7 @@ impl<E> Tunnel<E> {
     /// A copy of the identity; `None` without a private key.
     // spec: WG 5.4-d
     pub(super) fn interface(&self, ground: &impl Ground) -> Option<Interface> {
-        self.identity.with(ground, |state| {
+        self.secrets.identity.with(ground, |state| {
             let (identity, mac_keys) = state.identity.clone()?;
             Some(Interface { identity, mac_keys, epoch: state.epoch })
         })
@@ -551,12 +566,12 @@ impl<E> Tunnel<E> {
         now: Instant,
         random: &mut dyn Random,
     ) -> Zeroizing<[u8; 16]> {
-        if self.cookie_secret.with(ground, |secret| secret.is_due(now)) {
+        if self.secrets.cookie.with(ground, |secret| secret.is_due(now)) {
             let mut fresh = Zeroizing::new([0; 32]);
             random.fill(&mut *fresh);
-            self.cookie_secret.with(ground, |secret| secret.replace(&fresh, now));
+            self.secrets.cookie.with(ground, |secret| secret.replace(&fresh, now));
         }
-        self.cookie_secret.with(ground, |secret| secret.cookie(source))
+        self.secrets.cookie.with(ground, |secret| secret.cookie(source))
     }
 
     /// The same, if we have given out any.
@@ -566,7 +581,8 @@ impl<E> Tunnel<E> {
         source: SocketAddr,
         now: Instant,
     ) -> Option<Zeroizing<[u8; 16]>> {
-        self.cookie_secret
+        self.secrets
+            .cookie
             .with(ground, |secret| (!secret.is_due(now)).then(|| secret.cookie(source)))
     }
 

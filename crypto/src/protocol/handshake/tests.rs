@@ -161,7 +161,7 @@ fn nothing_is_left_of_a_handshake_that_is_done() {
     let [us, them, _] = KEYS.map(|key| public(&key));
     let (mut side, mut peer) = (Side::new(&KEYS[0], &them), Side::new(&KEYS[1], &us));
     let is_zeroed = |side: &Side| {
-        side.peer.handshake.with(&G, |handshake| matches!(handshake.state, State::Zeroed))
+        side.peer.secrets.handshake.with(&G, |handshake| matches!(handshake.state, State::Zeroed))
     };
     // The responder's own attempt goes as well.
     side.initiate(now(1));

@@ -23,7 +23,7 @@ fn now(seconds: u64) -> Now {
 
 fn peer() -> Shared<Peer<()>> {
     let index = Shared::try_new(IndexTable::try_new().unwrap()).unwrap();
-    let peer = Shared::try_new(Peer::new([1; 32], 1, index, 1)).unwrap();
+    let peer = Peer::try_new([1; 32], 1, index, 1).unwrap();
     peer.enable(&G);
     peer
 }
@@ -32,7 +32,7 @@ fn keypair(peer: &Shared<Peer<()>>, initiator: bool) -> Shared<Keypair<()>> {
     let keys = SessionKeys { sending: Secret::new([2; 32]), receiving: Secret::new([3; 32]) };
     let born = now(0).monotonic;
     let facts = SessionFacts { local_index: 1, remote_index: 2, born, initiator };
-    Shared::try_new(Keypair::new(peer.clone(), &keys, &facts)).unwrap()
+    Keypair::try_new(peer.clone(), &keys, &facts).unwrap()
 }
 
 fn install(peer: &Shared<Peer<()>>, keypair: &Shared<Keypair<()>>) {
