@@ -36,6 +36,7 @@ use crate::{
     device::{Device, Refused},
     ground::AtPassive,
     interceptions::Attached,
+    shown::Kept,
     workers::Errand,
 };
 
@@ -43,9 +44,19 @@ const NO_KEY: [u8; 32] = [0; 32];
 
 /// The context of a device object.
 pub(crate) struct Context {
+    _shown: [Kept<Device>; 2],
     pub(crate) device: Shared<Device>,
     /// Let go of when the device has closed.
-    pub(crate) _callouts: Closing<Attached>,
+    _callouts: Closing<Attached>,
+}
+
+impl Context {
+    /// Of a device, which is in dumps from now on.
+    pub(crate) fn new(device: Shared<Device>, callouts: Closing<Attached>) -> Self {
+        let whole = Kept::new(&device, |device| device);
+        let counters = Kept::new(&device, |device| device.counters.of_cpus());
+        Self { _shown: [whole, counters], device, _callouts: callouts }
+    }
 }
 
 impl DeviceEvents for Context {

@@ -47,6 +47,11 @@ impl Counters {
     pub(crate) const PLACES: [Places; 2] =
         [places!("Counters", own, counters, discards), Own::PLACES];
 
+    /// The shares of all CPUs, which stay where they are.
+    pub(crate) fn of_cpus(&self) -> &[impl Sized + use<>] {
+        &self.own
+    }
+
     /// All at zero.
     ///
     /// # Errors

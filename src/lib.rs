@@ -19,6 +19,7 @@
 //! | `handshakes` | handshake messages on their way to a worker |
 //! | `account` | what of a clock tick is spent |
 //! | `counters`, `log` | what is counted, and said |
+//! | `shown` | what dumps are to hold of it |
 //! | `ground`, `random` | what the protocol core stands on |
 #![no_std]
 #![deny(unsafe_code)]
@@ -40,6 +41,7 @@ mod peer;
 mod policy;
 mod processors;
 mod random;
+mod shown;
 mod workers;
 
 use core::{
@@ -63,11 +65,12 @@ use callout::{Provider, Routes, RunCaps, RunPool};
 use crypto::{
     aead::{self, ExtendedState, Tier},
     pipeline::Claim,
-    protocol::{Endpoint, HandshakeLoad, IndexTable, Instant, Now, hash_table::HashKey},
+    protocol::{Endpoint, HandshakeLoad, IndexTable, Instant, Now, SECRETS, hash_table::HashKey},
     sync::Shared,
 };
 use netadapter::{Adapter, RxPool};
 use nt::{
+    crash::{CrashCallbacks, Shown},
     extended_state::ExtendedFeatures,
     irql::Passive,
     layout,
@@ -89,7 +92,8 @@ use crate::{
     policy::{Policies, Reading},
     processors::{Choice, Processors},
     random::Generator,
-    workers::Workers,
+    shown::Kept,
+    workers::{Desk, Workers},
 };
 
 /// What the data path allocates for each chunk, and each message.
@@ -103,7 +107,8 @@ const KEPT: [Layout; 6] = [
 ];
 
 #[global_allocator]
-static ALLOCATOR: PoolAllocator<{ KEPT.len() }> = PoolAllocator::new(KEPT);
+static ALLOCATOR: PoolAllocator<{ KEPT.len() }, { SECRETS.len() }> =
+    PoolAllocator::new(KEPT, SECRETS);
 
 #[cfg(not(test))]
 #[panic_handler]
@@ -121,6 +126,9 @@ static DESCRIPTOR: Descriptor<{ descriptor::GROUPS }> = descriptor::descriptor()
 const RX_BUFFER_BYTES: NonZeroU32 = NonZeroU32::new(2048).expect("not 0");
 /// The most memory in receive buffers.
 const RX_POOL_BYTES: usize = 64 << 20;
+
+/// The most memory that is shown in a dump, besides the flight recorder's.
+const SHOWN_BYTES: usize = 64 << 10;
 
 /// What all adapters share. Newest first: fields are dropped in this order.
 pub(crate) struct Core {
@@ -142,7 +150,7 @@ pub(crate) struct Core {
     pub(crate) policies: Policies,
     numbers: AtomicU64,
     /// Before what it is allocated from, and after whoever notes.
-    _recorder: Recorder,
+    recorder: Recorder,
     /// Last: what the others free goes there. None under Driver Verifier.
     _keeping: Option<Keeping<{ KEPT.len() }>>,
 }
@@ -189,7 +197,7 @@ impl Core {
             detected,
             policies,
             numbers,
-            _recorder: recorder,
+            recorder,
             _keeping: keeping,
         })
     }
@@ -276,7 +284,22 @@ const _: () = {
 
 /// The context of the driver object.
 struct Driver {
+    /// Of the descriptor, and of what it leads to.
+    _shown: (Option<Shown>, Kept<Core>, Kept<Desk>),
+    _crash: CrashCallbacks,
     core: Shared<Core>,
+}
+
+impl Driver {
+    #[expect(unsafe_code, reason = "a static lives as long as the driver")]
+    fn try_new(core: Shared<Core>) -> Result<Self, NtError> {
+        let bytes = core.recorder.bytes().saturating_add(SHOWN_BYTES);
+        let crash = CrashCallbacks::register(ALLOCATOR.secret_pages(), bytes)?;
+        // SAFETY: a static.
+        let descriptor = unsafe { Shown::new(&DESCRIPTOR) };
+        let shown = Kept::new(&core, |core| core);
+        Ok(Self { _shown: (descriptor, shown, core.workers.show()), _crash: crash, core })
+    }
 }
 
 impl Drop for Driver {
@@ -316,7 +339,7 @@ impl DriverEvents for Driver {
             device.tunnel.set_mtu(mtu_bytes.get());
             added = Some(device.clone());
             let callouts = Interceptions::attach(&self.core, passive);
-            Ok(Context { device, _callouts: callouts })
+            Ok(Context::new(device, callouts))
         })?;
         let device = added.ok_or(NtError::UNSUCCESSFUL)?;
         device.note(Event::DeviceAdded, [0; 3]);
@@ -348,8 +371,10 @@ pub unsafe extern "system" fn driver_entry(driver: *mut c_void, registry: *const
         }
         let core = Shared::try_new(Core::build(passive, verified)?);
         let core = core.map_err(|_| NtError::INSUFFICIENT_RESOURCES)?;
+        let driver = Driver::try_new(core)?;
+        let core = ptr::from_ref(&*driver.core).expose_provenance();
         // Release: who finds it finds it made.
-        DESCRIPTOR.core.store(ptr::from_ref(&*core).expose_provenance() as u64, Ordering::Release);
-        Ok(Driver { core })
+        DESCRIPTOR.core.store(core as u64, Ordering::Release);
+        Ok(driver)
     }))
 }

@@ -40,6 +40,7 @@ use crate::{
     now,
     peer::{Paths, Peer},
     random::Generator,
+    shown::{Kept, ShownList},
 };
 
 /// Which work a thread does, and before whom.
@@ -85,7 +86,7 @@ pub(crate) struct Workers {
 }
 
 /// What the threads share.
-struct Desk {
+pub(crate) struct Desk {
     /// Set when there is work; lets one worker through.
     work: Event,
     /// Set when there is work for the patient; lets one of them through.
@@ -93,14 +94,16 @@ struct Desk {
     stop: AtomicBool,
     /// The reminder is set.
     reminds: AtomicBool,
-    devices: RwSpinLock<Vec<Shared<Device>>>,
+    devices: RwSpinLock<ShownList<Shared<Device>>>,
 }
 
 impl Desk {
     const PLACES: Places = places!(
         "Desk",
         shared = Shared::<Self>::VALUE,
-        devices = offset_of!(Self, devices) + RwSpinLock::<Vec<Shared<Device>>>::VALUE,
+        devices = offset_of!(Self, devices)
+            + RwSpinLock::<ShownList<Shared<Device>>>::VALUE
+            + ShownList::<Shared<Device>>::LIST,
     );
 }
 
@@ -126,7 +129,7 @@ impl Workers {
             overtime: Event::try_new(Kind::Synchronization)?,
             stop: AtomicBool::new(false),
             reminds: AtomicBool::new(false),
-            devices: RwSpinLock::new(Vec::new()),
+            devices: RwSpinLock::new(ShownList::new()),
         };
         let desk = Shared::try_new(desk).map_err(no_memory)?;
         let timer = Timer::try_new(desk.clone(), Wake::Cpu, ring)?;
@@ -153,6 +156,11 @@ impl Workers {
         Ok(workers)
     }
 
+    /// Has dumps hold what leads to the devices.
+    pub(crate) fn show(&self) -> Kept<Desk> {
+        Kept::new(&self.desk, |desk| desk)
+    }
+
     /// Has a worker look for work. `<= DISPATCH_LEVEL`.
     pub(crate) fn call(&self) {
         self.desk.work.set();
@@ -174,15 +182,14 @@ impl Workers {
     pub(crate) fn add(&self, device: &Shared<Device>, passive: &Passive) -> Result<(), NtError> {
         // Room is made outside of the lock; devices are added one at a time, by the PnP manager.
         let mut devices = Vec::new();
-        let count = self.desk.devices.read(&AtPassive(passive), Vec::len);
+        let count = self.desk.devices.read(&AtPassive(passive), |devices| devices.len());
         devices
             .try_reserve_exact(count.saturating_add(1))
             .map_err(|_| NtError::INSUFFICIENT_RESOURCES)?;
-        let old = self.desk.devices.write(&AtPassive(passive), |current| {
-            devices.append(current);
-            devices.push(device.clone());
-            core::mem::replace(current, devices)
-        });
+        let old = self
+            .desk
+            .devices
+            .write(&AtPassive(passive), |current| current.move_to(devices, device.clone()));
         drop(old);
         Ok(())
     }
@@ -199,7 +206,7 @@ impl Workers {
     pub(crate) fn remove(&self, device: &Shared<Device>, passive: &Passive) {
         let removed = self.desk.devices.write(&AtPassive(passive), |devices| {
             let at = devices.iter().position(|other| Shared::ptr_eq(other, device))?;
-            Some(devices.swap_remove(at))
+            devices.take(at)
         });
         drop(removed);
     }

@@ -12,6 +12,7 @@ extern crate std;
 pub mod cpu_list;
 pub mod descriptor;
 pub mod discard;
+pub mod dump;
 pub mod events;
 pub mod ioctl;
 pub mod policy;

@@ -27,6 +27,7 @@ mod atomic;
 pub mod bugcheck;
 pub mod chain;
 pub mod closing;
+pub mod crash;
 pub mod dpc;
 pub mod event;
 pub mod extended_state;

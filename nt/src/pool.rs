@@ -23,10 +23,12 @@ use host_pool::{ExAllocatePool2, ExFreePoolWithTag};
 use wdk_sys::ntddk::{ExAllocatePool2, ExFreePoolWithTag};
 use wdk_sys::{POOL_FLAG_NON_PAGED, POOL_FLAG_UNINITIALIZED, POOL_FLAGS, PVOID};
 
-use self::kept::Kept;
+pub use self::secret::SecretPages;
+use self::{kept::Kept, secret::Secrets};
 use crate::{processor, status::NtError};
 
 mod kept;
+pub(crate) mod secret;
 
 /// What `ExAllocatePool2` promises for every block.
 const POOL_ALIGNMENT: usize = 16;
@@ -38,6 +40,8 @@ pub struct Tag(u32);
 impl Tag {
     /// What the global allocator uses.
     pub const GENERAL: Self = Self::new(*b"Pnst");
+    /// Pages with secrets.
+    pub(crate) const SECRET: Self = Self::new(*b"PnsS");
 
     /// A tag that reads as `letters` in the output of `!poolused`.
     ///
@@ -67,21 +71,39 @@ impl Tag {
 /// The nonpaged pool as Rust's allocator; the driver crate declares it `#[global_allocator]`.
 ///
 /// Blocks of `KINDS` layouts may be kept ([`PoolAllocator::keep`]): those then cost the pool nothing
-/// once as many have been freed as are needed at a time.
+/// once as many have been freed as are needed at a time. Blocks of `SECRETS` other layouts lie on pages that have nothing else
+/// ([`PoolAllocator::secret_pages`]).
 #[derive(Debug)]
-pub struct PoolAllocator<const KINDS: usize>(Kept<KINDS>);
+pub struct PoolAllocator<const KINDS: usize, const SECRETS: usize> {
+    kept: Kept<KINDS>,
+    secrets: Secrets<SECRETS>,
+}
 
 /// As long as this lives blocks are kept; then all of them go back to the pool.
 #[must_use = "nothing is kept once it is dropped"]
 #[derive(Debug)]
-pub struct Keeping<const KINDS: usize>(&'static PoolAllocator<KINDS>);
+pub struct Keeping<const KINDS: usize>(&'static Kept<KINDS>);
 
-impl<const KINDS: usize> PoolAllocator<KINDS> {
-    /// An allocator that may keep blocks of these layouts, and keeps none yet.
+impl<const KINDS: usize, const SECRETS: usize> PoolAllocator<KINDS, SECRETS> {
+    /// An allocator that may keep blocks of `kept` layouts, and keeps none yet, and has those of `secrets` apart: these are
+    /// aligned to more than 16 bytes.
+    ///
+    /// # Panics
+    ///
+    /// If they are not, or do not fit a page. Use it in a `static`.
     #[must_use]
     #[cfg(not(feature = "loom"))]
-    pub const fn new(layouts: [Layout; KINDS]) -> Self {
-        Self(Kept::new(layouts))
+    pub const fn new(kept: [Layout; KINDS], secrets: [Layout; SECRETS]) -> Self {
+        Self { kept: Kept::new(kept), secrets: Secrets::new(secrets) }
+    }
+
+    /// The pages that secrets are on, and nothing else.
+    ///
+    /// # IRQL
+    ///
+    /// Any.
+    pub const fn secret_pages(&'static self) -> SecretPages {
+        self.secrets.pages()
     }
 
     /// Keeps blocks from now on, at most 136 of a layout and 8 more for each CPU. Not to be asked of a
@@ -91,15 +113,15 @@ impl<const KINDS: usize> PoolAllocator<KINDS> {
     ///
     /// Any.
     pub fn keep(&'static self) -> Keeping<KINDS> {
-        self.0.set_keeping(true);
-        Keeping(self)
+        self.kept.set_keeping(true);
+        Keeping(&self.kept)
     }
 }
 
 impl<const KINDS: usize> Drop for Keeping<KINDS> {
     fn drop(&mut self) {
-        self.0.0.set_keeping(false);
-        self.0.0.empty(|block, layout| {
+        self.0.set_keeping(false);
+        self.0.empty(|block, layout| {
             // SAFETY: kept blocks are this allocator's, of this layout, and nobody uses them.
             unsafe { free(block, layout, Tag::GENERAL) };
         });
@@ -109,28 +131,41 @@ impl<const KINDS: usize> Drop for Keeping<KINDS> {
 // SAFETY: blocks come from the pool, are of the layout's size and alignment (see `allocate`), and
 // belong to the caller until `dealloc`; one that is kept then is nobody's until it is taken for the
 // same layout. Nothing here unwinds.
-unsafe impl<const KINDS: usize> GlobalAlloc for PoolAllocator<KINDS> {
+unsafe impl<const KINDS: usize, const SECRETS: usize> GlobalAlloc
+    for PoolAllocator<KINDS, SECRETS>
+{
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        match self.0.take(layout, processor::nearby) {
-            kept if kept.is_null() => allocate(layout, POOL_FLAG_UNINITIALIZED, Tag::GENERAL),
+        match self.kept.take(layout, processor::nearby) {
+            kept if kept.is_null() => match self.secrets.kind(layout) {
+                Some(kind) => self.secrets.take(kind),
+                None => allocate(layout, POOL_FLAG_UNINITIALIZED, Tag::GENERAL),
+            },
             kept => kept,
         }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        allocate(layout, 0, Tag::GENERAL)
+        match self.secrets.kind(layout) {
+            Some(kind) => self.secrets.take(kind),
+            None => allocate(layout, 0, Tag::GENERAL),
+        }
     }
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
         // SAFETY: the caller passes a block of this allocator and the layout it was made with, and does
         // not use it any more.
-        let kept = unsafe { self.0.keep(block, layout, processor::nearby) };
+        let kept = unsafe { self.kept.keep(block, layout, processor::nearby) };
         if !kept {
             // Moved values take what lay on the stack between their parts along, and leave it here.
             // SAFETY: as above: the block is of this size, and nobody's.
             unsafe { block.write_bytes(0, layout.size()) };
-            // SAFETY: as above.
-            unsafe { free(block, layout, Tag::GENERAL) };
+            if self.secrets.kind(layout).is_some() {
+                // SAFETY: as above: a block of such a layout came from there.
+                unsafe { self.secrets.give(block) };
+            } else {
+                // SAFETY: as above.
+                unsafe { free(block, layout, Tag::GENERAL) };
+            }
         }
     }
 }
@@ -350,25 +385,31 @@ mod host_pool {
 
     use std::alloc::{GlobalAlloc, Layout, System};
 
-    use super::{POOL_ALIGNMENT, PVOID};
+    use super::{POOL_ALIGNMENT, PVOID, secret::PAGE};
+
+    /// Of what a block begins in, and at the same time what is before it; as NT, which aligns to a page from a page on.
+    fn before(size: usize) -> usize {
+        if size < PAGE { POOL_ALIGNMENT } else { PAGE }
+    }
 
     fn layout(size: usize) -> Layout {
-        Layout::from_size_align(size + POOL_ALIGNMENT, POOL_ALIGNMENT).unwrap()
+        Layout::from_size_align(size + before(size), before(size)).unwrap()
     }
 
     pub(super) unsafe fn ExAllocatePool2(_flags: u64, size: u64, _tag: u32) -> PVOID {
         // SAFETY: of some size.
-        let block = unsafe { System.alloc_zeroed(layout(size as usize)) };
-        // SAFETY: the block begins with room for it.
-        unsafe { block.cast::<usize>().write(size as usize) };
-        block.wrapping_add(POOL_ALIGNMENT).cast()
+        let begin = unsafe { System.alloc_zeroed(layout(size as usize)) };
+        let block = begin.wrapping_add(before(size as usize));
+        // SAFETY: there is room for it before the block.
+        unsafe { block.wrapping_sub(POOL_ALIGNMENT).cast::<usize>().write(size as usize) };
+        block.cast()
     }
 
     pub(super) unsafe fn ExFreePoolWithTag(block: PVOID, _tag: u32) {
-        let block = block.cast::<u8>().wrapping_sub(POOL_ALIGNMENT);
+        let block = block.cast::<u8>();
         // SAFETY: written when it was allocated.
-        let size = unsafe { block.cast::<usize>().read() };
+        let size = unsafe { block.wrapping_sub(POOL_ALIGNMENT).cast::<usize>().read() };
         // SAFETY: from `ExAllocatePool2`, with this layout.
-        unsafe { System.dealloc(block, layout(size)) };
+        unsafe { System.dealloc(block.wrapping_sub(before(size)), layout(size)) };
     }
 }

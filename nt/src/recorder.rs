@@ -10,6 +10,7 @@ use abi::events::{Descriptor, Event, Level, Ring};
 use wdk_sys::DISPATCH_LEVEL;
 
 use crate::{
+    crash::Shown,
     irql::{self, AtMostDispatch, Dispatch},
     processor,
     status::NtError,
@@ -31,6 +32,8 @@ const _: () = assert!(align_of::<Line>() == align_of::<Ring>());
 /// The rings, which are written to until this is dropped.
 #[derive(Debug)]
 pub struct Recorder {
+    /// In dumps.
+    shown: Option<Shown>,
     lines: Vec<Line>,
 }
 
@@ -56,7 +59,19 @@ impl Recorder {
         DESCRIPTOR.ring_count.store(count, Ordering::Relaxed);
         // Release: who finds the rings finds them made.
         DESCRIPTOR.rings.store(lines.as_ptr().expose_provenance() as u64, Ordering::Release);
-        Ok(Self { lines })
+        // SAFETY: the lines stay where they are until this is dropped, which shows them no more before.
+        let shown = unsafe { Shown::new(&*lines) };
+        Ok(Self { shown, lines })
+    }
+
+    /// How much memory the rings take.
+    ///
+    /// # IRQL
+    ///
+    /// Any.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        size_of_val(&*self.lines)
     }
 }
 
@@ -65,6 +80,7 @@ impl Drop for Recorder {
     fn drop(&mut self) {
         DESCRIPTOR.rings.store(0, Ordering::Release);
         DESCRIPTOR.ring_count.store(0, Ordering::Relaxed);
+        self.shown = None;
         self.lines.clear();
     }
 }

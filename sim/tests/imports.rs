@@ -72,6 +72,94 @@ fn attempt(machine: &Machine, dll: &str, name: &'static str, arguments: &[u64]) 
 }
 
 #[test]
+fn callbacks_at_a_bugcheck_are_deregistered() {
+    extern "win64" fn says(_: u64, _: u64) {}
+    breaks(&rules::BUGCHECK_CALLBACK, &|machine| {
+        let record = machine.allocate(48) as u64;
+        let register = |record: u64, reason: u64| {
+            let arguments = [record, says as *const () as u64, reason, record];
+            nt(machine, "KeRegisterBugCheckReasonCallback", &arguments) as u8
+        };
+        assert_eq!(register(record, 99), 0, "no reason");
+        assert_eq!((register(record, 6), register(record, 6)), (1, 0), "twice");
+        assert_eq!(nt(machine, "KeDeregisterBugCheckReasonCallback", &[record]) as u8, 1);
+        assert_eq!(nt(machine, "KeDeregisterBugCheckReasonCallback", &[record]) as u8, 0);
+        assert_eq!(machine.unload().map(|leaks| leaks.len()), Ok(0));
+        assert_eq!(register(record, 7), 1);
+        assert!(machine.unload().is_err());
+    });
+}
+
+/// What a callback says is taken as documented: pages one call after the other, memory of a small dump, data behind it.
+#[test]
+fn callbacks_at_a_bugcheck_say_what_a_dump_is_to_hold() {
+    use std::sync::atomic::AtomicU64;
+    static MEMORY: AtomicU64 = AtomicU64::new(0);
+    fn at(address: u64) -> *mut u64 {
+        std::ptr::with_exposed_provenance_mut(address as usize)
+    }
+    fn set(address: u64, word: u64) {
+        // SAFETY: the simulator's structures, or memory of this test, as aligned as they are.
+        unsafe { at(address).write_unaligned(word) }
+    }
+    extern "win64" fn removes(_: u64, _: u64, data: u64) {
+        // SAFETY: as above.
+        let round = unsafe { at(data).read_unaligned() };
+        set(data, round + 1);
+        set(data + 16, 0x1000 * (5 + 2 * round));
+        set(data + 24, 2);
+        // SAFETY: as above: `Flags` alone.
+        unsafe {
+            at(data + 8).cast::<u32>().write_unaligned(if round < 2 { 0x8000_0001 } else { 1 })
+        }
+    }
+    extern "win64" fn shows(_: u64, _: u64, data: u64) {
+        set(data, MEMORY.load(Ordering::Relaxed));
+    }
+    extern "win64" fn appends(_: u64, _: u64, data: u64) {
+        set(data + 16, 0x1122);
+        set(data + 32, MEMORY.load(Ordering::Relaxed));
+        set(data + 40, 16);
+    }
+    let world = World::new(Mode::Virtual { seed: 1 });
+    let _main = world.enter("main");
+    let machine = boot(&world, 2);
+    let memory = machine.allocate(4096) as u64;
+    MEMORY.store(memory, Ordering::Relaxed);
+    assert_eq!(nt(&machine, "KeInitializeTriageDumpDataArray", &[memory, 63]) as u32, 0xC000_000D);
+    assert_eq!(nt(&machine, "KeInitializeTriageDumpDataArray", &[memory, 64]), 0);
+    for (bytes, status) in [(32, 0), (32, 0), (31, 0xC000_009A)] {
+        assert_eq!(
+            nt(&machine, "KeAddTriageDumpDataBlock", &[memory, memory, bytes]) as u32,
+            status
+        );
+    }
+    let callbacks: [(extern "win64" fn(u64, u64, u64), u64); 3] =
+        [(removes, 6), (shows, 7), (appends, 2)];
+    for (routine, reason) in callbacks {
+        let record = machine.allocate(48) as u64;
+        let arguments = [record, routine as *const () as u64, reason, record];
+        assert_eq!(nt(&machine, "KeRegisterBugCheckReasonCallback", &arguments) as u8, 1);
+    }
+    for dies in [false, true] {
+        if dies {
+            machine.die(&rules::SIMULATOR, "on purpose");
+        }
+        let told = machine.crash_data();
+        assert_eq!(told.failed, [""; 0]);
+        let pages: Vec<usize> = told.removed.into_iter().collect();
+        assert_eq!(pages, [0x5000, 0x6000, 0x7000, 0x8000, 0x9000, 0xA000]);
+        assert_eq!(told.triage.len(), 1);
+        assert_eq!((told.triage[0].0, told.triage[0].1.len()), (memory, 32));
+        assert_eq!(told.secondary.len(), 1);
+        assert_eq!(
+            (told.secondary[0].0[..2].to_vec(), told.secondary[0].1.len()),
+            (vec![0x22, 0x11], 16)
+        );
+    }
+}
+
+#[test]
 fn spin_locks_have_one_owner() {
     extern "win64" fn twice(lock: u64, _: u64) {
         import(RAISE_AND_ACQUIRE, [lock, 0]);

@@ -7,14 +7,13 @@
 //! 6]
 
 use alloc::vec::Vec;
-use core::{alloc::Layout, net::SocketAddr, time::Duration};
+use core::{net::SocketAddr, time::Duration};
 
 use abi::discard::Discard;
 
 use super::{
     Endpoint, Now, Wants,
-    cookie::{CookieJar, MacKeys},
-    handshake::Handshake,
+    cookie::MacKeys,
     index::IndexTable,
     keypair::Keypair,
     limits::{
@@ -32,6 +31,10 @@ use crate::sync::{
 };
 
 mod places;
+mod secrets;
+
+pub(super) use secrets::SECRETS;
+use secrets::Secrets;
 
 /// A configured peer. `E` is what the driver keeps with it.
 ///
@@ -66,18 +69,6 @@ pub struct Peer<E> {
     /// Wall time in nanoseconds since 1970; 0 is never.
     latest_handshake: AtomicU64,
 }
-
-/// What of a peer is secret, in a block of its own; see [`super::SECRETS`].
-#[repr(align(32))]
-pub(super) struct Secrets {
-    pub(super) handshake: SpinLock<Handshake>,
-    pub(super) jar: SpinLock<CookieJar>,
-}
-
-crate::never_printed!(Secrets);
-
-/// The block that the secrets of a peer are in.
-pub(super) const SECRETS: Layout = Shared::<Secrets>::LAYOUT;
 
 /// A peer that is in no table.
 pub(super) const NO_SLOT: u32 = u32::MAX;
@@ -161,10 +152,6 @@ impl<E: Default> Peer<E> {
         index: Shared<IndexTable<E>>,
         jitter_seed: u64,
     ) -> Result<Shared<Self>, OutOfMemory> {
-        let secrets = Secrets {
-            handshake: SpinLock::new(Handshake::new()),
-            jar: SpinLock::new(CookieJar::default()),
-        };
         Shared::try_new(Self {
             public_key,
             attached: E::default(),
@@ -174,7 +161,7 @@ impl<E: Default> Peer<E> {
             slot: AtomicU32::new(NO_SLOT),
             sequence: AtomicU64::new(0),
             enabled: AtomicBool::new(false),
-            secrets: Shared::try_new(secrets)?,
+            secrets: Shared::try_new(Secrets::new())?,
             sessions: SpinLock::new(Sessions::new()),
             staged: Staged::new(),
             timers: Timers::new(jitter_seed),

@@ -48,7 +48,7 @@ pub(crate) struct Demo {
     fast: bool,
     /// Write the first machine's memory to FILE at the end, before its adapter goes down: what scripts/windbg/simulated.js reads.
     ///
-    /// The machine's keys are in it, as in any dump of a machine.
+    /// The driver's callbacks say what is in it: its keys are not.
     #[arg(long, value_name = "FILE")]
     dump: Option<PathBuf>,
     /// Show what the drivers print.

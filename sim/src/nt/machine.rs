@@ -213,6 +213,9 @@ impl Machine {
             for (_, thread) in drivers {
                 thread.join(Some(deadline));
             }
+            for failed in self.crash_data().failed {
+                eprintln!("[{}] at the bugcheck: {failed}", self.name());
+            }
         }
     }
 

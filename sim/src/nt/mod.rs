@@ -18,6 +18,7 @@ use crate::verifier::schedule::lock;
 
 pub mod call;
 pub mod cng;
+pub mod crash;
 pub mod dbg;
 pub mod dpc;
 pub mod ex;
@@ -218,6 +219,7 @@ type Table = (&'static [Import], &'static [&'static Behaviour]);
 /// Every table. A file that declares imports adds its line here.
 static TABLES: &[Table] = &[
     (cng::IMPORTS, &[]),
+    (crash::IMPORTS, crash::BEHAVIOURS),
     (dbg::IMPORTS, &[]),
     (dpc::IMPORTS, dpc::BEHAVIOURS),
     (ex::IMPORTS, &[]),
@@ -373,7 +375,7 @@ extern "win64" fn not_provided() {
 /// What every import does first: the rules of its row. `None`: the machine has stopped, return anything.
 pub(crate) fn enter(thread: &Thread) -> Option<&Thread> {
     let Some(Slot::Import(row)) = slot(thread.import_number()) else { return None };
-    if thread.machine().is_dead() {
+    if thread.machine().is_dead() && !thread.speaks_last() {
         thread.abandon();
         return None;
     }
@@ -390,6 +392,9 @@ pub(crate) fn enter(thread: &Thread) -> Option<&Thread> {
     }
     if row.point && irql < level::DISPATCH {
         thread.machine().world().point();
+    }
+    if thread.speaks_last() {
+        return Some(thread);
     }
     thread.reach(|| Place::Import(row.name, thread.caller()));
     if thread.machine().is_dead() {

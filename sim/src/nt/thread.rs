@@ -17,7 +17,7 @@ use crate::loader::gate::{
 use crate::loader::trap::{self, Trap};
 pub(crate) use crate::nt::call::Outcome;
 pub use crate::nt::call::{Call, Dead, Level};
-use crate::nt::level::{DISPATCH, PASSIVE};
+use crate::nt::level::{DISPATCH, HIGH, PASSIVE};
 use crate::nt::lock_order::Held;
 use crate::nt::machine::Machine;
 use crate::nt::memory::Memory;
@@ -52,6 +52,8 @@ pub struct Thread {
     pub(crate) trap: Cell<Option<Trap>>,
     ended: Cell<bool>,
     depth: Cell<u32>,
+    /// Whether it is in a callback at a bugcheck, which runs in a machine that has stopped.
+    speaks_last: Cell<bool>,
     /// Whether the callback's upper vector registers hold what another left there, and no more the canaries.
     poisoned: Cell<bool>,
     /// A preemption that comes in so many instructions.
@@ -108,6 +110,7 @@ impl Thread {
             trap: Cell::new(None),
             ended: Cell::new(false),
             depth: Cell::new(0),
+            speaks_last: Cell::new(false),
             poisoned: Cell::new(false),
             steps: Cell::new(None),
         });
@@ -351,6 +354,20 @@ impl Thread {
         outcome
     }
 
+    /// Calls what the driver registered for a bugcheck: at `HIGH_LEVEL`, also when the machine has stopped.
+    pub(crate) fn last_words(&self, call: Call, arguments: &[u64]) -> Outcome {
+        let irql = self.irql.replace(HIGH);
+        self.speaks_last.set(true);
+        let outcome = self.cross(call, arguments);
+        self.speaks_last.set(false);
+        self.irql.set(irql);
+        outcome
+    }
+
+    pub(crate) fn speaks_last(&self) -> bool {
+        self.speaks_last.get()
+    }
+
     /// The crossing itself, and the checks of what must be as before.
     fn cross(&self, call: Call, arguments: &[u64]) -> Outcome {
         let mut all = [0; MAX_ARGUMENTS];
@@ -364,7 +381,9 @@ impl Thread {
             // XSAVE wants a zeroed header; and clearing 3 KiB is not for the fast mode.
             after.write(XsaveArea::new());
         }
-        self.reach(|| Place::Begins(call.name, call.function));
+        if !self.speaks_last() {
+            self.reach(|| Place::Begins(call.name, call.function));
+        }
         let poisoned = self.poisoned.replace(false);
         // SAFETY: GS points at this block (`with`), the driver stack belongs to this thread alone, `all` and `after` live
         // across the call, and what the driver does there is the point of the program.
@@ -389,7 +408,9 @@ impl Thread {
             self.judge_stack(call, from, budget);
         }
         self.judge_return(call, irql, locks, saves);
-        self.reach(|| Place::Ended(call.name, call.function));
+        if !self.speaks_last() {
+            self.reach(|| Place::Ended(call.name, call.function));
+        }
         Outcome::Returned(self.gate.result.get())
     }
 

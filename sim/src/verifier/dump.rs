@@ -8,8 +8,9 @@
 //! region 0x140000000 864256 the image
 //! ```
 //!
-//! Secrets of the simulated machine are in it, as in any full dump.
+//! Pages that the driver's callback takes out of dumps are left out ([`Dump::of`]); what a thread is just at is not in it at all.
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::Path;
 
@@ -25,6 +26,8 @@ const INTERRUPT_TIME: usize = 8;
 /// Where this simulator says that `nt!KiBugCheckData` is: the code and its four parameters.
 const BUGCHECK_DATA: u64 = 0xFFFF_F800_0000_0000;
 
+const PAGE: usize = 4096;
+
 /// A stretch of a machine's memory.
 #[derive(Clone, Debug)]
 pub struct Stretch {
@@ -34,6 +37,28 @@ pub struct Stretch {
     pub at: u64,
     /// Its bytes.
     pub bytes: Vec<u8>,
+}
+
+impl Stretch {
+    /// What is left of it without these pages.
+    fn without(self, pages: &BTreeSet<usize>) -> Vec<Self> {
+        let (begin, end) = (self.at as usize, self.at as usize + self.bytes.len());
+        let mut left = Vec::new();
+        let mut from = begin;
+        for &page in pages.range(begin.saturating_sub(PAGE - 1)..end) {
+            let part = from..page.clamp(from, end);
+            left.push(part);
+            from = (page + PAGE).min(end);
+        }
+        left.push(from..end);
+        left.retain(|part| !part.is_empty());
+        let part = |part: std::ops::Range<usize>| Self {
+            what: self.what,
+            at: part.start as u64,
+            bytes: self.bytes[part.start - begin..part.end - begin].to_vec(),
+        };
+        left.into_iter().map(part).collect()
+    }
 }
 
 /// What a dump holds.
@@ -46,8 +71,30 @@ pub struct Dump {
 }
 
 impl Dump {
-    /// Of a machine in which nothing runs meanwhile (Virtual mode), or that has stopped.
+    /// Of a machine in which nothing runs meanwhile (Virtual mode), or that has stopped, with what the driver's callbacks say.
     pub fn of(machine: &Machine) -> Self {
+        let told = machine.crash_data();
+        let mut dump = Self::whole(machine);
+        dump.stretches = std::mem::take(&mut dump.stretches)
+            .into_iter()
+            .flat_map(|stretch| stretch.without(&told.removed))
+            .collect();
+        dump
+    }
+
+    /// A small one: what the driver's callback adds to it, and the image, which a debugger has from its file.
+    pub fn small(machine: &Machine) -> Self {
+        let told = machine.crash_data();
+        let mut dump = Self::whole(machine);
+        dump.stretches.retain(|stretch| stretch.what != "pool");
+        let added = |(at, bytes)| Stretch { what: "added by the driver", at, bytes };
+        let added: Vec<Stretch> = told.triage.into_iter().map(added).collect();
+        dump.stretches.splice(..0, added);
+        dump
+    }
+
+    /// The same as if the driver had no callbacks: with its secrets.
+    pub fn whole(machine: &Machine) -> Self {
         let mut symbols = vec![("nt!KiBugCheckData".to_owned(), BUGCHECK_DATA)];
         let mut stretches = Vec::new();
         if let Some(image) = machine.image() {

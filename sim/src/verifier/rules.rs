@@ -172,6 +172,9 @@ rules! {
     KE_BUG_CHECK: 0xE2 "THE DRIVER'S OWN BUGCHECK",
         "", "DDI wdm/nf-wdm-kebugcheckex",
         "tests/imports.rs" "a_driver_may_stop_the_machine", "The driver asks for it (KeBugCheckEx): a panic, or an assertion.";
+    BUGCHECK_CALLBACK: 0xCE "DRIVER_UNLOADED_WITHOUT_CANCELLING_PENDING_OPERATIONS",
+        "", "DDI wdm/nf-wdm-keregisterbugcheckreasoncallback",
+        "tests/imports.rs" "callbacks_at_a_bugcheck_are_deregistered", "The driver is unloaded with a callback at a bugcheck registered.";
     // KMDF.
     WDF_INVALID_HANDLE: 0x10D "WDF_INVALID_HANDLE",
         "KMDF verifier", "WDD debugger/bug-check-0x10d---wdf-violation",

@@ -13,6 +13,8 @@ use std::time::Duration;
 use abi::policy::Policy;
 use sim::nt::machine::{Machine, Options};
 use sim::nt::memory::Region;
+use sim::verifier::dump::Dump;
+use sim::verifier::rules;
 use x25519_dalek::{PublicKey, StaticSecret};
 
 use crate::insider::{Key, Session};
@@ -267,5 +269,68 @@ fn nor_does_memory_that_the_driver_keeps() {
         let mut kind = Options { verified: false, ..options("kept blocks") };
         kind.parameters.insert(Policy::SimdCap.name().to_owned(), tier);
         search(&kind);
+    }
+}
+
+/// What a dump has: its own memory, and the stacks and registers of a machine at rest.
+fn dumped(machine: &Machine, dump: Dump) -> Vec<Region> {
+    let told = machine.crash_data().secondary.into_iter();
+    let told = told.map(|(_, bytes)| Region { what: "secondary data".to_owned(), bytes });
+    let pages =
+        dump.stretches.into_iter().map(|it| Region { what: it.what.to_owned(), bytes: it.bytes });
+    let other = machine.memory().into_iter().filter(|region| !region.what.starts_with("live pool"));
+    pages.chain(other).chain(told).collect()
+}
+
+/// Keys of two sessions, of a handshake that waits, and of the interface: alive, and in no dump, of a machine that runs or that
+/// has stopped. Without what the driver's callback takes out all of them are found.
+// spec-test: WG 7.4-a
+#[test]
+fn a_dump_tells_nothing_of_keys() {
+    for verified in [true, false] {
+        on_virtual_time(1, |world| {
+            let scene =
+                Scene::new(world, &Options { remembers: true, verified, ..options("dumped") });
+            let here = machine(&scene);
+            let (mut first, mut secrets) = scene.answer(|responder, _| {
+                let mut pending = Search::default();
+                responder.secrets().iter().for_each(|(name, secret)| pending.secret(name, secret));
+                let found = pending.found(&dumped(here, Dump::whole(here)));
+                assert!(found.contains_key("a chaining key: half 0"), "{found:?}");
+                let memory = dumped(here, Dump::of(here));
+                assert_silent(&pending.found(&memory), "a handshake waits");
+                let ephemerals = scene.ephemerals.lock().unwrap();
+                assert_eq!(private_keys(&memory, &ephemerals), BTreeSet::new(), "ephemeral keys");
+            });
+            (0..5).for_each(|_| scene.talk(&mut first));
+            let (mut second, more) = scene.connect();
+            (0..5).for_each(|_| scene.talk(&mut second));
+            scene.world.sleep(Duration::from_millis(100));
+            secrets.extend(more);
+
+            let mut all = Search::default();
+            all.secret("the private key", &private());
+            all.secret("the preshared key", &PRESHARED);
+            all.session("the first session", &first, 40);
+            all.session("the second session", &second, 40);
+            secrets.iter().for_each(|(name, secret)| all.secret(name, secret));
+            let found = all.found(&dumped(here, Dump::whole(here)));
+            for name in [
+                "the private key",
+                "the preshared key",
+                "ss",
+                "the first session from alpha",
+                "the second session to alpha",
+            ] {
+                assert!(found.contains_key(&format!("{name}: half 0")), "{name}: {found:?}");
+            }
+            assert_silent(&all.found(&dumped(here, Dump::of(here))), "running");
+            here.die(&rules::SIMULATOR, "on purpose");
+            let told = here.crash_data();
+            assert_eq!(told.failed, [""; 0]);
+            // Of the interface, of the peer, of its sessions.
+            assert_eq!(told.removed.len(), 3);
+            assert_silent(&all.found(&dumped(here, Dump::of(here))), "stopped");
+        });
     }
 }

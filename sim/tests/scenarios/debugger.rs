@@ -490,3 +490,34 @@ fn another_build_is_refused_in_words() {
         assert_says(&says(&unloaded, "adapters"), &["the driver is not at work"]);
     });
 }
+
+/// A small dump has what the driver adds to it: adapters, counters and the flight recorder are shown, the rest is said not to be
+/// there. Data behind the dump have the same.
+#[test]
+fn a_small_dump_shows_what_the_driver_adds() {
+    machines::with_pair(1, |pair| {
+        machines::ping(&pair.alpha, &pair.beta);
+        pair.world.sleep(Duration::from_secs(3));
+        let machine = pair.alpha.computer().machine();
+        let (whole, small) = (Dump::whole(machine), Dump::small(machine));
+        let total = |dump: &Dump| dump.stretches.iter().map(|it| it.bytes.len()).sum::<usize>();
+        assert!(total(&small) < total(&whole) / 4, "{} of {}", total(&small), total(&whole));
+        let commands = ["log 1000", "discards"];
+        assert_eq!(said(&small, &commands), said(&whole, &commands));
+        let peers = says(&small, "peers");
+        assert_says(&peers, &["Unable to read memory"]);
+
+        let told = machine.crash_data();
+        assert_eq!(told.failed, [""; 0]);
+        let [(guid, data)] = told.secondary.as_slice() else {
+            panic!("{:?}", told.secondary.len())
+        };
+        assert_eq!(*guid, abi::dump::GUID);
+        let parts: BTreeMap<u64, Vec<u8>> =
+            abi::dump::parts(data).unwrap().map(|(at, bytes)| (at, bytes.to_vec())).collect();
+        assert_eq!(parts, told.triage.into_iter().collect());
+        let descriptor =
+            whole.symbols.iter().find(|(name, _)| name.ends_with(abi::descriptor::NAME));
+        assert!(parts[&descriptor.unwrap().1].starts_with(&abi::descriptor::MAGIC));
+    });
+}
