@@ -81,7 +81,7 @@ impl SecretPages {
 
 impl<const KINDS: usize> Secrets<KINDS> {
     /// No pages yet.
-    #[cfg(not(loom))]
+    #[cfg(not(feature = "loom"))]
     pub(super) const fn new(layouts: [Layout; KINDS]) -> Self {
         let mut at = 0;
         while at < KINDS {
@@ -265,7 +265,7 @@ const fn capacity(layout: &Layout) -> u32 {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(feature = "loom")))]
 mod tests {
     use std::collections::HashSet;
     use std::vec::Vec;
