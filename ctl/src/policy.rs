@@ -8,6 +8,7 @@ use abi::cpu_list::CpuList;
 use abi::policy::{Row, SCALING_EXCLUDE, ServicePolicy};
 
 pub mod engine;
+pub mod tunnel;
 
 /// Where Group Policy writes, below HKEY_LOCAL_MACHINE: only administrators may, and it goes when the policy does.
 pub const GROUP: &str = r"SOFTWARE\Policies\Penstock";
@@ -41,6 +42,12 @@ pub struct NoRegistry;
 impl Registry for NoRegistry {
     fn value(&self, _: &str, _: &str) -> io::Result<Option<Value>> {
         Ok(None)
+    }
+}
+
+impl tunnel::Listed for NoRegistry {
+    fn names(&self, _: &str) -> io::Result<Vec<String>> {
+        Ok(Vec::new())
     }
 }
 

@@ -10,6 +10,7 @@ use ctl::config::print::print;
 use ctl::config::read::{Purpose, read};
 use ctl::config::{Config, Endpoint, Interface, Peer, Prefix, Table, Tunnel};
 use ctl::key::{PublicKey, SecretKey};
+use ctl::policy::tunnel::tunnel_of;
 use proptest::collection::{hash_map, vec};
 use proptest::option;
 use proptest::prelude::*;
@@ -108,6 +109,39 @@ proptest! {
         let reading = read(text.as_bytes(), Purpose::Tunnel { scripts: true });
         let reading = reading.map_err(|problems| TestCaseError::fail(format!("{problems:?}")))?;
         prop_assert!(reading.config == config.0);
+    }
+
+    /// A tunnel by policy is what a file would give, without its secrets and commands, whatever else it says.
+    #[test]
+    fn a_tunnel_by_policy_is_what_a_file_would_give(config in config()) {
+        let mut config = config.0;
+        config.interface.private_key = None;
+        config.interface.tunnel.scripts = Default::default();
+        config.peers.iter_mut().for_each(|peer| peer.preshared_key = None);
+        let file = print(&config);
+        let settings: Vec<_> = file.lines().filter(|line| !line.starts_with('[')).collect();
+        match tunnel_of("office", &settings.join(";")) {
+            Ok(read) => prop_assert!(read == config),
+            Err(why) => prop_assert!(config.peers.is_empty(), "{why}"),
+        }
+    }
+
+    /// Whatever a policy says, no secret comes of it.
+    #[test]
+    fn no_policy_gives_a_secret(
+        settings in vec(
+            prop_oneof![
+                4 => "(PublicKey|PrivateKey|presharedkey| PrivateKey ) ?= ?A{43}=",
+                2 => "(\\[Peer\\]|MTU = 1400|Address = 10.0.0.1)?(\n|\r|\u{2028}|#)?PrivateKey = A{43}=",
+                1 => "[ =;#\n\r\u{2028}A-Za-z]{0,9}",
+            ],
+            0..4,
+        ),
+    ) {
+        if let Ok(config) = tunnel_of("office", &settings.join(";")) {
+            prop_assert!(config.interface.private_key.is_none());
+            prop_assert!(config.peers.iter().all(|peer| peer.preshared_key.is_none()));
+        }
     }
 
     #[test]

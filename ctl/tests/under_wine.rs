@@ -105,6 +105,13 @@ fn what_is_told_of_arguments_is_the_same() {
         &["policy", "check", "Mtu=1420", "ScalingExclude=0-1, 1:3"],
         &["policy", "check", "Mtu=9", "Mtuu=1", "SimdCap", "ScalingExclude=x"],
         &["policy", "show", "Mtuu"],
+        &[
+            "policy",
+            "check",
+            r"Tunnels\office=Address=10.0.0.2/32",
+            r"Tunnels\a/b=",
+            r"Tunnels\a=PrivateKey=x",
+        ],
         &["set", "t0", "listen-prot", "1"],
     ] {
         both(arguments, b"");
@@ -146,6 +153,11 @@ fn policies_say_where_they_came_from() {
     prefix::set_value(group, "FastPath", "REG_SZ", "1");
     prefix::set_value(local, "ScalingExclude", "REG_SZ", "0-1, 1:3");
     let mut there = prefix::penstock();
+    const PEER: &str = "PublicKey = mAZGQvaDkOZ+DFVBOEMZECvRiOzOR8FZIZ4Bn+Ss3UU=";
+    let tunnels = r"SOFTWARE\Policies\Penstock\Tunnels";
+    let office = format!("Address = 10.0.0.2/32; {PEER}; AllowedIPs = 10.0.0.0/8");
+    prefix::set_value(tunnels, "office", "REG_SZ", &office);
+    prefix::set_value(tunnels, "told", "REG_SZ", &PEER.replace("Public", "Private"));
     there.args(["policy", "show"]);
     expected::expect("wine/policy.txt", &printed(&run(there, b"")));
 

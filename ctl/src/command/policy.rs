@@ -4,7 +4,8 @@ use abi::cpu_list::CpuList;
 use abi::policy::{SCALING_EXCLUDE, rows};
 use clap::Subcommand;
 use ctl::config::key_names::nearest_of;
-use ctl::policy as effective;
+use ctl::policy::tunnel::{self, PolicyTunnel};
+use ctl::{config, policy as effective};
 
 use super::{Failure, Outcome, print};
 
@@ -31,6 +32,9 @@ const REGISTRY: ctl::windows::registry::LocalMachine = ctl::windows::registry::L
 #[cfg(not(windows))]
 const REGISTRY: effective::NoRegistry = effective::NoRegistry;
 
+/// What is written of the tunnels of policy.
+const TUNNELS_ARE: &str = "a text for each tunnel, as `Address = 10.0.0.2/32; PublicKey = KEY; Endpoint = HOST:PORT; AllowedIPs = 10.0.0.0/8`; \
+                           no private or preshared key. Nothing brings them up yet.";
 /// What is written of [`SCALING_EXCLUDE`].
 const EXCLUDE_IS: &str = "a list of CPUs, as `0-1, 16, 1:0-3`";
 
@@ -89,10 +93,32 @@ fn show(name: Option<&str>) -> Outcome {
             &set_to(|| effective::excluded(&REGISTRY)),
         );
     }
+    if name.is_none_or(|name| name.eq_ignore_ascii_case(tunnel::KEY)) {
+        text += &format!("{}\n  {TUNNELS_ARE}\n", tunnel::KEY);
+        let tunnels = tunnel::tunnels(&REGISTRY);
+        let tunnels =
+            tunnels.map_err(|error| Failure::new(tunnel::KEY, ctl::words::said(&error)))?;
+        tunnels.iter().for_each(|tunnel| text += &shown(tunnel));
+    }
     match name {
         Some(name) if text.is_empty() => Err(Failure::Told(unknown(name))),
         _ => print(&text),
     }
+}
+
+/// A tunnel by policy, as a file would have it: it has no secrets.
+fn shown(tunnel: &PolicyTunnel) -> String {
+    let mut text = format!("  {}\n", tunnel.name);
+    if let Some((config, from)) = &tunnel.config {
+        text += &format!("    here: (from {from})\n");
+        let file = config::print::print(config);
+        let lines = file.lines().filter(|line| !line.is_empty());
+        lines.for_each(|line| text += &format!("      {line}\n"));
+    }
+    for (from, why) in &tunnel.refused {
+        text += &format!("    refused: {why} (from {from})\n");
+    }
+    text
 }
 
 /// The line of what this machine sets a value to, and the lines of what was refused.
@@ -115,6 +141,10 @@ fn check(settings: &[String]) -> Outcome {
 fn checked(setting: &str) -> Result<(), String> {
     let (name, value) =
         setting.split_once('=').ok_or_else(|| format!("{setting}: it is written NAME=VALUE"))?;
+    let tunnel = name.split_once('\\').filter(|(key, _)| key.eq_ignore_ascii_case(tunnel::KEY));
+    if let Some((_, tunnel)) = tunnel {
+        return tunnel::tunnel_of(tunnel, value).map(drop).map_err(|why| format!("{name}: {why}"));
+    }
     if name.eq_ignore_ascii_case(SCALING_EXCLUDE) {
         let list = CpuList::parse(value);
         return list.map(drop).map_err(|_| format!("{SCALING_EXCLUDE}: this is not {EXCLUDE_IS}"));
@@ -130,7 +160,7 @@ fn checked(setting: &str) -> Result<(), String> {
 }
 
 fn unknown(name: &str) -> String {
-    let names = rows().map(|row| row.name).chain([SCALING_EXCLUDE]);
+    let names = rows().map(|row| row.name).chain([SCALING_EXCLUDE, tunnel::KEY]);
     let hint = nearest_of(name, names);
     let hint = hint.map_or_else(String::new, |nearest| format!("; did you mean `{nearest}`?"));
     format!("there is no policy `{name}`{hint}")

@@ -3,20 +3,27 @@
 use std::io;
 use std::ptr::{null, null_mut};
 
-use windows_sys::Win32::Foundation::{ERROR_FILE_NOT_FOUND, ERROR_MORE_DATA};
+use windows_sys::Win32::Foundation::{ERROR_FILE_NOT_FOUND, ERROR_MORE_DATA, ERROR_NO_MORE_ITEMS};
 use windows_sys::Win32::System::Registry::{
-    HKEY, HKEY_LOCAL_MACHINE, KEY_NOTIFY, REG_DWORD, REG_NOTIFY_CHANGE_LAST_SET,
+    HKEY, HKEY_LOCAL_MACHINE, KEY_NOTIFY, KEY_QUERY_VALUE, REG_DWORD, REG_NOTIFY_CHANGE_LAST_SET,
     REG_NOTIFY_CHANGE_NAME, REG_OPTION_NON_VOLATILE, REG_SZ, RRF_NOEXPAND, RRF_RT_ANY, RegCloseKey,
-    RegCreateKeyExW, RegDeleteKeyValueW, RegGetValueW, RegNotifyChangeKeyValue, RegSetKeyValueW,
+    RegCreateKeyExW, RegDeleteKeyValueW, RegEnumValueW, RegGetValueW, RegNotifyChangeKeyValue,
+    RegOpenKeyExW, RegSetKeyValueW,
 };
 
 use super::event::Event;
 use super::wide::{text, wide};
 use crate::policy::engine::Writable;
+use crate::policy::tunnel::Listed;
 use crate::policy::{Registry, Value};
 
 /// How often a value is read that grows meanwhile.
 const TRIES: usize = 8;
+
+/// Units of the longest name of a value, with its NUL.
+///
+/// Source: <https://learn.microsoft.com/windows/win32/sysinfo/registry-element-size-limits>.
+const NAME_MAX: u32 = 16_384;
 
 /// HKEY_LOCAL_MACHINE.
 pub struct LocalMachine;
@@ -59,6 +66,55 @@ fn value(kind: u32, len: u32, units: &[u16]) -> Value {
         (REG_DWORD, 4, &[low, high]) => Value::Dword(u32::from(high) << 16 | u32::from(low)),
         (REG_SZ, ..) => Value::Text(text(units)),
         _ => Value::Other,
+    }
+}
+
+impl Listed for LocalMachine {
+    fn names(&self, key: &str) -> io::Result<Vec<String>> {
+        let (key, mut open) = (wide(key), null_mut());
+        // SAFETY: the text ends with a NUL, and there is a place for the handle.
+        let code = unsafe {
+            RegOpenKeyExW(HKEY_LOCAL_MACHINE, key.as_ptr(), 0, KEY_QUERY_VALUE, &raw mut open)
+        };
+        if code == ERROR_FILE_NOT_FOUND {
+            return Ok(Vec::new());
+        }
+        super::checked(code)?;
+        let open = Open(open);
+        let mut names = Vec::new();
+        let mut units = vec![0_u16; NAME_MAX as usize];
+        for index in 0.. {
+            let mut len = NAME_MAX;
+            // SAFETY: the key is open; the buffer has `len` units, and no type, data or class is asked for.
+            let code = unsafe {
+                RegEnumValueW(
+                    open.0,
+                    index,
+                    units.as_mut_ptr(),
+                    &raw mut len,
+                    null(),
+                    null_mut(),
+                    null_mut(),
+                    null_mut(),
+                )
+            };
+            if code == ERROR_NO_MORE_ITEMS {
+                break;
+            }
+            super::checked(code)?;
+            names.push(text(units.get(..len as usize).unwrap_or_default()));
+        }
+        Ok(names)
+    }
+}
+
+/// A key that is open.
+struct Open(HKEY);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        // SAFETY: whoever made it opened it, and it is closed once.
+        unsafe { RegCloseKey(self.0) };
     }
 }
 
@@ -169,8 +225,11 @@ mod tests {
             LocalMachine.set(KEY, "Value", &value).unwrap();
             assert_eq!(LocalMachine.value(KEY, "Value").unwrap(), Some(value));
         }
+        assert_eq!(LocalMachine.names(KEY).unwrap(), ["Value"]);
         LocalMachine.remove(KEY, "Value").unwrap();
         assert_eq!(LocalMachine.value(KEY, "Value").unwrap(), None);
+        assert!(LocalMachine.names(KEY).unwrap().is_empty());
+        assert!(LocalMachine.names(r"SOFTWARE\PenstockNone").unwrap().is_empty());
         LocalMachine.remove(KEY, "Value").unwrap();
         assert!(LocalMachine.set(KEY, "Value", &Value::Other).is_err());
     }
