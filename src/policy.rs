@@ -64,7 +64,7 @@ impl Policies {
             *refused = read.err().map(|why| Refused { policy: *policy, why });
         }
         let refused = reading.refused().count() as u64;
-        recorder::set_level(self.get(Policy::RecorderLevel));
+        recorder::choose(self.get(Policy::RecorderLevel), self.get(Policy::RecorderKeywords));
         recorder::note(Event::PolicyRead, [refused, 0, 0, 0]);
         reading
     }

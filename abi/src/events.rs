@@ -20,8 +20,29 @@ pub enum Level {
     Verbose = 2,
 }
 
+/// What an event is about. The numbers are bits of the policy value `RecorderKeywords`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Keyword {
+    /// The driver itself.
+    Driver = 1,
+    /// What is done to an adapter.
+    Adapter = 2,
+    /// Handshake messages.
+    Handshake = 4,
+    /// Discards.
+    Discard = 8,
+    /// Times at `DISPATCH_LEVEL`.
+    Time = 16,
+}
+
+impl Keyword {
+    /// All of them.
+    pub const ALL: u32 = 31;
+}
+
 macro_rules! events {
-    ($($(#[doc = $doc:literal])+ $level:ident $name:ident($($word:literal),*),)*) => {
+    ($($(#[doc = $doc:literal])+ $level:ident $keyword:ident $name:ident($($word:literal),*),)*) => {
         table! {
             /// Something that happened.
             Event { $($(#[doc = $doc])+ $name,)* }
@@ -37,6 +58,12 @@ macro_rules! events {
                 match self { $(Self::$name => Level::$level,)* }
             }
 
+            /// What it is about.
+            #[must_use]
+            pub const fn keyword(self) -> Keyword {
+                match self { $(Self::$name => Keyword::$keyword,)* }
+            }
+
             /// What its words are, at most four.
             #[must_use]
             pub const fn words(self) -> &'static [&'static str] {
@@ -48,41 +75,58 @@ macro_rules! events {
 
 events! {
     /// The driver was loaded.
-    Info Loaded("processors"),
+    Info Driver Loaded("processors"),
     /// The driver is about to be unloaded.
-    Info Unloading(),
+    Info Driver Unloading(),
     /// A device was made.
-    Info DeviceAdded("tunnel"),
+    Info Adapter DeviceAdded("tunnel"),
     /// A device goes, or its adapter does.
-    Info DeviceRemoved("tunnel"),
+    Info Adapter DeviceRemoved("tunnel"),
     /// The device is in D0.
-    Info PoweredUp("tunnel"),
+    Info Adapter PoweredUp("tunnel"),
     /// The device leaves D0.
-    Info PoweredDown("tunnel"),
+    Info Adapter PoweredDown("tunnel"),
     /// The adapter was brought up.
-    Info AdapterUp("tunnel", "port"),
+    Info Adapter AdapterUp("tunnel", "port"),
     /// The adapter was taken down.
-    Info AdapterDown("tunnel"),
+    Info Adapter AdapterDown("tunnel"),
     /// A configuration was applied.
-    Info Configured("tunnel", "bytes"),
+    Info Adapter Configured("tunnel", "bytes"),
     /// A configuration was refused: nothing of it was applied.
-    Info Refused("tunnel", "bytes"),
+    Info Adapter Refused("tunnel", "bytes"),
     /// The policy was read.
-    Info PolicyRead("values refused"),
+    Info Driver PolicyRead("values refused"),
     /// Sockets were lost: the network stack took them back.
-    Info SocketsLost("tunnel"),
+    Info Adapter SocketsLost("tunnel"),
     /// Sockets were opened anew.
-    Info SocketsReopened("tunnel", "port"),
+    Info Adapter SocketsReopened("tunnel", "port"),
     /// A handshake message or cookie reply was made, to be sent.
-    Info MessageMade("tunnel", "type", "bytes"),
+    Info Handshake MessageMade("tunnel", "type", "bytes"),
     /// A handshake message or cookie reply was taken and was in order.
-    Info MessageTaken("tunnel", "type", "bytes"),
+    Info Handshake MessageTaken("tunnel", "type", "bytes"),
     /// A handshake message or cookie reply was taken and discarded.
-    Info MessageRefused("tunnel", "type", "bytes", "reason"),
+    Info Handshake MessageRefused("tunnel", "type", "bytes", "reason"),
     /// Packets were discarded.
-    Verbose Discarded("reason", "packets"),
+    Verbose Discard Discarded("reason", "packets"),
     /// A callback was at `DISPATCH_LEVEL` longer than any before it.
-    Info LongestAtDispatch("tunnel", "100 ns", "packets"),
+    Info Time LongestAtDispatch("tunnel", "100 ns", "packets"),
+}
+
+impl Event {
+    /// A bit for each event, by its number, that is of one of these keywords and noted at this level.
+    #[must_use]
+    pub fn noted(level: u32, keywords: u32) -> u32 {
+        let is_noted =
+            |event: &&Self| event.level() as u32 <= level && event.keyword() as u32 & keywords != 0;
+        Self::ALL.iter().filter(is_noted).fold(0, |noted, event| noted | event.bit())
+    }
+
+    /// Its bit of those.
+    #[must_use]
+    pub const fn bit(self) -> u32 {
+        const { assert!(Self::COUNT <= 32) };
+        1_u32.wrapping_shl(self as u32)
+    }
 }
 
 /// Records of one CPU.
@@ -125,8 +169,8 @@ pub struct Descriptor {
     pub records: u32,
     /// Bytes of a record.
     pub record_bytes: u32,
-    /// The greatest [`Level`] that is noted.
-    pub level: AtomicU32,
+    /// The events that are noted: [`Event::noted`].
+    pub noted: AtomicU32,
 }
 
 const _: () = assert!(size_of::<Record>() == 48 && size_of::<Descriptor>() == 48);
@@ -145,7 +189,8 @@ impl Descriptor {
             records_at: core::mem::offset_of!(Ring, records) as u32,
             records: RECORDS as u32,
             record_bytes: size_of::<Record>() as u32,
-            level: AtomicU32::new(Level::Info as u32),
+            // Until the policy is read: what happens once in a while is rare then.
+            noted: AtomicU32::new(u32::MAX),
         }
     }
 
@@ -154,7 +199,7 @@ impl Descriptor {
     pub fn parse(bytes: &[u8]) -> Option<Found> {
         let long = |at: usize| Some(u64::from_le_bytes(*bytes.get(at..)?.first_chunk()?));
         let word = |at: usize| Some(u32::from_le_bytes(*bytes.get(at..)?.first_chunk()?));
-        // The level is the last word.
+        // What is noted is the last word.
         let known = bytes.get(..8)? == b"PENSTOCK"
             && (word(8)?, word(12)?) == (1, 48)
             && word(44).is_some();
@@ -278,6 +323,30 @@ mod tests {
             assert_eq!(told, [&[event.name()], event.words()].concat());
         }
         assert_eq!(Event::TABLE.lines().count(), Event::COUNT);
+    }
+
+    #[test]
+    fn level_and_keywords_choose_what_is_noted() {
+        assert_eq!(Event::noted(0, Keyword::ALL), 0);
+        assert_eq!(Event::noted(2, 0), 0);
+        assert_eq!(Event::noted(2, Keyword::ALL), (1 << Event::COUNT) - 1);
+        let handshakes = [Event::MessageMade, Event::MessageTaken, Event::MessageRefused];
+        let expected = handshakes.iter().fold(0, |bits, event| bits | event.bit());
+        assert_eq!(Event::noted(1, Keyword::Handshake as u32), expected);
+        let discards = Keyword::Discard as u32;
+        assert_eq!(
+            (Event::noted(1, discards), Event::noted(2, discards)),
+            (0, Event::Discarded.bit())
+        );
+        let all = [
+            Keyword::Driver,
+            Keyword::Adapter,
+            Keyword::Handshake,
+            Keyword::Discard,
+            Keyword::Time,
+        ];
+        assert_eq!(all.iter().map(|keyword| *keyword as u32).sum::<u32>(), Keyword::ALL);
+        assert_eq!(*crate::policy::Policy::RecorderKeywords.range().end(), Keyword::ALL);
     }
 
     #[test]

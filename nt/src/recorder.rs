@@ -6,7 +6,7 @@
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use abi::events::{Descriptor, Event, Level, Ring};
+use abi::events::{Descriptor, Event, Ring};
 use wdk_sys::DISPATCH_LEVEL;
 
 use crate::{
@@ -85,11 +85,11 @@ impl Drop for Recorder {
     }
 }
 
-/// Notes that `event` happened, with the IRQL it happened at; nothing above `DISPATCH_LEVEL`, or if its level is not noted, or
+/// Notes that `event` happened, with the IRQL it happened at; nothing above `DISPATCH_LEVEL`, or if it is not to be noted, or
 /// there is no recorder. Any IRQL; raises to `DISPATCH_LEVEL` meanwhile.
 #[inline(never)] // Many call it, none often.
 pub fn note(event: Event, words: [u64; 4]) {
-    if !is_noted(event.level()) {
+    if DESCRIPTOR.noted.load(Ordering::Relaxed) & event.bit() == 0 {
         return;
     }
     let irql = irql::current();
@@ -100,13 +100,9 @@ pub fn note(event: Event, words: [u64; 4]) {
     }
 }
 
-/// Has events up to `most` be noted; 0 is none. Any IRQL.
-pub fn set_level(most: u32) {
-    DESCRIPTOR.level.store(most, Ordering::Relaxed);
-}
-
-fn is_noted(level: Level) -> bool {
-    level as u32 <= DESCRIPTOR.level.load(Ordering::Relaxed)
+/// Has events of these keywords up to a level be noted; level 0 is none. Any IRQL.
+pub fn choose(level: u32, keywords: u32) {
+    DESCRIPTOR.noted.store(Event::noted(level, keywords), Ordering::Relaxed);
 }
 
 fn write(event: Event, irql: u8, words: [u64; 4], level: &Dispatch<'_>) {

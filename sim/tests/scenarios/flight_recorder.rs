@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use abi::discard::Discard;
-use abi::events::{Event, RECORDS};
+use abi::events::{Event, Keyword, RECORDS};
 use abi::policy::Policy;
 use sim::host::memory::pair::{Pair, Station};
 use sim::verifier::rules;
@@ -80,6 +80,25 @@ fn discards_are_noted_one_by_one_when_they_are_asked_for() {
         let before = noted(&pair.alpha).len();
         pair.alpha.set_up(true).unwrap();
         assert_eq!(noted(&pair.alpha).len(), before, "noted while nothing is to be");
+    });
+}
+
+#[test]
+fn what_the_recorder_keeps_is_chosen_by_keyword() {
+    machines::with_pair(1, |pair| {
+        let (only, all) = (Keyword::Handshake as u32, Keyword::ALL);
+        let set = |keywords| {
+            pair.alpha.tunnel().set_policy(&[(Policy::RecorderKeywords, Some(keywords))])
+        };
+        set(only).unwrap();
+        let before = noted(&pair.alpha).len();
+        machines::ping(&pair.alpha, &pair.beta);
+        pair.alpha.set_up(false).unwrap();
+        let kept = noted(&pair.alpha).split_off(before);
+        assert!(kept.iter().any(|(event, _)| *event == Event::MessageMade), "{kept:?}");
+        assert!(kept.iter().all(|(event, _)| event.keyword() == Keyword::Handshake), "{kept:?}");
+        set(all).unwrap();
+        assert_eq!(noted(&pair.alpha).last().unwrap().0, Event::PolicyRead);
     });
 }
 
