@@ -121,7 +121,7 @@ mod tests {
         // What is there and stopped stays so: somebody stopped it.
         assert_eq!(done(&["office.CONF.dpapi"], &[ours()]), []);
         for files in [["office.conf", "office.conf.dpapi"], ["office.conf.dpapi", "office.conf"]] {
-            assert_eq!(done(&files, &[ours()]), [seal.clone()]);
+            assert_eq!(done(&files, &[ours()]), std::slice::from_ref(&seal));
         }
         assert_eq!(
             done(&["notes.txt", "a b.conf", ".conf", "office.conf.dpapi.new", "ü.conf"], &[]),
