@@ -137,6 +137,9 @@ policies! {
         /// Whether the commands of tunnels' files (PreUp, PostUp, PreDown, PostDown) are run, by the account
         /// that brings the tunnel up. A file with commands is refused otherwise.
         DangerousScriptExecution: 0..=1, "0 no, 1 yes", default 0;
+        /// Whether Network Configuration Operators may ask a tunnel's named pipe how it does, without its private
+        /// key and preshared keys. Applies to a tunnel from when it comes up.
+        LimitedOperators: 0..=1, "0 no, 1 yes", default 0;
     }
 }
 

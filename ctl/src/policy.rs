@@ -111,6 +111,11 @@ pub fn runs_scripts(registry: &impl Registry) -> bool {
     number(&ServicePolicy::DangerousScriptExecution.row(), registry).value == 1
 }
 
+/// Whether Network Configuration Operators may see how tunnels do.
+pub fn limited_operators(registry: &impl Registry) -> bool {
+    number(&ServicePolicy::LimitedOperators.row(), registry).value == 1
+}
+
 /// What the CPUs that are excluded come to, as they are written.
 pub fn excluded(registry: &impl Registry) -> Effective<String> {
     effective(registry, SCALING_EXCLUDE, "none".to_owned(), |value| match value {

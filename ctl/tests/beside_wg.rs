@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 
 use ctl::driver::Driver;
 use ctl::driver::simulated::{DIRECTORY, Simulated};
+use ctl::uapi::Rights;
 
 mod simulated;
 
@@ -194,7 +195,7 @@ impl Served {
             for client in listener.incoming() {
                 let device = Simulated::default().open(&behind).unwrap();
                 // Who only looked whether somebody is there has gone.
-                let _ = ctl::uapi::serve(client.unwrap(), &*device);
+                let _ = ctl::uapi::serve(client.unwrap(), &*device, || Rights::All);
             }
         });
         Self { name, socket }

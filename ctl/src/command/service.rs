@@ -6,17 +6,23 @@ use std::path::{Path, PathBuf};
 use clap::Subcommand;
 use ctl::config::file;
 use ctl::config::read::{Purpose, Reading};
+use ctl::policy::runs_scripts;
 use ctl::service::definition::TUNNEL_PRIVILEGES;
 use ctl::service::descriptor::Sid;
 use ctl::service::events::Event;
+use ctl::tunnel::watch::{self, Signal, Watch};
+use ctl::tunnel::{self, Plan};
 use ctl::windows::event_log::tell;
 use ctl::windows::files;
+use ctl::windows::machine::Machine;
+use ctl::windows::network_changes::NetworkChanges;
+use ctl::windows::registry::LocalMachine;
 use ctl::windows::service_main::{self, Running};
 use ctl::windows::token::Token;
 use ctl::words::said;
 
 use super::strip::{is_sealed, parsed, tunnel_of, unsealed};
-use super::{Failure, Outcome, folder};
+use super::{Failure, Outcome, folder, serve};
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
@@ -51,7 +57,8 @@ pub(super) fn read_judged(path: &Path) -> Result<(Reading, Option<Sid>), Failure
     let bytes = file::read_all(&judged.file, usize::try_from(len).unwrap_or_default());
     let bytes = bytes.map_err(|error| named(&error))?;
     let bytes = if is_sealed(path) { unsealed(path, &bytes)? } else { bytes };
-    Ok((parsed(&name, &bytes, Purpose::Tunnel { scripts: false })?, judged.reader))
+    let scripts = runs_scripts(&LocalMachine);
+    Ok((parsed(&name, &bytes, Purpose::Tunnel { scripts })?, judged.reader))
 }
 
 /// Brings the tunnel of a file up, and takes it down when the service is to stop.
@@ -75,7 +82,34 @@ fn keep_up(running: &Running, path: &Path) -> Result<(), Event> {
     for warning in &reading.warnings {
         tell(Event::FileStrange, &[name, &warning.warning_of(&of).to_string()]);
     }
-    // Windows' part of `tunnel::up` is to come, and with it `running.started()`.
-    let _ = running;
-    Err(failed(Event::TunnelFailed, &"this version makes no adapters yet"))
+    let plan = Plan::of(name, &reading.config);
+    let watch = Watch::of(&reading.config);
+    let signals = running.signals();
+    let changes = NetworkChanges::tell(move || {
+        // Who has ended receives no more.
+        let _ = signals.send(Signal::Changed);
+    });
+    let changes = changes.map_err(|error| failed(Event::TunnelFailed, &said(&error)))?;
+    // Before the network is there, too: names are looked up again.
+    let mut machine = Machine::of(name, true);
+    let up = tunnel::up(&plan, reading.config, &mut machine)
+        .map_err(|failure| failed(Event::TunnelFailed, &failure))?;
+    let unseen = name.to_owned();
+    let listens = serve::listen(name, move |error| {
+        tell(Event::Unseen, &[&unseen, &said(&error)]);
+    });
+    if let Err(error) = listens {
+        failed(Event::Unseen, &said(&error));
+    }
+    running.started();
+    tell(Event::TunnelUp, &[name]);
+    watch::run(watch, &mut machine, running.received(), |line| {
+        tell(Event::Noted, &[name, line]);
+    });
+    drop(changes);
+    for left in up.down(&mut machine).err().unwrap_or_default() {
+        failed(Event::StepLeft, &left);
+    }
+    tell(Event::TunnelDown, &[name]);
+    Ok(())
 }

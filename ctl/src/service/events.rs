@@ -95,6 +95,7 @@ events! {
     19 Information PolicyApplied "The driver was handed what policy says now: %1";
     20 Warning PolicyRefused "A policy value is not taken: %1";
     21 Error PolicyNotApplied "The driver could not be handed what policy says: %1";
+    22 Information Noted "The tunnel %1: %2";
 }
 
 impl Event {

@@ -5,27 +5,30 @@ use std::fmt::Write as _;
 use abi::ioctl::{Peer, Set, UNIX_EPOCH_FILETIME};
 use zeroize::Zeroizing;
 
+use super::Rights;
+
 /// Units of a FILETIME in a second, and nanoseconds in one.
 const UNITS_A_SECOND: u64 = 10_000_000;
 const NANOSECONDS_A_UNIT: u64 = 100;
 
 /// The lines, with room for all of them: no copy of a key is left behind when the text grows.
-pub(super) fn text(set: &Set<'_>) -> Zeroizing<String> {
+pub(super) fn text(set: &Set<'_>, rights: Rights) -> Zeroizing<String> {
     let mut text = Zeroizing::new(String::with_capacity(1024 + 6 * set.len_bytes()));
-    if let Some(key) = set.private_key() {
+    let secrets = rights == Rights::All;
+    if let Some(key) = set.private_key().filter(|_| secrets) {
         hex(&mut text, "private_key", key);
     }
     // A push to a String cannot fail.
     let _ = writeln!(text, "listen_port={}", set.listen_port().unwrap_or(0));
     for peer in set.peers() {
-        of_peer(&mut text, &peer);
+        of_peer(&mut text, &peer, secrets);
     }
     text
 }
 
-fn of_peer(text: &mut String, peer: &Peer<'_>) {
+fn of_peer(text: &mut String, peer: &Peer<'_>, secrets: bool) {
     hex(text, "public_key", peer.public_key());
-    hex(text, "preshared_key", peer.preshared_key().unwrap_or(&[0; 32]));
+    hex(text, "preshared_key", peer.preshared_key().filter(|_| secrets).unwrap_or(&[0; 32]));
     let mut line = |key: &str, value: &dyn std::fmt::Display| {
         // As above.
         let _ = writeln!(text, "{key}={value}");

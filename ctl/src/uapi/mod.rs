@@ -21,26 +21,41 @@ mod set;
 const LINE_MAX: usize = 256;
 /// EINVAL of Linux, which every implementation of the protocol answers with.
 const EINVAL: i32 = -22;
+/// EACCES.
+const EACCES: i32 = -13;
 /// EPROTO.
 const EPROTO: i32 = -71;
 /// EIO.
 const EIO: i32 = -5;
 
-/// Answers the requests of a stream until it ends.
+/// What whoever asks may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rights {
+    /// Everything.
+    All,
+    /// See how an interface does: no secret key, and nothing is changed.
+    Status,
+}
+
+/// Answers the requests of a stream until it ends. What whoever asks may do is looked at for each, after some of it was read.
 ///
 /// # Errors
 ///
 /// Whatever the stream says.
-pub fn serve(mut stream: impl Read + Write, device: &dyn Device) -> io::Result<()> {
+pub fn serve(
+    mut stream: impl Read + Write,
+    device: &dyn Device,
+    rights: impl Fn() -> Rights,
+) -> io::Result<()> {
     let mut lines = Lines::default();
     while let Some(first) = lines.next(&mut stream)? {
         let answer = match first.as_ref().map(|line| line.as_str()) {
             Ok("") => continue,
             Ok("get=1") => match lines.next(&mut stream)? {
-                Some(Ok(line)) if line.is_empty() => get(device),
+                Some(Ok(line)) if line.is_empty() => get(device, rights()),
                 _ => Err(EPROTO),
             },
-            Ok("set=1") => set(device, &mut lines, &mut stream)?,
+            Ok("set=1") => set(device, &mut lines, &mut stream, rights())?,
             _ => Err(EPROTO),
         };
         let (mut text, errno) = match answer {
@@ -59,10 +74,10 @@ pub fn serve(mut stream: impl Read + Write, device: &dyn Device) -> io::Result<(
     Ok(())
 }
 
-fn get(device: &dyn Device) -> Result<Zeroizing<String>, i32> {
+fn get(device: &dyn Device, rights: Rights) -> Result<Zeroizing<String>, i32> {
     let answer = driver::get(device).map_err(|failure| errno(&failure))?;
     let set = Set::parse(&answer).map_err(|_| EIO)?;
-    Ok(get::text(&set))
+    Ok(get::text(&set, rights))
 }
 
 /// Reads the lines of a change, and makes it. All lines are read, whatever is wrong with one.
@@ -70,9 +85,10 @@ fn set(
     device: &dyn Device,
     lines: &mut Lines,
     stream: &mut impl Read,
+    rights: Rights,
 ) -> io::Result<Result<Zeroizing<String>, i32>> {
     let mut asked = set::Reading::default();
-    let mut wrong = None;
+    let mut wrong = (rights != Rights::All).then_some(EACCES);
     loop {
         match lines.next(stream)? {
             None | Some(Err(TooLong)) => return Ok(Err(EPROTO)),
@@ -196,8 +212,29 @@ mod tests {
 
     fn ask(device: &Kept, text: &str) -> String {
         let mut stream = Stream(text.as_bytes(), Vec::new());
-        serve(&mut stream, device).unwrap();
+        serve(&mut stream, device, || Rights::All).unwrap();
         String::from_utf8(stream.1).unwrap()
+    }
+
+    #[test]
+    fn who_may_see_the_status_sees_no_secret_and_changes_nothing() {
+        let device = Kept::default();
+        let peer = format!("public_key={ALICE}\npreshared_key={SECRET}\nallowed_ip=10.0.0.0/8\n");
+        ask(&device, &format!("set=1\nprivate_key={SECRET}\nlisten_port=7\n{peer}\n"));
+        let before = device.0.borrow().clone();
+        let text = format!("get=1\n\nset=1\nlisten_port=8\n{peer}\nget=1\n\n");
+        let mut stream = Stream(text.as_bytes(), Vec::new());
+        serve(&mut stream, &device, || Rights::Status).unwrap();
+        let told = String::from_utf8(stream.1).unwrap();
+        assert!(!told.contains(&SECRET[..16]) && !told.contains("private_key"), "{told}");
+        let answers: Vec<_> = told.split_inclusive("\n\n").collect();
+        assert_eq!(answers[1..], ["errno=-13\n\n", answers[0]]);
+        let zero = format!("preshared_key={}", "0".repeat(64));
+        let peer = format!("public_key={ALICE}");
+        for line in ["listen_port=7", &peer, &zero, "allowed_ip=10.0.0.0/8"] {
+            assert!(answers[0].lines().any(|other| other == line), "{line} is not in:\n{told}");
+        }
+        assert_eq!(*device.0.borrow(), before);
     }
 
     #[test]

@@ -8,63 +8,151 @@ use std::fs::File;
 use std::io;
 use std::os::windows::io::{AsRawHandle, FromRawHandle, OwnedHandle};
 use std::ptr::null_mut;
+use std::sync::Arc;
+use std::sync::mpsc::channel;
 
 use windows_sys::Win32::Foundation::{ERROR_PIPE_CONNECTED, INVALID_HANDLE_VALUE};
-use windows_sys::Win32::Storage::FileSystem::{FILE_FLAG_FIRST_PIPE_INSTANCE, PIPE_ACCESS_DUPLEX};
+use windows_sys::Win32::Security::{
+    CheckTokenMembership, CreateWellKnownSid, DACL_SECURITY_INFORMATION, RevertToSelf,
+    SECURITY_MAX_SID_SIZE, SetKernelObjectSecurity, WinBuiltinAdministratorsSid,
+};
+use windows_sys::Win32::Storage::FileSystem::{
+    FILE_FLAG_FIRST_PIPE_INSTANCE, PIPE_ACCESS_DUPLEX, WRITE_DAC,
+};
 use windows_sys::Win32::System::Pipes::{
-    ConnectNamedPipe, CreateNamedPipeW, PIPE_REJECT_REMOTE_CLIENTS, PIPE_UNLIMITED_INSTANCES,
+    ConnectNamedPipe, CreateNamedPipeW, DisconnectNamedPipe, ImpersonateNamedPipeClient,
+    PIPE_REJECT_REMOTE_CLIENTS,
 };
 
 use super::access::Access;
 use super::wide::wide;
+use crate::uapi::Rights;
 
 /// Where `wg.exe` looks; what stands behind it is the interface's name.
 pub const PREFIX: &str = r"\\.\pipe\ProtectedPrefix\Administrators\WireGuard\";
 /// The system's own. It and administrators may do everything, and nobody who is not of high integrity may do anything.
 const ACCESS: &str = "O:SYD:P(A;;GA;;;SY)(A;;GA;;;BA)S:(ML;;NWNRNX;;;HI)";
+/// The same list, and Network Configuration Operators may read and write.
+const WITH_OPERATORS: &str = "D:P(A;;GA;;;SY)(A;;GA;;;BA)(A;;GRGW;;;S-1-5-32-556)";
+/// Clients that are served at once. All instances are made before anybody can connect, and none is ever closed: who may write may make one
+/// of his own, and would be taken for the system there.
+const INSTANCES: u32 = 8;
 /// Bytes that the pipe keeps each way.
 const BUFFER: u32 = 4096;
 
 /// A pipe that waits for clients.
 pub struct Listener {
-    path: Vec<u16>,
-    access: Access,
-    /// The instance that the next client gets.
-    next: OwnedHandle,
+    instances: Vec<OwnedHandle>,
+    operators: bool,
 }
 
+/// Serves a client: its pipe, and what it may do, which is known once something was read.
+pub type Serve = dyn Fn(&File, &dyn Fn() -> Rights) + Send + Sync;
+
 impl Listener {
-    /// Makes the pipe of the interface `name`.
+    /// Makes the pipe of the interface `name`; with `operators` Network Configuration Operators may ask how it does.
     ///
     /// # Errors
     ///
     /// There is one already, or this is not the system.
-    pub fn new(name: &str) -> io::Result<Self> {
+    pub fn new(name: &str, operators: bool) -> io::Result<Self> {
         let path = wide(format!("{PREFIX}{name}"));
         let access = Access::of(ACCESS)?;
-        let next = instance(&path, &access, FILE_FLAG_FIRST_PIPE_INSTANCE)?;
-        Ok(Self { path, access, next })
+        let mut instances = vec![instance(&path, &access, FILE_FLAG_FIRST_PIPE_INSTANCE)?];
+        for _ in 1..INSTANCES {
+            instances.push(instance(&path, &access, 0)?);
+        }
+        if let (true, Some(first)) = (operators, instances.first()) {
+            let access = Access::of(WITH_OPERATORS)?;
+            // The list is the pipe's, and so each instance's.
+            let descriptor = access.attributes().lpSecurityDescriptor;
+            // SAFETY: the pipe was opened for it, and the descriptor lives as long as the call.
+            super::done(unsafe {
+                SetKernelObjectSecurity(
+                    first.as_raw_handle(),
+                    DACL_SECURITY_INFORMATION,
+                    descriptor,
+                )
+            })?;
+        }
+        Ok(Self { instances, operators })
     }
 
-    /// Waits for a client.
+    /// Serves each instance's clients one after the other, until waiting for one fails.
     ///
     /// # Errors
     ///
-    /// Whatever Windows says.
-    pub fn accept(&mut self) -> io::Result<File> {
+    /// Why it did.
+    pub fn run(self, serve: Arc<Serve>) -> io::Error {
+        let (failed, failures) = channel();
+        let operators = self.operators;
+        for instance in self.instances {
+            let (serve, failed) = (serve.clone(), failed.clone());
+            let clients = move || {
+                // Who hears it does not wait for a second one.
+                let _ = failed.send(clients(&File::from(instance), operators, &*serve));
+            };
+            if let Err(error) = std::thread::Builder::new().spawn(clients) {
+                return error;
+            }
+        }
+        failures.recv().unwrap_or_else(|_| io::ErrorKind::BrokenPipe.into())
+    }
+}
+
+/// The clients of one instance.
+fn clients(pipe: &File, operators: bool, serve: &Serve) -> io::Error {
+    loop {
         // SAFETY: a pipe of ours that is not connected, and not for overlapped requests.
-        let connected =
-            super::done(unsafe { ConnectNamedPipe(self.next.as_raw_handle(), null_mut()) });
+        let connected = super::done(unsafe { ConnectNamedPipe(pipe.as_raw_handle(), null_mut()) });
         match connected {
             // It was there before it was waited for.
             Err(error) if error.raw_os_error() != Some(ERROR_PIPE_CONNECTED.cast_signed()) => {
-                return Err(error);
+                return error;
             }
             _ => {}
         }
-        let next = instance(&self.path, &self.access, 0)?;
-        Ok(std::mem::replace(&mut self.next, next).into())
+        serve(pipe, &|| rights(pipe, operators));
+        // Until it has read what it was told last; it may have gone.
+        let _ = pipe.sync_all();
+        // SAFETY: a pipe of ours.
+        if let Err(error) = super::done(unsafe { DisconnectNamedPipe(pipe.as_raw_handle()) }) {
+            return error;
+        }
     }
+}
+
+/// What the client of a pipe may do. Without operators the pipe's list let nobody in but whoever may do everything.
+fn rights(pipe: &File, operators: bool) -> Rights {
+    if !operators || is_administrator(pipe).unwrap_or(false) { Rights::All } else { Rights::Status }
+}
+
+/// Whether the client of a pipe is the system or an administrator: both are of the same group.
+fn is_administrator(pipe: &File) -> io::Result<bool> {
+    let mut sid = [0_u8; SECURITY_MAX_SID_SIZE as usize];
+    let mut len = sid.len() as u32;
+    // SAFETY: no domain; the buffer has this length.
+    super::done(unsafe {
+        CreateWellKnownSid(
+            WinBuiltinAdministratorsSid,
+            null_mut(),
+            sid.as_mut_ptr().cast(),
+            &raw mut len,
+        )
+    })?;
+    // SAFETY: a pipe of ours, which was read from.
+    super::done(unsafe { ImpersonateNamedPipeClient(pipe.as_raw_handle()) })?;
+    let mut is_one = 0;
+    // SAFETY: the token of this thread, which is the client's; a whole SID, and a place for the answer.
+    let asked = super::done(unsafe {
+        CheckTokenMembership(null_mut(), sid.as_mut_ptr().cast(), &raw mut is_one)
+    });
+    // SAFETY: takes nothing.
+    if unsafe { RevertToSelf() } == 0 {
+        // As somebody else nothing may be done.
+        std::process::abort();
+    }
+    asked.map(|()| is_one != 0)
 }
 
 fn instance(path: &[u16], access: &Access, flags: u32) -> io::Result<OwnedHandle> {
@@ -73,9 +161,9 @@ fn instance(path: &[u16], access: &Access, flags: u32) -> io::Result<OwnedHandle
     let handle = unsafe {
         CreateNamedPipeW(
             path.as_ptr(),
-            PIPE_ACCESS_DUPLEX | flags,
+            PIPE_ACCESS_DUPLEX | WRITE_DAC | flags,
             PIPE_REJECT_REMOTE_CLIENTS,
-            PIPE_UNLIMITED_INSTANCES,
+            INSTANCES,
             BUFFER,
             BUFFER,
             0,
@@ -107,23 +195,44 @@ mod tests {
         }
     }
 
+    /// More clients than there are instances, beside each other, with and without operators; no further instance can be made.
     #[test]
-    fn clients_are_served_one_after_the_other() {
-        let mut listener = Listener::new("penstock-test").unwrap();
-        let client = std::thread::spawn(|| {
-            let mut answers = String::new();
-            for _ in 0..2 {
-                let path = format!("{PREFIX}penstock-test");
-                let mut pipe = OpenOptions::new().read(true).write(true).open(path).unwrap();
-                pipe.write_all(b"get=1\n\nnonsense\n").unwrap();
-                pipe.read_to_string(&mut answers).unwrap();
+    fn clients_are_served_beside_and_behind_each_other() {
+        for operators in [false, true] {
+            let name = format!("penstock-test-{operators}");
+            let listener = Listener::new(&name, operators).unwrap();
+            let path = format!("{PREFIX}{name}");
+            let another = instance(&wide(&path), &Access::of(ACCESS).unwrap(), 0);
+            assert!(another.is_err(), "another instance of {path}");
+            std::thread::spawn(move || {
+                listener.run(Arc::new(|pipe, rights| {
+                    // A client that goes is nobody's fault.
+                    let _ = crate::uapi::serve(pipe, &Empty, rights);
+                }))
+            });
+            let client = move |_| {
+                let path = path.clone();
+                std::thread::spawn(move || {
+                    // All may be busy.
+                    let open = || OpenOptions::new().read(true).write(true).open(&path);
+                    let mut pipe = loop {
+                        match open() {
+                            Ok(pipe) => break pipe,
+                            Err(_) => std::thread::yield_now(),
+                        }
+                    };
+                    pipe.write_all(b"get=1\n\nset=1\nlisten_port=7\n\nnonsense\n").unwrap();
+                    let mut answers = Vec::new();
+                    // A pipe that is disconnected fails when all of it was read.
+                    let _ = pipe.read_to_end(&mut answers);
+                    String::from_utf8(answers).unwrap()
+                })
+            };
+            let clients: Vec<_> = (0..3 * INSTANCES).map(client).collect();
+            for client in clients {
+                let answer = "listen_port=0\nerrno=0\n\nerrno=0\n\nerrno=-71\n\n";
+                assert_eq!(client.join().unwrap(), answer);
             }
-            answers
-        });
-        for _ in 0..2 {
-            crate::uapi::serve(listener.accept().unwrap(), &Empty).unwrap();
         }
-        let answer = "listen_port=0\nerrno=0\n\nerrno=-71\n\n";
-        assert_eq!(client.join().unwrap(), answer.repeat(2));
     }
 }
