@@ -17,6 +17,21 @@ use proptest::prelude::*;
 
 #[path = "../fuzz/src/config_file.rs"]
 mod config_file;
+#[path = "../fuzz/src/text_protocol.rs"]
+mod text_protocol;
+
+#[test]
+fn requests_of_the_corpus() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/text_protocol");
+    let mut count = 0;
+    for entry in std::fs::read_dir(folder).expect("it is in the repository") {
+        let path = entry.expect("a readable folder").path();
+        println!("{}", path.display());
+        text_protocol::run(&std::fs::read(&path).expect("a readable file"));
+        count += 1;
+    }
+    assert!(count >= 100, "only {count} requests");
+}
 
 #[test]
 fn files_of_the_corpus() {
