@@ -12,6 +12,9 @@ use super::{expected, prefix, printed, run};
 const PATIENCE: Duration = Duration::from_secs(120);
 const GROUP: &str = r"SOFTWARE\Policies\Penstock";
 const SERVICES: &str = r"SYSTEM\CurrentControlSet\Services";
+/// A tunnel that does not come up.
+const FAILING: &str =
+    "[Interface]\nPrivateKey = dwdtCnMYpX08FsFyUbJmRd9ML4frwJkqsXf7pR25LCo=\nPreUp = exit 1\n";
 const PROGRAM: &str = r"C:\Program Files\Penstock\penstock.exe";
 
 /// Waits until something is so.
@@ -119,9 +122,10 @@ fn the_manager_encrypts_what_is_put_into_its_folder_and_keeps_a_service_for_it()
     assert!(told.ends_with("exit Some(0)\n"), "{told}");
     let again = installed(&["install-manager"]);
     assert!(again.ends_with("exit Some(1)\n"), "{again}");
-    // With a command, which policy does not let the service run: what would be next, Wine lacks.
-    let commands = put("good/everything", &format!("{folder}/home.new"));
-    fs::rename(commands, prefix::drive().join(folder).join("home.conf")).unwrap();
+    // Its first command is refused or fails, as policy has it: what would be next, Wine lacks.
+    let fresh = prefix::drive().join(folder).join("home.new");
+    fs::write(&fresh, FAILING).unwrap();
+    fs::rename(fresh, prefix::drive().join(folder).join("home.conf")).unwrap();
     until("encrypted", || {
         service_of().is_some() && there("home.conf.dpapi") && !there("home.conf")
     });
@@ -139,7 +143,7 @@ fn the_manager_encrypts_what_is_put_into_its_folder_and_keeps_a_service_for_it()
     ] {
         assert!(said.contains(part), "{part} is not in:\n{said}");
     }
-    let plain = fs::read(expected::file("files/good/everything.conf")).unwrap();
+    let plain = FAILING.as_bytes();
     let sealed = fs::read(prefix::drive().join(folder).join("home.conf.dpapi")).unwrap();
     assert!(!sealed.windows(16).any(|part| plain.windows(16).any(|other| part == other)));
     // What policy says is handed to the driver, whoever wrote something else there, and what is wrong is told.
