@@ -24,6 +24,8 @@ fn directory() -> &'static Path {
         let ended = wine_in(&prefix).args(["wineboot", "--init"]).output();
         let ended = ended.expect("no wine: scripts/setup.sh");
         assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+        let ended = Command::new("wineserver").arg("-w").env("WINEPREFIX", &prefix).status();
+        assert!(ended.expect("no wine: scripts/setup.sh").success());
         let log = File::create(prefix.join(EVENTS)).unwrap();
         let mut keeper = wine_in(&prefix);
         keeper.arg("cmd").stdin(Stdio::piped()).stdout(Stdio::null()).stderr(log);
