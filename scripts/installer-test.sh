@@ -92,9 +92,10 @@ same 'the source of events is our program' 'C:\Program Files\Penstock\penstock.e
 same 'the program is on the path' 'C:\Program Files\Penstock\' "$(path | sed 's/.*;//')"
 same 'it is listed' 1 "$(products)"
 
+# Wine does not tell the old product that it goes for a new one, as Windows does (UPGRADINGPRODUCTCODE): told below.
 same 'it is upgraded' 0 "$(installer /i "$folder/2.msi")"
 called 'the old driver goes before the new one comes' '1.0 service stopped
-1.0 penstockw.exe: driver remove
+1.0 penstockw.exe: driver remove --with-tunnels
 2.0 penstockw.exe: driver install
 2.0 penstock.exe: service manager
 2.0 service started'
@@ -109,9 +110,15 @@ whole 'what was damaged is whole' "$folder/2"
 rm -f "$drive/penstock.log"
 
 same 'it is removed' 0 "$(installer /x "$folder/2.msi")"
-called 'the driver is removed with it' '2.0 service stopped
-2.0 penstockw.exe: driver remove'
+called 'driver and tunnels are removed with it' '2.0 service stopped
+2.0 penstockw.exe: driver remove --with-tunnels'
 gone 'after its removal'
+
+same 'it is installed once more' 0 "$(installer /i "$folder/1.msi" PENSTOCK_START=0)"
+rm -f "$drive/penstock.log"
+same 'it goes for a new one' 0 "$(installer /x "$folder/1.msi" 'UPGRADINGPRODUCTCODE={00000000-0000-0000-0000-000000000001}')"
+called 'tunnels are stopped then, and not removed' '1.0 penstockw.exe: driver remove --for-upgrade'
+gone 'after it went'
 
 same 'it is installed without driver and path, not started' 0 "$(installer /i "$folder/1.msi" ADDLOCAL=Program PENSTOCK_START=0)"
 called 'nobody is called' ''

@@ -4,7 +4,8 @@ use std::path::{self, Path, PathBuf};
 use std::{env, fs, io};
 
 use clap::Subcommand;
-use ctl::policy::{Registry, Value};
+use ctl::policy::engine::Writable;
+use ctl::policy::{LOCAL, Registry, Value};
 use ctl::service::driver_package::{Facts, Version};
 use ctl::windows::registry::LocalMachine;
 use ctl::windows::{driver_store, services};
@@ -15,17 +16,28 @@ use super::{Failure, Outcome, note, print};
 /// The name of the driver's service, and of its INF.
 const DRIVER: &str = "penstock";
 const INF: &str = "penstock.inf";
+/// The value with the services that were stopped for an upgrade.
+const HELD: &str = "StoppedForUpgrade";
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
     /// Say which version is installed, whether Windows would load it, and what to do.
     Status,
-    /// Put the driver's package into Windows' driver store.
+    /// Put the driver's package into Windows' driver store, and start the tunnels that `remove --for-upgrade` stopped.
     Install(Inf),
     /// The same, with tunnels up: their services are stopped and started again.
     Update(Inf),
     /// Take the driver's package out of the driver store, and its adapters with it. No tunnel's service may run.
-    Remove(Inf),
+    Remove {
+        #[command(flatten)]
+        inf: Inf,
+        /// Remove the tunnels' services first; their files stay.
+        #[arg(long)]
+        with_tunnels: bool,
+        /// Stop the tunnels that run first; `install` starts them again.
+        #[arg(long, conflicts_with = "with_tunnels")]
+        for_upgrade: bool,
+    },
 }
 
 /// The package.
@@ -39,10 +51,19 @@ impl Command {
     pub(crate) fn run(self) -> Outcome {
         match self {
             Self::Status => status(),
-            Self::Install(inf) => ended(driver_store::install(&inf.path()?)),
+            Self::Install(inf) => install(&inf.path()?),
             Self::Update(inf) => update(&inf.path()?),
-            Self::Remove(inf) => {
+            Self::Remove { inf, with_tunnels, for_upgrade } => {
                 let inf = inf.path()?;
+                if with_tunnels {
+                    remove_tunnels()?;
+                }
+                if for_upgrade {
+                    let running = running()?;
+                    // Before they are stopped: what ends in between starts them, too.
+                    hold(&running)?;
+                    stop(&running).1?;
+                }
                 match running()?.first() {
                     Some(service) => {
                         let why = "it runs: stop it first, or `penstock uninstall-tunnel` it";
@@ -102,25 +123,41 @@ fn running() -> Result<Vec<String>, Failure> {
     Ok(running)
 }
 
+/// What was stopped for the upgrade is started once there is a driver again. One that does not start keeps nobody from installing.
+fn install(inf: &Path) -> Outcome {
+    ended(driver_store::install(inf))?;
+    let held = held()?;
+    hold(&[])?;
+    if let Err(Failure::Told(why)) = start(&held) {
+        note(why);
+    }
+    Ok(())
+}
+
 /// Whatever comes of the update, what ran before is started again.
 fn update(inf: &Path) -> Outcome {
-    let mut stopped = Vec::new();
-    let mut outcome = Ok(());
-    for service in running()? {
-        match services::stop(&service) {
-            Ok(()) => {
-                note(format_args!("{service}: stopped"));
-                stopped.push(service);
-            }
-            Err(error) => {
-                outcome = Err(Failure::new(service, said(&error)));
-                break;
-            }
+    let running = running()?;
+    let (stopped, outcome) = stop(&running);
+    let outcome = outcome.and_then(|()| ended(driver_store::install(inf)));
+    outcome.and(start(stopped))
+}
+
+/// Stops services until one does not, and says which did.
+fn stop(running: &[String]) -> (&[String], Outcome) {
+    for (at, service) in running.iter().enumerate() {
+        if let Err(error) = services::stop(service) {
+            return (running.split_at(at).0, Err(Failure::new(service, said(&error))));
         }
+        note(format_args!("{service}: stopped"));
     }
-    outcome = outcome.and_then(|()| ended(driver_store::install(inf)));
+    (running, Ok(()))
+}
+
+/// Starts services, each whatever came of the others.
+fn start(stopped: &[String]) -> Outcome {
+    let mut outcome = Ok(());
     for service in stopped {
-        let why = match services::start(&service) {
+        let why = match services::start(service) {
             Ok(Ok(())) => {
                 note(format_args!("{service}: started again"));
                 continue;
@@ -131,6 +168,34 @@ fn update(inf: &Path) -> Outcome {
         outcome = outcome.and(Err(Failure::new(service, why)));
     }
     outcome
+}
+
+fn remove_tunnels() -> Outcome {
+    for service in services::tunnels().map_err(|error| Failure::new("services", said(&error)))? {
+        services::remove(&service.name)
+            .map_err(|error| Failure::new(&service.name, said(&error)))?;
+        note(format_args!("{}: removed", service.name));
+    }
+    Ok(())
+}
+
+/// Services that were stopped for an upgrade.
+fn held() -> Result<Vec<String>, Failure> {
+    match LocalMachine.value(LOCAL, HELD) {
+        Ok(Some(Value::Text(names))) => Ok(names.split_whitespace().map(str::to_owned).collect()),
+        Ok(_) => Ok(Vec::new()),
+        Err(error) => Err(Failure::new(HELD, said(&error))),
+    }
+}
+
+/// Keeps which they are until the new package is there.
+fn hold(services: &[String]) -> Outcome {
+    let kept = match services {
+        [] => LocalMachine.remove(LOCAL, HELD),
+        // No name has a space in it: `tunnel::is_name`.
+        names => LocalMachine.set(LOCAL, HELD, &Value::Text(names.join(" "))),
+    };
+    kept.map_err(|error| Failure::new(HELD, said(&error)))
 }
 
 fn status() -> Outcome {

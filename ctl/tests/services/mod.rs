@@ -191,3 +191,40 @@ fn the_drivers_package_is_looked_for() {
         assert!(told.ends_with("not found.\nexit Some(1)\n"), "{told}");
     }
 }
+
+/// Wine's driver store takes every package and gives none back.
+#[test]
+fn an_upgrade_starts_what_it_stopped_and_a_removal_removes_the_tunnels() {
+    let _policy = prefix::policy();
+    let inf = prefix::drive().join("package/penstock.inf");
+    fs::create_dir_all(inf.parent().unwrap()).unwrap();
+    fs::write(&inf, "").unwrap();
+    let (local, name) = (r"SOFTWARE\Penstock", "StoppedForUpgrade");
+    let held = || prefix::values(local).contains(name);
+    let driver = |arguments: &[&str]| {
+        let inf = [r"C:\package\penstock.inf"];
+        installed(&[&["driver"], arguments, &inf].concat())
+    };
+    // One that was stopped and is there no more: it is told, and asked for once.
+    prefix::set_value(local, name, "REG_SZ", "PenstockTunnel$gone");
+    let told = driver(&["install"]);
+    assert!(
+        told.starts_with("PenstockTunnel$gone: ") && told.ends_with("exit Some(0)\n"),
+        "{told}"
+    );
+    assert!(!held());
+    assert_eq!(driver(&["install"]), "exit Some(0)\n");
+    // Nothing runs: nothing is held.
+    let told = driver(&["remove", "--for-upgrade"]);
+    assert!(told.starts_with("the driver's package: ") && !held(), "{told}");
+    let told = driver(&["remove", "--for-upgrade", "--with-tunnels"]);
+    assert!(told.contains("cannot be used with"), "{told}");
+    let line = format!("\"{PROGRAM}\" service tunnel \"C:\\tunnels\\left.conf\"");
+    let mut create = prefix::wine();
+    create.args(["sc", "create", "PenstockTunnel$left", "binPath=", &line]);
+    run(create, b"");
+    assert!(service("PenstockTunnel$left").is_some());
+    let told = driver(&["remove", "--with-tunnels"]);
+    assert!(told.starts_with("PenstockTunnel$left: removed\nthe driver's package: "), "{told}");
+    assert_eq!(service("PenstockTunnel$left"), None);
+}

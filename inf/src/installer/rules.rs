@@ -422,8 +422,10 @@ impl<'a> Report<'a> {
         let files = (self.sequence("RemoveFiles"), self.sequence("InstallFiles"));
         for (action, holds) in [
             ("DriverRemove", self.sequence("DriverRemove") < files.0),
+            ("DriverUpgrade", self.sequence("DriverUpgrade") < files.0),
             ("DriverInstall", self.sequence("DriverInstall") > files.1),
             ("DriverRemove", self.sequence("DriverRemove") > self.sequence("StopServices")),
+            ("DriverUpgrade", self.sequence("DriverUpgrade") > self.sequence("StopServices")),
             ("DriverInstall", self.sequence("DriverInstall") < self.sequence("StartServices")),
         ] {
             let place = format!("InstallExecuteSequence: {action}");
