@@ -83,6 +83,10 @@ impl Swept {
         self.refused += u64::from(refused);
     }
 
+    fn has(&self, functions: &[&str]) -> bool {
+        functions.iter().all(|function| self.functions.contains_key(function))
+    }
+
     /// Says it, and fails if fewer than `least` calls failed, or none of `functions`.
     fn judge(&self, phase: &str, least: u64, functions: &[&str]) {
         println!(
@@ -110,6 +114,11 @@ struct Phase<'p> {
     undo: &'p dyn Fn(&Pair),
 }
 
+/// So many times in a row there are no further calls before a sweep has an end: a phase does not make the same number each time.
+const BEYOND: u32 = 3;
+/// Most sweeps until each function that is asked for has failed: its place among the calls is another each time.
+const SWEEPS: u32 = 5;
+
 fn nothing(_: &Pair) {}
 
 /// Runs a phase with each call that it makes of the machine of `end` failing.
@@ -118,7 +127,7 @@ fn sweep(seed: u64, options: &Options, end: usize, phase: &Phase<'_>) {
     machines::with_pair_of(seed, options, |pair| {
         machines::ping(&pair.alpha, &pair.beta);
         let station = [&pair.alpha, &pair.beta][end];
-        let (faults, mut n) = (machine(station).faults(), 0);
+        let (faults, mut n, mut rest, mut again) = (machine(station).faults(), 0, 0, SWEEPS);
         loop {
             (phase.before)(pair);
             let old = Configured::of(station);
@@ -140,10 +149,15 @@ fn sweep(seed: u64, options: &Options, end: usize, phase: &Phase<'_>) {
                 assert!(answered.is_some(), "{why}: {} is not reached", to.inner()[0]);
             }
             swept.note(struck, done.is_err());
-            if counted <= n {
-                break;
-            }
+            rest = if counted <= n { rest + 1 } else { 0 };
             n += 1;
+            if rest == BEYOND {
+                again -= 1;
+                if again == 0 || swept.has(phase.functions) {
+                    break;
+                }
+                (n, rest) = (0, 0);
+            }
         }
     });
     swept.judge(name, phase.least, phase.functions);
