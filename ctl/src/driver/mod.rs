@@ -91,6 +91,15 @@ impl From<io::Error> for Failure {
     }
 }
 
+impl From<Failure> for io::Error {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Io(error) => error,
+            failure => Self::other(failure),
+        }
+    }
+}
+
 /// Reads the configuration, keys included (WG_IOCTL_GET). [`Set::parse`] takes it.
 ///
 /// # Errors

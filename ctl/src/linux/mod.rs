@@ -138,9 +138,8 @@ impl Machine {
     fn state(&self) -> io::Result<Option<AdapterState>> {
         let query = (AdapterState::Query as u32).to_le_bytes();
         let mut word = [0; 4];
-        let answer =
-            self.device().map_err(refused)?.control(SET_ADAPTER_STATE, &query, &mut word)?;
-        answer.status.check().map_err(refused)?;
+        let answer = self.device()?.control(SET_ADAPTER_STATE, &query, &mut word)?;
+        answer.status.check()?;
         Ok(AdapterState::parse(&word))
     }
 }
@@ -155,7 +154,7 @@ impl System for Machine {
                     "there is none; on Linux `penstock-sim up {name}` makes it"
                 )))
             }
-            Err(why) => Err(refused(why)),
+            Err(why) => Err(why.into()),
         }
     }
 
@@ -165,11 +164,11 @@ impl System for Machine {
     }
 
     fn configuration(&mut self) -> io::Result<Zeroizing<Vec<u8>>> {
-        self.device().and_then(|device| driver::get(&*device)).map_err(refused)
+        Ok(driver::get(&*self.device()?)?)
     }
 
     fn configure(&mut self, configuration: Zeroizing<Vec<u8>>) -> io::Result<()> {
-        self.device().and_then(|device| driver::set(&*device, configuration)).map_err(refused)
+        Ok(driver::set(&*self.device()?, configuration)?)
     }
 
     fn filter(&mut self, _: &[Filter]) -> io::Result<()> {
@@ -308,14 +307,6 @@ fn destination(family: &str, text: &str) -> Option<Prefix> {
         _ => text,
     };
     value::prefix(text).ok()
-}
-
-/// What the driver refused, as an error of the system's.
-fn refused(failure: Failure) -> io::Error {
-    match failure {
-        Failure::Io(why) => why,
-        failure => io::Error::other(failure),
-    }
 }
 
 #[cfg(all(test, target_os = "linux"))]

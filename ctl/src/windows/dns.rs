@@ -49,7 +49,10 @@ pub(super) fn get(interface: GUID) -> io::Result<Dns> {
         };
         // SAFETY: a place for settings of the version it names.
         super::checked(unsafe { GetInterfaceDnsSettings(interface, &raw mut settings) })?;
-        let (servers, search) = (pointed(settings.NameServer), pointed(settings.SearchList));
+        // SAFETY: null, or a text with its NUL, as Windows has filled it in.
+        let servers = unsafe { pointed(settings.NameServer) };
+        // SAFETY: as above.
+        let search = unsafe { pointed(settings.SearchList) };
         // SAFETY: settings that Windows filled in; nothing looks at them any more.
         unsafe { FreeInterfaceDnsSettings(&raw mut settings) };
         dns.servers.extend(parts(&servers).filter_map(|server| server.parse::<IpAddr>().ok()));

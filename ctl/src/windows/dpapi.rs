@@ -63,7 +63,8 @@ pub fn unprotect(bytes: &[u8], name: &str) -> io::Result<Zeroizing<Vec<u8>>> {
 
 /// The text, which is freed.
 fn description_of(description: *mut u16) -> String {
-    let text = pointed(description);
+    // SAFETY: null, or the text that Windows has put there, with its NUL.
+    let text = unsafe { pointed(description) };
     // SAFETY: CryptUnprotectData's, which the caller is to free, and nothing looks at it any more.
     unsafe { LocalFree(description.cast()) };
     text

@@ -8,15 +8,13 @@ use std::io;
 use std::path::Path;
 use std::ptr::null_mut;
 
-use windows_sys::Win32::Foundation::{FreeLibrary, HMODULE, HWND};
+use windows_sys::Win32::Foundation::HWND;
 use windows_sys::Win32::Storage::FileSystem::{
     GetFileVersionInfoSizeW, GetFileVersionInfoW, VS_FIXEDFILEINFO, VerQueryValueW,
 };
-use windows_sys::Win32::System::LibraryLoader::{
-    GetProcAddress, LOAD_LIBRARY_SEARCH_SYSTEM32, LoadLibraryExW,
-};
 use windows_sys::core::{BOOL, PCWSTR};
 
+use super::library::Library;
 use super::wide::wide;
 use crate::service::driver_package::Version;
 
@@ -46,35 +44,13 @@ pub fn remove(inf: &Path) -> io::Result<bool> {
 
 fn of_inf(name: &std::ffi::CStr, inf: &Path) -> io::Result<bool> {
     let library = Library::of("newdev.dll")?;
-    // SAFETY: the library is loaded, and the name ends with a NUL.
-    let function = unsafe { GetProcAddress(library.0, name.as_ptr().cast()) };
-    let function = function.ok_or_else(io::Error::last_os_error)?;
+    let function = library.function(name).ok_or_else(io::Error::last_os_error)?;
     // SAFETY: both functions of these names have this signature.
     let function: OfInf = unsafe { std::mem::transmute(function) };
     let (inf, mut restart) = (wide(inf), 0);
     // SAFETY: no window; the path ends with a NUL; no flags; a place for the answer.
     super::done(unsafe { function(null_mut(), inf.as_ptr(), 0, &raw mut restart) })?;
     Ok(restart != 0)
-}
-
-/// A library of Windows'.
-struct Library(HMODULE);
-
-impl Library {
-    fn of(name: &str) -> io::Result<Self> {
-        let name = wide(name);
-        // SAFETY: the name ends with a NUL; from System32 alone.
-        let library =
-            unsafe { LoadLibraryExW(name.as_ptr(), null_mut(), LOAD_LIBRARY_SEARCH_SYSTEM32) };
-        if library.is_null() { Err(io::Error::last_os_error()) } else { Ok(Self(library)) }
-    }
-}
-
-impl Drop for Library {
-    fn drop(&mut self) {
-        // SAFETY: loaded here, and nothing of it is used any more.
-        unsafe { FreeLibrary(self.0) };
-    }
 }
 
 /// The version that a file says it is.

@@ -13,7 +13,7 @@ use super::network::{Luid, default_mtu};
 use super::software_device::{Made, SoftwareDevice, name_connection};
 use super::{device, dns, interpreter};
 use crate::config::Prefix;
-use crate::driver::{self, Device, Failure};
+use crate::driver::{self, Device};
 use crate::tunnel::filters::Filter;
 use crate::tunnel::guid::Guid;
 use crate::tunnel::system::{Before, Dns, Interface, System};
@@ -82,7 +82,7 @@ impl Adapter {
         let asked = (state as u32).to_le_bytes();
         let room = if state == AdapterState::Query { &mut word[..] } else { &mut [] };
         let answer = self.device.control(SET_ADAPTER_STATE, &asked, room)?;
-        answer.status.check().map_err(refused)?;
+        answer.status.check()?;
         Ok(AdapterState::parse(&word))
     }
 }
@@ -107,11 +107,11 @@ impl System for Machine {
     }
 
     fn configuration(&mut self) -> io::Result<Zeroizing<Vec<u8>>> {
-        driver::get(&*self.adapter()?.device).map_err(refused)
+        Ok(driver::get(&*self.adapter()?.device)?)
     }
 
     fn configure(&mut self, configuration: Zeroizing<Vec<u8>>) -> io::Result<()> {
-        driver::set(&*self.adapter()?.device, configuration).map_err(refused)
+        Ok(driver::set(&*self.adapter()?.device, configuration)?)
     }
 
     fn filter(&mut self, filters: &[Filter]) -> io::Result<()> {
@@ -199,13 +199,5 @@ fn patiently<T>(why: &str, mut ask: impl FnMut() -> io::Result<Option<T>>) -> io
             return Err(io::Error::other(why));
         }
         std::thread::sleep(PAUSE);
-    }
-}
-
-/// What the driver refused, as an error of the system's.
-fn refused(failure: Failure) -> io::Error {
-    match failure {
-        Failure::Io(why) => why,
-        failure => io::Error::other(failure),
     }
 }

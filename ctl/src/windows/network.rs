@@ -227,36 +227,46 @@ impl<T> Drop for Table<T> {
     }
 }
 
-fn ip_interfaces(family: ADDRESS_FAMILY) -> io::Result<Vec<MIB_IPINTERFACE_ROW>> {
+/// The rows of a table that `get` has the stack make; none, if there is nothing of the kind. `rows` says how many there are, and where.
+fn rows_of<T, R: Clone>(
+    get: impl FnOnce(*mut *mut T) -> u32,
+    rows: impl FnOnce(*const T) -> (u32, *const R),
+) -> io::Result<Vec<R>> {
     let mut table = null_mut();
-    // SAFETY: a number, and a place for the table.
-    match unsafe { GetIpInterfaceTable(family, &raw mut table) } {
+    match get(&raw mut table) {
         ERROR_NOT_FOUND => return Ok(Vec::new()),
         code => super::checked(code)?,
     }
     let table = Table(table);
-    // SAFETY: the table was made, and begins with the count.
-    let count = unsafe { (*table.0).NumEntries } as usize;
-    // SAFETY: a place in the table; nothing is read.
-    let first = unsafe { &raw const (*table.0).Table };
+    let (count, first) = rows(table.0);
     // SAFETY: so many rows are there from the first on, until the table is freed.
-    Ok(unsafe { slice::from_raw_parts(first.cast(), count) }.to_vec())
+    Ok(unsafe { slice::from_raw_parts(first, count as usize) }.to_vec())
+}
+
+fn ip_interfaces(family: ADDRESS_FAMILY) -> io::Result<Vec<MIB_IPINTERFACE_ROW>> {
+    rows_of(
+        // SAFETY: a number, and a place for the table.
+        |table| unsafe { GetIpInterfaceTable(family, table) },
+        |table| {
+            // SAFETY: a place in the table; nothing is read.
+            let first = unsafe { &raw const (*table).Table };
+            // SAFETY: the table was made, and begins with the count.
+            (unsafe { (*table).NumEntries }, first.cast())
+        },
+    )
 }
 
 fn routes(family: ADDRESS_FAMILY) -> io::Result<Vec<MIB_IPFORWARD_ROW2>> {
-    let mut table = null_mut();
-    // SAFETY: a number, and a place for the table.
-    match unsafe { GetIpForwardTable2(family, &raw mut table) } {
-        ERROR_NOT_FOUND => return Ok(Vec::new()),
-        code => super::checked(code)?,
-    }
-    let table = Table(table);
-    // SAFETY: the table was made, and begins with the count.
-    let count = unsafe { (*table.0).NumEntries } as usize;
-    // SAFETY: a place in the table; nothing is read.
-    let first = unsafe { &raw const (*table.0).Table };
-    // SAFETY: so many rows are there from the first on, until the table is freed.
-    Ok(unsafe { slice::from_raw_parts(first.cast(), count) }.to_vec())
+    rows_of(
+        // SAFETY: a number, and a place for the table.
+        |table| unsafe { GetIpForwardTable2(family, table) },
+        |table| {
+            // SAFETY: a place in the table; nothing is read.
+            let first = unsafe { &raw const (*table).Table };
+            // SAFETY: the table was made, and begins with the count.
+            (unsafe { (*table).NumEntries }, first.cast())
+        },
+    )
 }
 
 fn socket_address(address: IpAddr) -> SOCKADDR_INET {

@@ -158,9 +158,6 @@ pub struct Watched {
     changed: Event,
 }
 
-// SAFETY: a key's handle is the process's, and any thread may use it.
-unsafe impl Send for Watched {}
-
 impl Watched {
     /// Watches `key`, which is made if it is not there.
     ///

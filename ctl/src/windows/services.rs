@@ -27,7 +27,7 @@ use windows_sys::Win32::System::Services::{
     SERVICE_STOP_PENDING, SERVICE_STOPPED, SERVICE_WIN32_OWN_PROCESS, StartServiceW,
 };
 
-use super::wide::{of_pointer, wide, wide_list};
+use super::wide::{pointed, wide, wide_list};
 use crate::doctor::machine::Service;
 use crate::service::definition::Definition;
 use crate::service::events::Event;
@@ -235,7 +235,7 @@ pub fn tunnels() -> io::Result<Vec<folder::Service>> {
             // SAFETY: so many were written from the front, and words are aligned enough.
             let row = unsafe { &*first.wrapping_add(at) };
             // SAFETY: the name is in the buffer, and ends with a NUL.
-            names.push(unsafe { of_pointer(row.lpServiceName) });
+            names.push(unsafe { pointed(row.lpServiceName) });
         }
         match listed {
             Ok(()) => break,
@@ -359,7 +359,7 @@ impl Handle {
         // SAFETY: it was written, and words are aligned enough.
         let path = unsafe { (*config).lpBinaryPathName };
         // SAFETY: the text is in the buffer, and ends with a NUL.
-        Ok(unsafe { of_pointer(path) })
+        Ok(unsafe { pointed(path) })
     }
 }
 

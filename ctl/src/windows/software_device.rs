@@ -20,13 +20,11 @@ use windows_sys::Win32::Devices::Enumeration::Pnp::{
 use windows_sys::Win32::Devices::Properties::{
     DEVPKEY_Device_ClassGuid, DEVPROP_STORE_SYSTEM, DEVPROP_TYPE_GUID, DEVPROPCOMPKEY, DEVPROPERTY,
 };
-use windows_sys::Win32::Foundation::{ERROR_ALREADY_EXISTS, ERROR_DUP_NAME, FreeLibrary};
-use windows_sys::Win32::System::LibraryLoader::{
-    GetProcAddress, LOAD_LIBRARY_SEARCH_SYSTEM32, LoadLibraryExW,
-};
+use windows_sys::Win32::Foundation::{ERROR_ALREADY_EXISTS, ERROR_DUP_NAME};
 use windows_sys::core::{GUID, HRESULT, PCWSTR};
 
 use super::device::SoftwareKey;
+use super::library::Library;
 use super::wide::{pointed, wide};
 use crate::tunnel::guid::Guid;
 
@@ -170,7 +168,9 @@ unsafe extern "system" fn created(
 ) {
     // SAFETY: what `create` gave, for this one call.
     let answer = unsafe { Arc::from_raw(context.cast::<Answer>()) };
-    let said = if result < 0 { Err(result) } else { Ok(pointed(instance)) };
+    // SAFETY: null, or an identifier with its NUL, for as long as this call.
+    let instance = unsafe { pointed(instance) };
+    let said = if result < 0 { Err(result) } else { Ok(instance) };
     *answer.said.lock().unwrap_or_else(PoisonError::into_inner) = Some(said);
     answer.came.notify_all();
 }
@@ -178,29 +178,17 @@ unsafe extern "system" fn created(
 /// Gives an interface's connection the tunnel's name.
 pub(super) fn name_connection(interface: &GUID, name: &str) -> io::Result<()> {
     type SetName = unsafe extern "system" fn(*const GUID, PCWSTR) -> u32;
-    let (library, name) = (wide("nci.dll"), wide(name));
-    // SAFETY: the name ends with a NUL.
-    let library =
-        unsafe { LoadLibraryExW(library.as_ptr(), null_mut(), LOAD_LIBRARY_SEARCH_SYSTEM32) };
-    if library.is_null() {
-        return Err(io::Error::last_os_error());
+    let (library, name) = (Library::of("nci.dll")?, wide(name));
+    let function = library.function(c"NciSetConnectionName").ok_or(io::ErrorKind::Unsupported)?;
+    // SAFETY: the function of this name is of this type, as WireGuardNT has it.
+    let set_name: SetName = unsafe { mem::transmute(function) };
+    // SAFETY: a GUID, and a text that ends with a NUL.
+    match unsafe { set_name(interface, name.as_ptr()) } {
+        ERROR_DUP_NAME => Err(io::Error::other(
+            "another connection has this name: `Get-NetAdapter -IncludeHidden` shows which",
+        )),
+        code => super::checked(code),
     }
-    // SAFETY: a library that is loaded, and a name that ends with a NUL.
-    let function = unsafe { GetProcAddress(library, c"NciSetConnectionName".as_ptr().cast()) };
-    let named = function.map_or(Err(io::ErrorKind::Unsupported.into()), |function| {
-        // SAFETY: the function of this name is of this type, as WireGuardNT has it.
-        let set_name: SetName = unsafe { mem::transmute(function) };
-        // SAFETY: a GUID, and a text that ends with a NUL.
-        match unsafe { set_name(interface, name.as_ptr()) } {
-            ERROR_DUP_NAME => Err(io::Error::other(
-                "another connection has this name: `Get-NetAdapter -IncludeHidden` shows which",
-            )),
-            code => super::checked(code),
-        }
-    });
-    // SAFETY: loaded above, and nothing of it is called any more.
-    unsafe { FreeLibrary(library) };
-    named
 }
 
 /// A GUID as it lies in memory.

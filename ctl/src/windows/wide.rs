@@ -18,7 +18,11 @@ pub(super) fn text(units: &[u16]) -> String {
 const UNITS_MAX: usize = 32_768;
 
 /// The text behind a pointer of Windows'; none is empty.
-pub(super) fn pointed(text: *const u16) -> String {
+///
+/// # Safety
+///
+/// There is a NUL in what can be read from there, or the pointer is null.
+pub(super) unsafe fn pointed(text: *const u16) -> String {
     let mut units = Vec::new();
     while !text.is_null() && units.len() < UNITS_MAX {
         // SAFETY: every unit before this one was no NUL, so it belongs to the text.
@@ -43,23 +47,6 @@ pub(super) fn wide_list(texts: &[&str]) -> Vec<u16> {
     texts.iter().flat_map(wide).chain(nothing).chain([0]).collect()
 }
 
-/// The text at an address, up to its NUL.
-///
-/// # Safety
-///
-/// There is a NUL in what can be read from there, or the address is null.
-pub(super) unsafe fn of_pointer(first: *const u16) -> String {
-    let mut units = Vec::new();
-    while !first.is_null() {
-        // SAFETY: every unit before this one was no NUL, so it belongs to the text.
-        match unsafe { *first.wrapping_add(units.len()) } {
-            0 => break,
-            unit => units.push(unit),
-        }
-    }
-    text(&units)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -69,16 +56,14 @@ mod tests {
         assert_eq!(text(&wide("Zürich 🜨")), "Zürich 🜨");
         assert_eq!(text(&[65, 0, 66]), "A");
         assert_eq!(text(&[]), "");
-        assert_eq!(pointed(wide("Zürich").as_ptr()), "Zürich");
-        assert_eq!(pointed(std::ptr::null()), "");
         assert_eq!(list(&[65, 0, 66, 67, 0, 0, 68]), ["A", "BC"]);
         assert_eq!(list(&[0, 0]), [""; 0]);
         assert_eq!(list(&wide_list(&["a", "bc"])), ["a", "bc"]);
         assert_eq!(wide_list(&[]), [0, 0]);
         let units = wide("Zürich");
         // SAFETY: it ends with a NUL.
-        assert_eq!(unsafe { of_pointer(units.as_ptr()) }, "Zürich");
+        assert_eq!(unsafe { pointed(units.as_ptr()) }, "Zürich");
         // SAFETY: null.
-        assert_eq!(unsafe { of_pointer(std::ptr::null()) }, "");
+        assert_eq!(unsafe { pointed(std::ptr::null()) }, "");
     }
 }
