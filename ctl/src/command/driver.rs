@@ -59,10 +59,7 @@ impl Command {
                     remove_tunnels()?;
                 }
                 if for_upgrade {
-                    let running = running()?;
-                    // Before they are stopped: what ends in between starts them, too.
-                    hold(&running)?;
-                    stop(&running).1?;
+                    stop_for_upgrade()?;
                 }
                 match running()?.first() {
                     Some(service) => {
@@ -177,6 +174,15 @@ fn remove_tunnels() -> Outcome {
         note(format_args!("{}: removed", service.name));
     }
     Ok(())
+}
+
+/// Before they are stopped it is kept which they are, besides those of an upgrade that did not come to its end.
+fn stop_for_upgrade() -> Outcome {
+    let (mut held, running) = (held()?, running()?);
+    held.retain(|service| !running.contains(service));
+    held.extend_from_slice(&running);
+    hold(&held)?;
+    stop(&running).1
 }
 
 /// Services that were stopped for an upgrade.

@@ -22,6 +22,8 @@ const AGAIN: Duration = Duration::from_secs(5);
 #[derive(Default)]
 pub(crate) struct Follow {
     engine: Engine,
+    /// Whether an adapter could not be told of what its key has now.
+    untold: bool,
     trouble: Option<String>,
 }
 
@@ -76,12 +78,16 @@ impl Follow {
         for refused in &applied.refused {
             tell(Event::PolicyRefused, &[&refused.to_string()]);
         }
-        if applied.changed.is_empty() {
+        if !applied.changed.is_empty() {
+            tell(Event::PolicyApplied, &[&applied.changed.join(", ")]);
+            self.untold = true;
+        }
+        if !self.untold {
             return Ok(());
         }
-        tell(Event::PolicyApplied, &[&applied.changed.join(", ")]);
         // Without the driver there is nobody to tell: it reads its key when it comes.
         let failed = engine::tell(&super::reach::driver()).unwrap_or_default();
+        self.untold = !failed.is_empty();
         match failed.first() {
             None => Ok(()),
             Some((name, why)) => Err(format!("{name}: {why}")),

@@ -217,6 +217,11 @@ fn an_upgrade_starts_what_it_stopped_and_a_removal_removes_the_tunnels() {
     // Nothing runs: nothing is held.
     let told = driver(&["remove", "--for-upgrade"]);
     assert!(told.starts_with("the driver's package: ") && !held(), "{told}");
+    // What an upgrade stopped that did not come to its end is not forgotten by the next.
+    prefix::set_value(local, name, "REG_SZ", "PenstockTunnel$gone");
+    driver(&["remove", "--for-upgrade"]);
+    assert!(held());
+    prefix::remove_value(local, name);
     let told = driver(&["remove", "--for-upgrade", "--with-tunnels"]);
     assert!(told.contains("cannot be used with"), "{told}");
     let line = format!("\"{PROGRAM}\" service tunnel \"C:\\tunnels\\left.conf\"");
