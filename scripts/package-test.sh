@@ -78,24 +78,17 @@ sign_again() { # an MSI that was changed, by the package's signer
 repairable() { # a table says another thing
     unsign "$1" && msibuild "$1" -q "UPDATE \`Property\` SET \`Value\` = '0' WHERE \`Property\` = 'ARPNOREPAIR'" && sign_again "$1"
 }
-other_file() { # the cabinet has another catalog
+repacked() { # repacked MSI COMMAND: its cabinet has what the command makes of the files in it
     unsign "$1" && msiinfo extract "$1" penstock.cab >"$folder/cab"
     (
         rm -rf "$folder/files" && mkdir "$folder/files" && cd "$folder/files" && gcab --extract ../cab >/dev/null
-        echo >>penstock.cat
+        eval "$2"
         gcab --create --zip ../cab penstock.exe penstockw.exe penstock.{sys,inf,cat}
     )
     msibuild "$1" -a penstock.cab "$folder/cab" && sign_again "$1"
 }
-with_console() { # penstockw.exe is penstock.exe
-    unsign "$1" && msiinfo extract "$1" penstock.cab >"$folder/cab"
-    (
-        rm -rf "$folder/files" && mkdir "$folder/files" && cd "$folder/files" && gcab --extract ../cab >/dev/null
-        cp penstock.exe penstockw.exe
-        gcab --create --zip ../cab penstock.exe penstockw.exe penstock.{sys,inf,cat}
-    )
-    msibuild "$1" -a penstock.cab "$folder/cab" && sign_again "$1"
-}
+other_file() { repacked "$1" 'echo >>penstock.cat'; }
+with_console() { repacked "$1" 'cp penstock.exe penstockw.exe'; }
 stranger() { # another signer's certificate in place of ours
     openssl req -x509 -newkey rsa:2048 -nodes -keyout "$folder/key" -subj /CN=Somebody -outform der -out "$1" 2>/dev/null
 }
