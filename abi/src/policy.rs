@@ -9,6 +9,7 @@
 
 use core::ops::RangeInclusive;
 
+use crate::cpu_list::MOST_CHARACTERS;
 use crate::table::table;
 
 /// A number that an administrator may set, the driver's or the service's.
@@ -140,13 +141,67 @@ policies! {
         /// Whether Network Configuration Operators may ask a tunnel's named pipe how it does, without its private
         /// key and preshared keys. Applies to a tunnel from when it comes up.
         LimitedOperators: 0..=1, "0 no, 1 yes", default 0;
+        /// When packets are kept from leaving beside a tunnel. Applies to a tunnel from when it comes up.
+        KillSwitch: 0..=2, "0 never, 1 where a default route goes through the tunnel, 2 always", default 1;
+        /// What the services tell in the event log.
+        EventLogLevel: 0..=2, "0 errors, 1 also warnings, 2 also information", default 2;
     }
 }
 
-/// The one value that is a text: CPUs that do not seal and open packets for others
-/// ([`crate::cpu_list::CpuList`]), as a `REG_SZ`. One that is no list, or leaves no CPU, excludes none,
-/// and the adapter's log says so. Applies from the next time the driver is loaded.
-pub const SCALING_EXCLUDE: &str = "ScalingExclude";
+macro_rules! texts {
+    (
+        $(#[doc = $about:literal])+
+        $table:ident { $($(#[doc = $doc:literal])+ $name:ident: $form:literal, up to $longest:expr, default $default:literal;)* }
+    ) => {
+        table! {
+            $(#[doc = $about])+
+            $table { $($(#[doc = $doc])+ $name,)* }
+        }
+
+        impl $table {
+            /// What is written.
+            #[must_use]
+            pub const fn form(self) -> &'static str {
+                match self { $(Self::$name => $form,)* }
+            }
+
+            /// The most characters.
+            #[must_use]
+            pub const fn longest(self) -> usize {
+                match self { $(Self::$name => $longest,)* }
+            }
+
+            /// What holds if nobody says anything, for a person.
+            #[must_use]
+            pub const fn default(self) -> &'static str {
+                match self { $(Self::$name => $default,)* }
+            }
+        }
+    };
+}
+
+texts! {
+    /// A value that is a text, a `REG_SZ`: the first is the driver's, the others the service's.
+    TextPolicy {
+        /// CPUs that do not seal and open packets for others. Applies from the next time the driver is loaded.
+        ScalingExclude: "a list of CPUs, as `0-1, 16, 1:0-3`", up to MOST_CHARACTERS, default "none";
+        /// The tunnels that may be brought up from a file or by policy; any other is refused.
+        AllowedInterfaces: "names with commas between, as `office, branch-*`", up to 1_023, default "all";
+        /// Where peers of such a tunnel may be: the host or address of each Endpoint. A name is allowed by its name alone,
+        /// whatever its address.
+        AllowedEndpoints: "hosts, addresses and networks with commas between, as `vpn.example.org, *.example.net, 203.0.113.0/24, 2001:db8::/32`", up to 1_023, default "all";
+        /// The folder that the manager watches for tunnels' files, in place of its own. It must be there, and only administrators may
+        /// write there.
+        ConfigurationFolder: "the path of a folder of a drive of the machine, as `D:\\Tunnels`", up to 200, default "Penstock\\Data\\Configurations of Program Files";
+    }
+}
+
+/// The driver's one text ([`crate::cpu_list::CpuList`]). One that is no list, or leaves no CPU, excludes none, and the
+/// adapter's log says so.
+pub const SCALING_EXCLUDE: &str = TextPolicy::ScalingExclude.name();
+
+/// The key, below the others' of the service, that has a text for each tunnel of policy, called as the tunnel is.
+pub const TUNNELS: &str = "Tunnels";
 
 #[cfg(test)]
 mod tests {
@@ -182,6 +237,16 @@ mod tests {
             assert!(page.contains(&*row), "docs/deploy.md: {row}");
             assert!(range.contains(&policy.default()) && policy.description().ends_with('.'));
             assert!(Policy::ALL.iter().all(|driver| driver.name() != name), "{name}: the driver's");
+        }
+    }
+
+    #[test]
+    fn every_text_of_the_service_is_explained() {
+        let page = include_str!("../../docs/deploy.md");
+        for text in &TextPolicy::ALL[1..] {
+            let row = std::format!("| `{}` | {}; {} |", text.name(), text.form(), text.default());
+            assert!(page.contains(&*row), "docs/deploy.md: {row}");
+            assert!(text.description().ends_with('.'));
         }
     }
 

@@ -5,8 +5,11 @@
 use std::{fmt, io};
 
 use abi::cpu_list::CpuList;
-use abi::policy::{Row, SCALING_EXCLUDE, ServicePolicy};
+use abi::policy::{Row, ServicePolicy, TextPolicy};
 
+use crate::service::events::Level;
+
+pub mod allowed;
 pub mod engine;
 pub mod tunnel;
 
@@ -116,13 +119,80 @@ pub fn limited_operators(registry: &impl Registry) -> bool {
     number(&ServicePolicy::LimitedOperators.row(), registry).value == 1
 }
 
-/// What the CPUs that are excluded come to, as they are written.
-pub fn excluded(registry: &impl Registry) -> Effective<String> {
-    effective(registry, SCALING_EXCLUDE, "none".to_owned(), |value| match value {
-        Value::Text(list) if CpuList::parse(list).is_ok() => Ok(list.clone()),
-        Value::Text(_) => Err("it is no list of CPUs, as `0-1, 16, 1:0-3`".to_owned()),
+/// Whether events of this level are told.
+pub fn is_told(level: Level, registry: &impl Registry) -> bool {
+    let told = number(&ServicePolicy::EventLogLevel.row(), registry).value;
+    told >= match level {
+        Level::Error => 0,
+        Level::Warning => 1,
+        Level::Information => 2,
+    }
+}
+
+/// When packets are kept from leaving beside a tunnel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KillSwitch {
+    /// Never.
+    Never,
+    /// Where a default route goes through it.
+    DefaultRoute,
+    /// Always.
+    Always,
+}
+
+/// When packets are kept from leaving beside tunnels.
+pub fn kill_switch(registry: &impl Registry) -> KillSwitch {
+    match number(&ServicePolicy::KillSwitch.row(), registry).value {
+        0 => KillSwitch::Never,
+        1 => KillSwitch::DefaultRoute,
+        _ => KillSwitch::Always,
+    }
+}
+
+/// What a text comes to, as it is written.
+pub fn text(policy: TextPolicy, registry: &impl Registry) -> Effective<String> {
+    if matches!(policy, TextPolicy::AllowedInterfaces | TextPolicy::AllowedEndpoints) {
+        return allowed::shown(policy, registry);
+    }
+    effective(registry, policy.name(), policy.default().to_owned(), |value| match value {
+        Value::Text(text) => check_text(policy, text).map(|()| text.clone()),
         _ => Err("it is no REG_SZ".to_owned()),
     })
+}
+
+/// Whether a text is one that the value takes.
+///
+/// # Errors
+///
+/// What it would have to be.
+pub fn check_text(policy: TextPolicy, text: &str) -> Result<(), String> {
+    if text.chars().count() > policy.longest() {
+        return Err(format!("it has more than {} characters", policy.longest()));
+    }
+    let is_one = match policy {
+        TextPolicy::ScalingExclude => CpuList::parse(text).is_ok(),
+        TextPolicy::ConfigurationFolder => is_folder(text),
+        TextPolicy::AllowedInterfaces | TextPolicy::AllowedEndpoints => {
+            return allowed::check(policy, text);
+        }
+    };
+    if is_one { Ok(()) } else { Err(format!("it is not {}", policy.form())) }
+}
+
+/// A folder of a drive, named whole: `D:\\Tunnels`, and not the drive itself.
+fn is_folder(text: &str) -> bool {
+    let is_part = |part: &str| {
+        !part.trim_matches(['.', ' ']).is_empty()
+            && !part.contains(|letter: char| letter.is_control() || r#"/:*?"<>|"#.contains(letter))
+    };
+    match text.split_once(r":\") {
+        Some((drive, path)) => {
+            drive.len() == 1
+                && drive.bytes().all(|letter| letter.is_ascii_alphabetic())
+                && path.split('\\').all(is_part)
+        }
+        None => false,
+    }
 }
 
 fn effective<V>(
@@ -207,8 +277,58 @@ mod tests {
             number(&Policy::SimdCap.row(), &set).to_string(),
             "  here: 4 (from the default)\n  refused: it is no REG_DWORD (from this machine, HKLM\\SOFTWARE\\Penstock)\n"
         );
-        let excluded = excluded(&set);
+        let excluded = text(TextPolicy::ScalingExclude, &set);
         assert_eq!((&*excluded.value, excluded.from), ("0-1, 1:3", From::Local));
         assert_eq!(excluded.refused.len(), 1);
+    }
+
+    #[test]
+    fn a_folder_is_of_a_drive_and_named_whole() {
+        let is_one = |text: &str| check_text(TextPolicy::ConfigurationFolder, text).is_ok();
+        assert!(is_one(r"D:\Tunnels") && is_one(r"c:\Program Files\Our tunnels"));
+        let long = format!(r"C:\{}", "x".repeat(200));
+        for text in [
+            "",
+            "D:",
+            r"D:\",
+            r"D:\Tunnels\",
+            r"D:\a\..\b",
+            r"\\server\share\x",
+            r"D:Tunnels",
+            r"D:\a:b",
+            "/etc",
+            &long,
+        ] {
+            assert!(!is_one(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_list_that_allows_is_shown_with_what_is_wrong() {
+        let set = Set(vec![
+            (GROUP, "AllowedInterfaces", Value::Text("office, a b".to_owned())),
+            (GROUP, "AllowedEndpoints", Value::Dword(1)),
+            (LOCAL, "AllowedEndpoints", Value::Text("a".to_owned())),
+        ]);
+        let interfaces = text(TextPolicy::AllowedInterfaces, &set);
+        assert_eq!((&*interfaces.value, interfaces.from), ("office, a b", From::Group));
+        assert_eq!(interfaces.refused.len(), 1);
+        let endpoints = text(TextPolicy::AllowedEndpoints, &set);
+        assert_eq!((&*endpoints.value, endpoints.from), ("nothing", From::Group));
+        assert_eq!(kill_switch(&set), KillSwitch::DefaultRoute);
+    }
+
+    #[test]
+    fn events_are_told_from_the_level_on_that_policy_says() {
+        for (set, told) in [
+            (vec![], [true, true, true]),
+            (vec![(LOCAL, "EventLogLevel", Value::Dword(1))], [true, true, false]),
+            (vec![(GROUP, "EventLogLevel", Value::Dword(0))], [true, false, false]),
+            (vec![(GROUP, "EventLogLevel", Value::Dword(3))], [true, true, true]),
+        ] {
+            let set = Set(set);
+            let levels = [Level::Error, Level::Warning, Level::Information];
+            assert_eq!(levels.map(|level| is_told(level, &set)), told);
+        }
     }
 }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)] // A test stops where something is not as it should be.
 
 use ctl::config::read::{Purpose, read};
+use ctl::policy::KillSwitch;
 use ctl::tunnel::{Plan, Step};
 
 mod expected;
@@ -12,8 +13,13 @@ const BOB: &str = "IiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiI=";
 const CAROL: &str = "ERERERERERERERERERERERERERERERERERERERERERE=";
 
 fn plan(text: &str) -> Plan {
+    plan_by(text, KillSwitch::DefaultRoute)
+}
+
+fn plan_by(text: &str, kill_switch: KillSwitch) -> Plan {
     let reading = read(text.as_bytes(), Purpose::Tunnel { scripts: true });
-    Plan::of("office", &reading.map_err(|problems| panic!("{problems:?}")).unwrap().config)
+    let config = reading.map_err(|problems| panic!("{problems:?}")).unwrap().config;
+    Plan::of("office", &config, kill_switch)
 }
 
 #[test]
@@ -55,4 +61,24 @@ fn nothing_leaves_beside_a_tunnel_that_takes_everything() {
     assert!(filters < at(&|step| matches!(step, Step::Up)));
     assert!(filters < at(&|step| matches!(step, Step::Route(_))));
     assert!(at(&|step| matches!(step, Step::Adapter(_))) < filters);
+}
+
+/// Policy may want filters for every tunnel, or for none; which interface comes first is the routes' to say.
+#[test]
+fn policy_says_when_there_is_a_kill_switch() {
+    let text = |ips: &str| {
+        format!("[Interface]\nPrivateKey = {KEY}\n[Peer]\nPublicKey = {BOB}\nAllowedIPs = {ips}\n")
+    };
+    for (ips, is_first) in [("10.0.0.0/8", false), ("0.0.0.0/0", true)] {
+        for (kill_switch, filters) in [
+            (KillSwitch::Never, false),
+            (KillSwitch::DefaultRoute, is_first),
+            (KillSwitch::Always, true),
+        ] {
+            let steps = plan_by(&text(ips), kill_switch).steps;
+            assert_eq!(steps.iter().any(|step| matches!(step, Step::KillSwitch(_))), filters);
+            let interface = Step::Interface { mtu: None, first: is_first };
+            assert!(steps.contains(&interface), "{ips} {kill_switch:?}");
+        }
+    }
 }

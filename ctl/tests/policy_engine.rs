@@ -1,4 +1,4 @@
-//! The policy engine, over a registry in memory.
+//! The policy engine, and what lists of policy allow, over a registry in memory.
 
 #![allow(clippy::unwrap_used)] // A test stops where something is not as it should be.
 
@@ -6,9 +6,12 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io;
 
-use abi::policy::{Policy, SCALING_EXCLUDE};
+use abi::policy::{Policy, SCALING_EXCLUDE, TextPolicy};
 use proptest::prelude::*;
 
+use ctl::config::{Config, Endpoint, Peer};
+use ctl::key::PublicKey;
+use ctl::policy::allowed::{check, refusal};
 use ctl::policy::engine::{Applied, Engine, PARAMETERS, Writable};
 use ctl::policy::{From, GROUP, LOCAL, Registry, Value, number};
 
@@ -149,5 +152,38 @@ proptest! {
             prop_assert_eq!(memory.parameter(policy.name()), wanted);
         }
         prop_assert_eq!(engine.apply(&memory).unwrap(), Applied::default());
+    }
+
+    /// A part of a list of what is allowed that is told as none allows nothing.
+    #[test]
+    fn a_part_that_is_none_allows_nothing(
+        part in "[*a-b0-9./: -]{0,9}",
+        name in "[ab-]{1,4}",
+        host in "[ab]{1,2}(\\.[ab]{1,2}){0,2}",
+        address: [u8; 4],
+    ) {
+        let set = |policy: TextPolicy| Memory::with(&[(LOCAL, policy.name(), Value::Text(part.clone()))]);
+        let interfaces = TextPolicy::AllowedInterfaces;
+        if check(interfaces, &part).is_err() {
+            prop_assert!(refusal(&name, &Config::default(), &set(interfaces)).is_some());
+        }
+        let endpoints = TextPolicy::AllowedEndpoints;
+        if check(endpoints, &part).is_err() {
+            for endpoint in [Endpoint::Host(host, 7), Endpoint::Address((address, 7).into())] {
+                let endpoint = Some(endpoint);
+                let config = Config { peers: vec![Peer { endpoint, ..peer() }], ..Config::default() };
+                prop_assert!(refusal(&name, &config, &set(endpoints)).is_some());
+            }
+        }
+    }
+}
+
+fn peer() -> Peer {
+    Peer {
+        public_key: PublicKey([1; 32]),
+        preshared_key: None,
+        allowed_ips: Vec::new(),
+        endpoint: None,
+        persistent_keepalive: None,
     }
 }

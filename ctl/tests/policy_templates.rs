@@ -20,7 +20,9 @@ fn each_choice_is_taken_and_what_lies_beyond_is_not() {
             assert!(output.status.success(), "{name}={number}: {output:?}");
         }
         let beyond = match setting.choices {
-            Choices::Text(_) => "no list".into(),
+            Choices::Text(longest) => "!".repeat(longest as usize),
+            // What may be written is below the name, and `tunnel_of` judges it.
+            Choices::List => "x".into(),
             _ => (setting.numbers().into_iter().max().unwrap() + 1).to_string(),
         };
         assert!(!checked(name, &beyond).status.success(), "{name}={beyond}");

@@ -165,6 +165,8 @@ pub enum Choices {
     Number(u32, u32),
     /// A text of at most so many characters.
     Text(u32),
+    /// Texts by names that the administrator gives, in a key that is called as the setting; others of the key stay.
+    List,
 }
 
 impl Setting {
@@ -175,7 +177,7 @@ impl Setting {
             Choices::Switch(enabled, disabled) => vec![*enabled, *disabled],
             Choices::Items(items) => items.clone(),
             Choices::Number(least, most) => vec![*least, *most],
-            Choices::Text(_) => Vec::new(),
+            Choices::Text(_) | Choices::List => Vec::new(),
         }
     }
 }

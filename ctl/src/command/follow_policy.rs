@@ -10,6 +10,7 @@ use ctl::policy::engine::{self, Engine};
 use ctl::service::events::Event;
 use ctl::tunnel::watch::Signal;
 use ctl::windows::event_log::tell;
+use ctl::windows::policy_section::PolicySection;
 use ctl::windows::registry::{LocalMachine, Watched};
 use ctl::words::said;
 
@@ -74,7 +75,10 @@ impl Follow {
     }
 
     fn apply(&mut self) -> Result<(), String> {
-        let applied = self.engine.apply(&LocalMachine).map_err(|error| said(&error))?;
+        let applied = {
+            let _whole = PolicySection::enter();
+            self.engine.apply(&LocalMachine).map_err(|error| said(&error))?
+        };
         for refused in &applied.refused {
             tell(Event::PolicyRefused, &[&refused.to_string()]);
         }

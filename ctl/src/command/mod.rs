@@ -20,6 +20,8 @@ mod install;
 mod interface;
 mod keys;
 mod policy;
+#[cfg(windows)]
+mod policy_tunnels;
 mod reach;
 #[cfg(windows)]
 mod serve;

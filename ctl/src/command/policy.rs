@@ -1,7 +1,6 @@
 //! `policy`: the values that an administrator may set, and whether what he is about to set is one of them.
 
-use abi::cpu_list::CpuList;
-use abi::policy::{SCALING_EXCLUDE, rows};
+use abi::policy::{TextPolicy, rows};
 use clap::Subcommand;
 use ctl::config::key_names::nearest_of;
 use ctl::policy::tunnel::{self, PolicyTunnel};
@@ -27,16 +26,17 @@ pub(crate) enum Command {
     Apply,
 }
 
+/// Where values are.
 #[cfg(windows)]
-const REGISTRY: ctl::windows::registry::LocalMachine = ctl::windows::registry::LocalMachine;
+pub(super) const REGISTRY: ctl::windows::registry::LocalMachine =
+    ctl::windows::registry::LocalMachine;
+/// See there: nothing is set.
 #[cfg(not(windows))]
-const REGISTRY: effective::NoRegistry = effective::NoRegistry;
+pub(super) const REGISTRY: effective::NoRegistry = effective::NoRegistry;
 
 /// What is written of the tunnels of policy.
 const TUNNELS_ARE: &str = "a text for each tunnel, as `Address = 10.0.0.2/32; PublicKey = KEY; Endpoint = HOST:PORT; AllowedIPs = 10.0.0.0/8`; \
-                           no private or preshared key. Nothing brings them up yet.";
-/// What is written of [`SCALING_EXCLUDE`].
-const EXCLUDE_IS: &str = "a list of CPUs, as `0-1, 16, 1:0-3`";
+                           no private or preshared key. The manager brings them up, with keys of its own.";
 
 impl Command {
     pub(crate) fn run(self) -> Outcome {
@@ -85,13 +85,10 @@ fn show(name: Option<&str>) -> Outcome {
             &set_to(|| effective::number(&policy, &REGISTRY)),
         );
     }
-    if is_asked(SCALING_EXCLUDE) {
-        row(
-            SCALING_EXCLUDE,
-            &format!("{EXCLUDE_IS}; default none"),
-            "CPUs that do not seal and open packets for others.",
-            &set_to(|| effective::excluded(&REGISTRY)),
-        );
+    for policy in TextPolicy::ALL.iter().filter(|policy| is_asked(policy.name())) {
+        let form = format!("{}; default {}", policy.form(), policy.default());
+        let set_to = set_to(|| effective::text(*policy, &REGISTRY));
+        row(policy.name(), &form, policy.description(), &set_to);
     }
     if name.is_none_or(|name| name.eq_ignore_ascii_case(tunnel::KEY)) {
         text += &format!("{}\n  {TUNNELS_ARE}\n", tunnel::KEY);
@@ -145,9 +142,10 @@ fn checked(setting: &str) -> Result<(), String> {
     if let Some((_, tunnel)) = tunnel {
         return tunnel::tunnel_of(tunnel, value).map(drop).map_err(|why| format!("{name}: {why}"));
     }
-    if name.eq_ignore_ascii_case(SCALING_EXCLUDE) {
-        let list = CpuList::parse(value);
-        return list.map(drop).map_err(|_| format!("{SCALING_EXCLUDE}: this is not {EXCLUDE_IS}"));
+    let text = TextPolicy::ALL.iter().find(|text| text.name().eq_ignore_ascii_case(name));
+    if let Some(text) = text {
+        let checked = effective::check_text(*text, value);
+        return checked.map_err(|why| format!("{}: {why}", text.name()));
     }
     let known = rows().find(|row| row.name.eq_ignore_ascii_case(name));
     let known = known.ok_or_else(|| unknown(name))?;
@@ -160,7 +158,8 @@ fn checked(setting: &str) -> Result<(), String> {
 }
 
 fn unknown(name: &str) -> String {
-    let names = rows().map(|row| row.name).chain([SCALING_EXCLUDE, tunnel::KEY]);
+    let texts = TextPolicy::ALL.iter().map(|text| text.name());
+    let names = rows().map(|row| row.name).chain(texts).chain([tunnel::KEY]);
     let hint = nearest_of(name, names);
     let hint = hint.map_or_else(String::new, |nearest| format!("; did you mean `{nearest}`?"));
     format!("there is no policy `{name}`{hint}")

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use clap::Subcommand;
 use ctl::config::file;
 use ctl::config::read::{Purpose, Reading};
-use ctl::policy::runs_scripts;
+use ctl::policy::allowed::refusal;
+use ctl::policy::{kill_switch, runs_scripts};
 use ctl::service::definition::TUNNEL_PRIVILEGES;
 use ctl::service::descriptor::Sid;
 use ctl::service::events::Event;
@@ -58,7 +59,11 @@ pub(super) fn read_judged(path: &Path) -> Result<(Reading, Option<Sid>), Failure
     let bytes = bytes.map_err(|error| named(&error))?;
     let bytes = if is_sealed(path) { unsealed(path, &bytes)? } else { bytes };
     let scripts = runs_scripts(&LocalMachine);
-    Ok((parsed(&name, &bytes, Purpose::Tunnel { scripts })?, judged.reader))
+    let reading = parsed(&name, &bytes, Purpose::Tunnel { scripts })?;
+    match refusal(tunnel_of(path), &reading.config, &LocalMachine) {
+        None => Ok((reading, judged.reader)),
+        Some(why) => Err(Failure::new(&name, why)),
+    }
 }
 
 /// Brings the tunnel of a file up, and takes it down when the service is to stop.
@@ -82,7 +87,7 @@ fn keep_up(running: &Running, path: &Path) -> Result<(), Event> {
     for warning in &reading.warnings {
         tell(Event::FileStrange, &[name, &warning.warning_of(&of).to_string()]);
     }
-    let plan = Plan::of(name, &reading.config);
+    let plan = Plan::of(name, &reading.config, kill_switch(&LocalMachine));
     let watch = Watch::of(&reading.config);
     let signals = running.signals();
     let changes = NetworkChanges::tell(move || {

@@ -4,8 +4,11 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use ctl::config::read::{Purpose, Reading};
+use ctl::policy::allowed::refusal;
+use ctl::policy::kill_switch;
 use ctl::tunnel::{Plan, is_name};
 
+use super::policy::REGISTRY;
 use super::strip::{read_file, tunnel_of};
 use super::{Failure, Outcome};
 
@@ -31,6 +34,9 @@ impl Up {
         if self.dry_run {
             return super::print(&plan.to_string());
         }
+        if let Some(why) = refusal(&plan.name, &reading.config, &REGISTRY) {
+            return Err(Failure::new(format_args!("Unable to bring up {}", plan.name), why));
+        }
         bring_up(&plan, reading)
     }
 
@@ -41,7 +47,7 @@ impl Up {
 
     #[cfg(windows)]
     fn runs_scripts(&self) -> bool {
-        ctl::policy::runs_scripts(&ctl::windows::registry::LocalMachine)
+        ctl::policy::runs_scripts(&REGISTRY)
     }
 }
 
@@ -96,5 +102,5 @@ pub(super) fn plan_of(file: &Path, scripts: bool) -> Result<(Plan, Reading), Fai
         return Err(Failure::new(file.display(), super::NAME_IS));
     }
     let reading = read_file(file, Purpose::Tunnel { scripts })?;
-    Ok((Plan::of(name, &reading.config), reading))
+    Ok((Plan::of(name, &reading.config, kill_switch(&REGISTRY)), reading))
 }

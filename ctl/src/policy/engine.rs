@@ -6,9 +6,9 @@
 use std::{fmt, io};
 
 use abi::ioctl::RELOAD_POLICY;
-use abi::policy::{Policy, SCALING_EXCLUDE};
+use abi::policy::{Policy, SCALING_EXCLUDE, TextPolicy};
 
-use super::{Effective, From, Registry, Value, excluded, number};
+use super::{Effective, From, Registry, Value, number, text};
 use crate::driver::{Driver, Failure};
 
 /// The driver's own key, below HKEY_LOCAL_MACHINE.
@@ -76,7 +76,7 @@ impl Engine {
             let read = number(&policy.row(), registry);
             wanted.push(want(policy.name(), read, Value::Dword, &mut refused));
         }
-        let read = excluded(registry);
+        let read = text(TextPolicy::ScalingExclude, registry);
         wanted.push(want(SCALING_EXCLUDE, read, Value::Text, &mut refused));
         for (name, wanted) in wanted {
             let is = registry.value(PARAMETERS, name)?;

@@ -7,18 +7,23 @@
 //!
 //! Everybody on a machine may read policies. A private or preshared key in one is no secret any more, and the tunnel is refused.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
+use std::time::{Duration, Instant};
+
+use zeroize::Zeroizing;
 
 use super::{From, GROUP, LOCAL, Registry, Value};
 use crate::config::Config;
 use crate::config::key_names::Key;
+use crate::config::print::print;
 use crate::config::read::{Purpose, read};
+use crate::key::{PublicKey, SecretKey};
 use crate::tunnel::is_name;
 use crate::words::said;
 
 /// The key below [`GROUP`] and [`LOCAL`] that has a value for each tunnel.
-pub const KEY: &str = "Tunnels";
+pub use abi::policy::TUNNELS as KEY;
 
 /// Where it can be said which values a key has.
 pub trait Listed: Registry {
@@ -122,10 +127,58 @@ pub fn tunnel_of(name: &str, text: &str) -> Result<Config, String> {
     Ok(reading.config)
 }
 
+/// The file of a tunnel of policy, and the public key that it has. The private one is that of the file `before`, and made here if there is none.
+///
+/// # Errors
+///
+/// `before` has no key, or the system has no random bytes. Nothing is lost then: the caller keeps what it has.
+pub fn file_of(
+    mut config: Config,
+    before: Option<&[u8]>,
+) -> Result<(Zeroizing<String>, PublicKey), String> {
+    let key = match before {
+        None => SecretKey::random_private().map_err(|error| error.to_string())?,
+        Some(file) => read(file, Purpose::Tunnel { scripts: false })
+            .ok()
+            .and_then(|reading| reading.config.interface.private_key)
+            .ok_or("its file has no private key: remove the file, and it gets a new one")?,
+    };
+    let public = key.public();
+    config.interface.private_key = Some(key);
+    Ok((print(&config), public))
+}
+
+/// Tunnels that policy names no more. Group Policy takes its values away and sets them again when one of them changes, so a tunnel
+/// is gone only when it has not been there for [`Absent::PATIENCE`]: its key would be gone with it.
+#[derive(Default)]
+pub struct Absent(HashMap<String, Instant>);
+
+impl Absent {
+    /// How long a tunnel may be absent.
+    pub const PATIENCE: Duration = Duration::from_secs(10);
+
+    /// Which of the tunnels that are `kept` are gone at the time `now`, where policy names `named`. Names differ in more than case.
+    pub fn gone<'a>(&mut self, kept: &'a [String], named: &[String], now: Instant) -> Vec<&'a str> {
+        let is_named = |name: &str| named.iter().any(|other| other.eq_ignore_ascii_case(name));
+        let absent: Vec<_> = kept.iter().filter(|name| !is_named(name)).collect();
+        self.0.retain(|name, _| absent.contains(&name));
+        let mut is_gone = |name: &str| {
+            let since = self.0.entry(name.to_owned()).or_insert(now);
+            now.duration_since(*since) >= Self::PATIENCE
+        };
+        absent.into_iter().map(String::as_str).filter(|name| is_gone(name)).collect()
+    }
+
+    /// Whether a tunnel is absent, so that this has to be asked again.
+    #[must_use]
+    pub fn waits(&self) -> bool {
+        !self.0.is_empty()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::print::print;
 
     const KEY_OF_PEER: &str = "mAZGQvaDkOZ+DFVBOEMZECvRiOzOR8FZIZ4Bn+Ss3UU=";
 
@@ -193,6 +246,45 @@ mod tests {
             assert!(refused(text).contains(why), "{text}: {}", refused(text));
         }
         assert!(tunnel_of("of/fice", &peer).is_err_and(|why| why.contains("its name")));
+    }
+
+    #[test]
+    fn the_key_is_made_once_and_stays_when_the_text_changes() {
+        let config = |address| {
+            let text = format!("Address = {address}; PublicKey = {KEY_OF_PEER}");
+            tunnel_of("office", &text).unwrap_or_default()
+        };
+        let (first, key) = file_of(config("10.0.0.2/32"), None).unwrap();
+        let read = read(first.as_bytes(), Purpose::Tunnel { scripts: false }).unwrap_or_default();
+        assert_eq!(read.config.interface.private_key.map(|key| key.public()), Some(key));
+        let (again, same) = file_of(config("10.0.0.2/32"), Some(first.as_bytes())).unwrap();
+        assert!(*again == *first && same == key);
+        let (other, same) = file_of(config("10.0.0.3/32"), Some(first.as_bytes())).unwrap();
+        assert!(other.contains("10.0.0.3/32") && !other.contains("10.0.0.2") && same == key);
+        assert_ne!(file_of(config("10.0.0.2/32"), None).unwrap().1, key);
+        for file in ["", "[Interface]\n", "x"] {
+            let why = file_of(config("10.0.0.2/32"), Some(file.as_bytes())).err();
+            assert!(why.is_some_and(|why| why.contains("remove the file")));
+        }
+    }
+
+    #[test]
+    fn a_tunnel_is_gone_when_it_was_absent_for_long() {
+        let names = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let kept = names(&["office", "Home"]);
+        let (mut absent, start) = (Absent::default(), Instant::now());
+        let at = |seconds| start + Duration::from_secs(seconds);
+        assert!(absent.gone(&kept, &names(&["OFFICE", "home"]), at(0)).is_empty());
+        assert!(!absent.waits());
+        assert!(absent.gone(&kept, &names(&["home"]), at(1)).is_empty() && absent.waits());
+        assert!(absent.gone(&kept, &names(&["home"]), at(10)).is_empty());
+        // It is set again: the time begins anew.
+        assert!(absent.gone(&kept, &names(&["home", "office"]), at(11)).is_empty());
+        assert!(absent.gone(&kept, &names(&["home"]), at(12)).is_empty());
+        assert_eq!(absent.gone(&kept, &[], at(22)), ["office"]);
+        assert_eq!(absent.gone(&kept, &[], at(32)), ["office", "Home"]);
+        // What was removed is not waited for.
+        assert!(absent.gone(&[], &[], at(33)).is_empty() && !absent.waits());
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What the services say in Windows' event log: one table, from which come the message file in `penstock.exe` (`ctl/build.rs`), the page
 //! of `docs/events.md`, and what is reported.
 //!
-//! Numbers are what administrators filter by: an event is added at the end, and never renumbered. No event has a key in it: what is put
+//! Numbers are what administrators filter by: an event is added at the end, and never renumbered. No event has a secret key in it: what is put
 //! in the places of its text is looked at first ([`shown`]).
 //!
 //! Source: [MS-WINERRORI] for the numbers; <https://learn.microsoft.com/windows/win32/api/winnt/ns-winnt-message_resource_data>.
@@ -96,6 +96,8 @@ events! {
     20 Warning PolicyRefused "A policy value is not taken: %1";
     21 Error PolicyNotApplied "The driver could not be handed what policy says: %1";
     22 Information Noted "The tunnel %1: %2";
+    23 Information TunnelByPolicy "Policy sets the tunnel %1, and its peers are to know it by this public key: %2";
+    24 Warning TunnelByPolicyRefused "What policy says of the tunnel %1 is not taken, and the tunnel stays as it was: %2";
 }
 
 impl Event {
@@ -162,7 +164,7 @@ pub fn page() -> String {
     let mut page = format!(
         "# Events\n\nWhat the services say in the log *Application*, source `{SOURCE}`: written from the table of `ctl/src/service/events.rs`,\n\
          which a test compares with this page. A service that fails stops with the number as its own exit code (`sc query`). No event\n\
-         has a key in it.\n\n| | level | text |\n|---|---|---|\n"
+         has a secret key in it.\n\n| | level | text |\n|---|---|---|\n"
     );
     for event in Event::ALL {
         let (number, level, text) = (event.number(), event.level().name(), event.text());

@@ -7,6 +7,7 @@
 use std::net::IpAddr;
 
 use crate::config::{Config, Prefix, Script, Table, value};
+use crate::policy::KillSwitch;
 
 mod execute;
 pub mod filters;
@@ -97,11 +98,16 @@ pub enum Step {
 impl Plan {
     /// What brings up the tunnel `name` of a file.
     #[must_use]
-    pub fn of(name: &str, config: &Config) -> Self {
+    pub fn of(name: &str, config: &Config, kill_switch: KillSwitch) -> Self {
         let tunnel = &config.interface.tunnel;
         let script = |script: Script| tunnel.scripts[script as usize].clone();
         let routes = routes(config);
-        let kill_switch = routes.iter().any(|route| route.length == 0);
+        let is_default = routes.iter().any(|route| route.length == 0);
+        let kill_switch = match kill_switch {
+            KillSwitch::Never => false,
+            KillSwitch::DefaultRoute => is_default,
+            KillSwitch::Always => true,
+        };
         let mut steps = Vec::new();
         let (up, down) = (script(Script::PreUp), script(Script::PostDown));
         steps.extend((!up.is_empty() || !down.is_empty()).then_some(Step::Outermost { up, down }));
@@ -114,7 +120,7 @@ impl Plan {
         steps.push(Step::Configure { peers: config.peers.len(), lookups: hosts.collect() });
         // Before anything is sent through the adapter or because of it.
         steps.extend(kill_switch.then(|| Step::KillSwitch(filters::kill_switch(&tunnel.dns))));
-        steps.push(Step::Interface { mtu: tunnel.mtu, first: kill_switch });
+        steps.push(Step::Interface { mtu: tunnel.mtu, first: is_default });
         steps.push(Step::Up);
         steps.extend(tunnel.addresses.iter().copied().map(Step::Address));
         steps.extend(routes.into_iter().map(Step::Route));

@@ -13,8 +13,9 @@ use windows_sys::Win32::System::EventLog::{
 
 use super::registry::LocalMachine;
 use super::wide::wide;
-use crate::policy::Value;
+use crate::key::PublicKey;
 use crate::policy::engine::Writable;
+use crate::policy::{Value, is_told};
 use crate::service::events::{Event, Level, SOURCE, shown};
 
 /// Where Windows looks for a source's messages.
@@ -33,8 +34,20 @@ pub fn register(program: &str) -> io::Result<()> {
 
 /// Tells an event with its words, of which none may be a key: what looks like one is not shown. Nobody may listen.
 pub fn tell(event: Event, words: &[&str]) {
+    report(event, words.iter().map(|word| wide(shown(word))).collect());
+}
+
+/// Tells an event with its words, and then a public key.
+pub fn tell_key(event: Event, words: &[&str], key: &PublicKey) {
+    let words = words.iter().map(|word| wide(shown(word)));
+    report(event, words.chain([wide(key.to_string())]).collect());
+}
+
+fn report(event: Event, words: Vec<Vec<u16>>) {
+    if !is_told(event.level(), &LocalMachine) {
+        return;
+    }
     let Some(source) = Source::open() else { return };
-    let words: Vec<_> = words.iter().map(|word| wide(shown(word))).collect();
     let pointers: Vec<_> = words.iter().map(|word| word.as_ptr()).collect();
     let level = match event.level() {
         Level::Information => EVENTLOG_INFORMATION_TYPE,

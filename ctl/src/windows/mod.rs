@@ -18,6 +18,7 @@ pub mod machine;
 mod network;
 pub mod network_changes;
 pub mod pipe;
+pub mod policy_section;
 pub mod process;
 pub mod registry;
 pub mod seal;

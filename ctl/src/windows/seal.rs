@@ -1,4 +1,4 @@
-//! A readable file of a tunnel becomes one that the system alone reads, and nothing readable is left.
+//! Files of tunnels that the system alone reads; a readable one becomes one, and nothing readable is left.
 
 use std::io::{self, Read, Seek, Write};
 use std::path::Path;
@@ -8,13 +8,30 @@ use super::{dpapi, files};
 /// What is written at a time over what was readable.
 const ZEROS: [u8; 4096] = [0; 4096];
 
-/// Encrypts `readable`, which `plain` is open as and `bytes` are what it says, into `sealed`, as the tunnel `name`; then overwrites and
-/// removes it. `sealed` is the old one or the new one, whenever this ends.
+/// [`write`]s what the readable file `plain` says, which is `bytes`; then overwrites and removes it.
 ///
 /// # Errors
 ///
 /// What Windows says; the readable file is still there then.
 pub fn seal(mut plain: std::fs::File, bytes: &[u8], sealed: &Path, name: &str) -> io::Result<()> {
+    write(bytes, sealed, name)?;
+    plain.rewind()?;
+    let mut left = plain.metadata()?.len();
+    while left > 0 {
+        let len = ZEROS.len().min(usize::try_from(left).unwrap_or(ZEROS.len()));
+        plain.write_all(ZEROS.get(..len).unwrap_or_default())?;
+        left -= len as u64;
+    }
+    plain.sync_all()?;
+    files::remove(plain)
+}
+
+/// Encrypts `bytes` into `sealed`, as the tunnel `name`. It is the old one or the new one, whenever this ends.
+///
+/// # Errors
+///
+/// What Windows says.
+pub fn write(bytes: &[u8], sealed: &Path, name: &str) -> io::Result<()> {
     let fresh = sealed.with_extension("dpapi.new");
     match std::fs::remove_file(&fresh) {
         // Left by one that was interrupted.
@@ -32,16 +49,7 @@ pub fn seal(mut plain: std::fs::File, bytes: &[u8], sealed: &Path, name: &str) -
     if *dpapi::unprotect(&written, name)? != bytes {
         return Err(io::ErrorKind::InvalidData.into());
     }
-    files::replace(&fresh, sealed)?;
-    plain.rewind()?;
-    let mut left = plain.metadata()?.len();
-    while left > 0 {
-        let len = ZEROS.len().min(usize::try_from(left).unwrap_or(ZEROS.len()));
-        plain.write_all(ZEROS.get(..len).unwrap_or_default())?;
-        left -= len as u64;
-    }
-    plain.sync_all()?;
-    files::remove(plain)
+    files::replace(&fresh, sealed)
 }
 
 #[cfg(test)]

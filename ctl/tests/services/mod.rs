@@ -164,12 +164,75 @@ fn the_manager_encrypts_what_is_put_into_its_folder_and_keeps_a_service_for_it()
     put("bad/misspelt-key", &format!("{folder}/wrong.conf"));
     until("told", || prefix::events().contains(r#"L"wrong""#));
     assert!(there("wrong.conf") && !there("wrong.conf.dpapi"));
+    // Policy names another folder: it is told that it is not there, and watched when it is.
+    prefix::set_value(GROUP, "ConfigurationFolder", "REG_SZ", r"C:\elsewhere");
+    until("told", || prefix::events().contains(r#"L"C:\\elsewhere: "#));
+    put("bad/misspelt-key", "elsewhere/strange.conf");
+    until("told", || prefix::events().contains(r#"L"strange""#));
+    prefix::remove_value(GROUP, "ConfigurationFolder");
     fs::remove_file(prefix::drive().join(folder).join("home.conf.dpapi")).unwrap();
     until("removed", || service_of().is_none());
     assert_eq!(installed(&["uninstall-manager"]), "exit Some(0)\n");
     assert_eq!(service("PenstockManager"), None);
     let events = prefix::events();
     assert_eq!(events.matches(r#"L"wrong""#).count(), 1, "{events}");
+}
+
+/// What policy sets, the manager keeps: a file with a key of its own, and a service, until policy takes it back.
+#[test]
+fn a_tunnel_of_policy_gets_a_key_here_and_a_service() {
+    const PEER: &str = "PublicKey = mAZGQvaDkOZ+DFVBOEMZECvRiOzOR8FZIZ4Bn+Ss3UU=";
+    let tunnels = format!(r"{GROUP}\Tunnels");
+    let set = |name: &str, text: &str| prefix::set_value(&tunnels, name, "REG_SZ", text);
+    let file = || {
+        let path = "Program Files/Penstock/Data/Policy/branch.conf.dpapi";
+        fs::read(prefix::drive().join(path)).ok()
+    };
+    // The words of the event are each in a line of their own.
+    let keys = || {
+        let is_key = |line: &str| {
+            let word = line.split('"').nth(1).unwrap_or_default();
+            line.contains("ReportEventW L\"") && word.len() == 44 && word.ends_with('=')
+        };
+        let events = prefix::events();
+        events.lines().filter(|line| is_key(line)).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let _policy = prefix::policy();
+    // So the service stops where it is refused: what comes next, Wine lacks, and ends the program.
+    let text = |address: &str| {
+        format!("Address = {address}; {PEER}; Endpoint = 192.0.2.1:7; AllowedIPs = 10.0.0.0/8")
+    };
+    prefix::set_value(GROUP, "AllowedEndpoints", "REG_SZ", "vpn.example.org, 203.0.113.0/24");
+    set("branch", &text("10.0.0.2/32"));
+    set("told", &format!("{PEER}; PresharedKey = {}", &PEER[12..]));
+    let told = installed(&["install-manager"]);
+    assert!(told.ends_with("exit Some(0)\n"), "{told}");
+    let service_of = |name: &str| service(&format!("PenstockTunnel${name}"));
+    until("kept", || file().is_some() && service_of("branch").is_some());
+    let image = service_of("branch").unwrap();
+    assert!(image.contains(r"Data\Policy\branch.conf.dpapi"), "{image}");
+    until("its key told", || keys().len() == 1);
+    until("refused", || prefix::events().contains("PresharedKey: everybody may read policies"));
+    assert_eq!(service_of("told"), None);
+    let first = file().unwrap();
+    // Another text has another file, and the same key; the same text, written otherwise, changes nothing.
+    let said = "AllowedEndpoints does not allow the endpoint 192.0.2.1:7 (from Group Policy";
+    until("not allowed", || prefix::events().contains(said));
+    set("branch", &text("10.0.0.3/32"));
+    until("changed", || file().is_some_and(|file| file != first) && keys().len() == 2);
+    assert_eq!(keys()[0], keys()[1]);
+    let second = file().unwrap();
+    set("Branch", &(text("10.0.0.3/32").replace(" = ", "=") + ";"));
+    // What is wrong changes nothing, either: the tunnel stays as it was.
+    set("branch", "Address = 10.0.0.3/32");
+    until("refused", || prefix::events().contains("it has no peer"));
+    assert!(file().as_ref() == Some(&second) && service_of("branch").is_some());
+    prefix::remove_value(&tunnels, "branch");
+    prefix::remove_value(&tunnels, "told");
+    prefix::remove_value(GROUP, "AllowedEndpoints");
+    until("taken back", || file().is_none() && service_of("branch").is_none());
+    assert_eq!(installed(&["uninstall-manager"]), "exit Some(0)\n");
+    assert_eq!(keys().len(), 2, "{}", prefix::events());
 }
 
 /// Wine has no driver store to speak of: what it has says that there is no such package.

@@ -2,6 +2,7 @@
 
 use ctl::config::Config;
 use ctl::config::read::{Purpose, read};
+use ctl::policy::KillSwitch;
 use ctl::tunnel::system::Interface;
 use ctl::tunnel::{Failure, Plan, Running, Undone, up};
 use proptest::prelude::*;
@@ -52,9 +53,14 @@ fn fake(state: State) -> Fake {
     Fake { state, default_mtu: Some(1500), addresses, ..Fake::default() }
 }
 
+/// The plan of a configuration, as policy has it by default.
+pub(crate) fn plan(config: &Config) -> Plan {
+    Plan::of("office", config, KillSwitch::DefaultRoute)
+}
+
 /// Brings it up as `name`.
 fn up_as(config: &Config, system: &mut Fake) -> Result<Running, Failure> {
-    up(&Plan::of("office", config), config.clone(), system)
+    up(&plan(config), config.clone(), system)
 }
 
 /// Peers in the order of their keys: a driver keeps them in none.
@@ -188,14 +194,14 @@ fn a_plan_alone_takes_it_down() {
     let plain = config(EVERYTHING, "10.1.0.0/16");
     let _ = up_as(&plain, &mut system).ok().unwrap();
     system.calls.clear();
-    assert!(Running::of(&Plan::of("office", &plain)).down(&mut system).is_ok());
+    assert!(Running::of(&plan(&plain)).down(&mut system).is_ok());
     assert!(system.state == before);
     assert_eq!(
         (&*system.calls[0], &**system.calls.last().unwrap()),
         ("run undo last office", "run undo first")
     );
     // Once more: all of it has gone.
-    assert!(Running::of(&Plan::of("office", &plain)).down(&mut system).is_ok());
+    assert!(Running::of(&plan(&plain)).down(&mut system).is_ok());
     assert!(system.state == before);
 }
 

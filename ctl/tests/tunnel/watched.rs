@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use ctl::config::read::{Purpose, read};
 use ctl::config::{Config, Endpoint};
+use ctl::tunnel::up;
 use ctl::tunnel::watch::{self, Signal, Watch};
-use ctl::tunnel::{Plan, up};
 
+use crate::executed::plan;
 use crate::fake::Fake;
 
 const KEY: &str = "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=";
@@ -38,7 +39,7 @@ impl Watched {
         let mut system = Fake { default_mtu: Some(1500), ..Fake::default() };
         system.leads_to(addresses);
         let watch = Watch::of(&config);
-        let _ = up(&Plan::of("office", &config), config, &mut system).ok().unwrap();
+        let _ = up(&plan(&config), config, &mut system).ok().unwrap();
         system.calls.clear();
         Self { system, watch, told: Vec::new() }
     }

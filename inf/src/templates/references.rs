@@ -14,9 +14,15 @@ pub(super) fn check(admx: &File<'_>, adml: &File<'_>, problems: &mut Vec<Problem
     names(admx, problems);
     for policy in admx.all("policy") {
         presentation(admx, adml, policy, problems);
-        let is_ours =
-            policy.attribute("class") == Some("Machine") && policy.attribute("key") == Some(KEY);
-        if !is_ours {
+        // A list has a key of its own, below that of all others.
+        let is_list = policy.descendants().any(|node| node.tag_name().name() == "list");
+        let key = policy.attribute("key").unwrap_or_default();
+        let below = key.strip_prefix(KEY).unwrap_or("no");
+        let is_place = match below.strip_prefix('\\') {
+            Some(name) => is_list && !name.is_empty() && !name.contains('\\'),
+            None => below.is_empty() && !is_list,
+        };
+        if policy.attribute("class") != Some("Machine") || !is_place {
             let text = format!("a setting of the machine is written below {KEY}");
             problems.push(admx.problem(policy, Rule::Place, text));
         }
@@ -149,6 +155,7 @@ fn control_of(element: Node<'_, '_>) -> &'static str {
     match element.tag_name().name() {
         "decimal" => "decimalTextBox",
         "enum" => "dropdownList",
+        "list" => "listBox",
         _ => "textBox",
     }
 }

@@ -80,6 +80,14 @@ const POLICY: Element = Element {
                         },
                     ),
                     any(
+                        "list",
+                        &Element {
+                            must_have: &["id", "explicitValue"],
+                            may_have: &["additive"],
+                            ..PLAIN
+                        },
+                    ),
+                    any(
                         "text",
                         &Element {
                             must_have: &["id", "valueName", "maxLength"],
@@ -199,6 +207,7 @@ const PRESENTATION: Element = Element {
             "dropdownList",
             &Element { must_have: &["refId", "defaultItem"], may_have: &["noSort"], ..TEXT },
         ),
+        any("listBox", &Element { must_have: &["refId"], ..TEXT }),
         any(
             "textBox",
             &Element { must_have: &["refId"], children: &[one("label", &TEXT)], ..PLAIN },

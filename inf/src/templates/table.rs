@@ -2,10 +2,7 @@
 
 use std::collections::HashSet;
 
-use abi::{
-    cpu_list::MOST_CHARACTERS,
-    policy::{Row, SCALING_EXCLUDE, rows},
-};
+use abi::policy::{Row, TUNNELS, TextPolicy, rows};
 use roxmltree::Node;
 
 use super::{Choices, File, Problem, Rule, Setting};
@@ -32,6 +29,12 @@ pub(super) fn setting(policy: Node<'_, '_>) -> Option<Setting> {
     };
     let mut elements = elements.children().filter(Node::is_element);
     let element = elements.next().filter(|_| elements.next().is_none())?;
+    if element.tag_name().name() == "list" {
+        let is_named = element.attribute("explicitValue") == Some("true");
+        let adds = element.attribute("additive") == Some("true");
+        let (_, key) = policy.attribute("key")?.rsplit_once('\\')?;
+        return (is_named && adds).then(|| Setting { value: key.into(), choices: Choices::List });
+    }
     let choices = match element.tag_name().name() {
         "decimal" => Choices::Number(number(element, "minValue")?, number(element, "maxValue")?),
         "enum" => {
@@ -61,17 +64,21 @@ pub(super) fn check(admx: &File<'_>, adml: &File<'_>, problems: &mut Vec<Problem
         let row = rows().find(|row| row.name == setting.value);
         let (wanted, told) = match &row {
             Some(row) => (choices(row), told(row)),
-            None if setting.value == SCALING_EXCLUDE => {
-                let longest = Choices::Text(MOST_CHARACTERS as u32);
-                (
-                    longest,
-                    vec![format!("up to {MOST_CHARACTERS} characters"), "Default: none\n".into()],
-                )
-            }
+            None if setting.value == TUNNELS => (Choices::List, vec!["Default: none\n".into()]),
             None => {
-                let text = format!("the policy table has no {}", setting.value);
-                problems.push(admx.problem(policy, Rule::Table, text));
-                continue;
+                let text = TextPolicy::ALL.iter().find(|text| text.name() == setting.value);
+                let Some(text) = text else {
+                    let text = format!("the policy table has no {}", setting.value);
+                    problems.push(admx.problem(policy, Rule::Table, text));
+                    continue;
+                };
+                let told = vec![
+                    text.description().into(),
+                    format!("Default: {}\n", text.default()),
+                    format!("Unit: {}\n", text.form()),
+                    format!("Range: up to {} characters", text.longest()),
+                ];
+                (Choices::Text(text.longest() as u32), told)
             }
         };
         if setting.choices != wanted {
@@ -91,7 +98,8 @@ pub(super) fn check(admx: &File<'_>, adml: &File<'_>, problems: &mut Vec<Problem
         }
         found.insert(setting.value);
     }
-    let names = rows().map(|row| row.name).chain([SCALING_EXCLUDE]);
+    let texts = TextPolicy::ALL.iter().map(|text| text.name());
+    let names = rows().map(|row| row.name).chain(texts).chain([TUNNELS]);
     for name in names.filter(|name| !found.contains(*name)) {
         let text = format!("there is no setting for {name}");
         problems.push(admx.problem(admx.document.root_element(), Rule::Complete, text));

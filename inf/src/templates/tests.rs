@@ -1,6 +1,6 @@
 //! Each rule is broken by a change of the real files, which are whole without it.
 
-use abi::policy::{SCALING_EXCLUDE, rows};
+use abi::policy::{TUNNELS, TextPolicy, rows};
 use proptest::prelude::*;
 
 use super::*;
@@ -91,6 +91,18 @@ const BREACHES: &[breaches::Breach<Rule>] = &[
     (Rule::Table, ">Sockets<", ">Injection<"),
     (Rule::Table, "<enabledValue><decimal value=\"1\"/>", "<enabledValue><decimal value=\"2\"/>"),
     (Rule::Table, "maxLength=\"256\"", "maxLength=\"1024\""),
+    (Rule::Complete, " additive=\"true\"", ""),
+    (Rule::Complete, "explicitValue=\"true\"", "explicitValue=\"false\""),
+    (
+        Rule::Place,
+        "key=\"Software\\Policies\\Penstock\\Tunnels\"",
+        "key=\"Software\\Penstock\\Tunnels\"",
+    ),
+    (
+        Rule::Place,
+        "key=\"Software\\Policies\\Penstock\\Tunnels\"",
+        "key=\"Software\\Policies\\Penstock\\Other\\Tunnels\"",
+    ),
     (
         Rule::Complete,
         "id=\"RecorderLevel\" valueName=\"RecorderLevel\"",
@@ -129,7 +141,7 @@ fn each_rule_has_a_breach() {
 #[test]
 fn what_is_written_are_values_of_the_table() {
     let settings = settings().unwrap();
-    assert_eq!(settings.len(), rows().count() + 1);
+    assert_eq!(settings.len(), rows().count() + TextPolicy::COUNT + 1);
     for setting in settings {
         match rows().find(|row| row.name == setting.value) {
             Some(policy) => {
@@ -139,7 +151,10 @@ fn what_is_written_are_values_of_the_table() {
                     numbers.contains(policy.range.start()) && numbers.contains(policy.range.end())
                 );
             }
-            None => assert_eq!(setting.value, SCALING_EXCLUDE),
+            None => {
+                let is_text = |text: &TextPolicy| text.name() == setting.value;
+                assert!(setting.value == TUNNELS || TextPolicy::ALL.iter().any(is_text));
+            }
         }
     }
 }
