@@ -4,6 +4,8 @@
 
 use std::fmt;
 
+use sha1::{Digest, Sha1};
+
 /// SE_DACL_PRESENT, of a descriptor's control.
 const DACL_PRESENT: u16 = 4;
 /// INHERIT_ONLY_ACE: it is not for the object itself.
@@ -23,6 +25,32 @@ impl Sid {
     #[must_use]
     pub fn nt(parts: &[u32]) -> Self {
         Self { authority: 5, parts: parts.to_vec() }
+    }
+
+    /// The one that Windows makes of a service's name, which is of ASCII here: `NT SERVICE\NAME`.
+    ///
+    /// Source: [MS-DTYP] 2.4.2.4, S-1-5-80; `sc showsid`.
+    #[must_use]
+    pub fn of_service(name: &str) -> Self {
+        let units = name.encode_utf16().map(|unit| match unit {
+            0x61..=0x7A => unit - 0x20,
+            _ => unit,
+        });
+        let bytes: Vec<u8> = units.flat_map(u16::to_le_bytes).collect();
+        let digest = Sha1::digest(bytes);
+        let words = digest.as_slice().as_chunks::<4>().0.iter();
+        let parts = [80].into_iter().chain(words.map(|word| u32::from_le_bytes(*word)));
+        Self { authority: 5, parts: parts.collect() }
+    }
+
+    /// Its bytes, as Windows has them.
+    #[must_use]
+    pub fn bytes(&self) -> Vec<u8> {
+        let [_, _, authority @ ..] = self.authority.to_be_bytes();
+        let mut bytes = vec![1, u8::try_from(self.parts.len()).unwrap_or_default()];
+        bytes.extend(authority);
+        bytes.extend(self.parts.iter().flat_map(|part| part.to_le_bytes()));
+        bytes
     }
 
     /// Reads one at the front of `bytes`.
@@ -123,20 +151,13 @@ fn grants(list: &[u8]) -> Option<Vec<Grant>> {
 pub(super) mod tests {
     use super::*;
 
-    /// The bytes of a SID.
-    fn sid(parts: &[u32]) -> Vec<u8> {
-        let mut bytes = vec![1, parts.len() as u8, 0, 0, 0, 0, 0, 5];
-        parts.iter().for_each(|part| bytes.extend(part.to_le_bytes()));
-        bytes
-    }
-
     /// An entry: its kind, its flags, and what it gives to whom.
     pub(crate) type Entry<'a> = (u8, u8, u32, &'a [u32]);
 
     /// The descriptor of an object that `owner` owns.
     pub(crate) fn descriptor(owner: &[u32], entries: Option<&[Entry<'_>]>) -> Vec<u8> {
         let control: u16 = if entries.is_some() { 0x8004 } else { 0x8000 };
-        let owner = sid(owner);
+        let owner = Sid::nt(owner).bytes();
         let mut bytes = vec![1, 0];
         bytes.extend(control.to_le_bytes());
         let dacl = if entries.is_some() { 20 + owner.len() as u32 } else { 0 };
@@ -152,7 +173,7 @@ pub(super) mod tests {
                     body.extend([1, 0, 0, 0]);
                     body.extend([7; 16]);
                 }
-                body.extend(sid(to));
+                body.extend(Sid::nt(to).bytes());
                 list.extend([*kind, *flags]);
                 list.extend((4 + body.len() as u16).to_le_bytes());
                 list.extend(body);
@@ -168,6 +189,21 @@ pub(super) mod tests {
 
     const SYSTEM: &[u32] = &[18];
     const USERS: &[u32] = &[32, 545];
+
+    /// Names and SIDs that every Windows has, as `sc showsid` tells them.
+    #[test]
+    fn a_service_has_the_sid_of_its_name() {
+        for (name, sid) in [
+            ("TrustedInstaller", "S-1-5-80-956008885-3418522649-1831038044-1853292631-2271478464"),
+            ("trustedinstaller", "S-1-5-80-956008885-3418522649-1831038044-1853292631-2271478464"),
+            ("WdiServiceHost", "S-1-5-80-3139157870-2983391045-3678747466-658725712-1809340420"),
+        ] {
+            let of_name = Sid::of_service(name);
+            assert_eq!(of_name.to_string(), sid, "{name}");
+            assert_eq!(Sid::parse(&of_name.bytes()), Some(of_name));
+        }
+        assert_ne!(Sid::of_service("PenstockTunnel$a"), Sid::of_service("PenstockTunnel$b"));
+    }
 
     #[test]
     fn what_is_given_is_read_and_what_is_denied_or_inherited_is_not() {

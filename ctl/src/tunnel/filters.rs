@@ -45,6 +45,8 @@ pub enum Match {
 pub enum Condition {
     /// The program is this process's.
     OwnProgram,
+    /// It is the service's by its SID, or the account's where no service is.
+    OwnAccount,
     /// It stays on this machine.
     Loopback,
     /// It goes through the tunnel's adapter.
@@ -73,7 +75,7 @@ impl Filter {
         use Condition::{LocalPort, Protocol, Remote, RemotePort};
         let dns = [Protocol(TCP), Protocol(UDP), RemotePort(DNS)];
         Some(match &self.matches {
-            Match::OwnService => vec![Condition::OwnProgram],
+            Match::OwnService => vec![Condition::OwnProgram, Condition::OwnAccount],
             Match::Loopback => vec![Condition::Loopback],
             Match::Tunnel => vec![Condition::Adapter],
             Match::DnsTo(servers) => {
@@ -172,7 +174,9 @@ mod tests {
 
     #[test]
     fn nothing_leaves_beside_the_tunnel_but_what_has_to() {
-        use Condition::{Adapter, LocalPort, Loopback, OwnProgram, Protocol, RemotePort};
+        use Condition::{
+            Adapter, LocalPort, Loopback, OwnAccount, OwnProgram, Protocol, RemotePort,
+        };
         let named = kill_switch(&["10.0.0.53".parse().unwrap()]);
         let any = kill_switch(&[]);
         let dns = [Protocol(UDP), RemotePort(53), LocalPort(50_000)];
@@ -185,8 +189,11 @@ mod tests {
             ("2001:db8::1", &web, false, false),
             ("192.0.2.1", &[Adapter, Protocol(TCP), RemotePort(443)], true, true),
             ("2001:db8::1", &[Adapter], true, true),
-            ("192.0.2.1", &[OwnProgram, Protocol(UDP), RemotePort(51820)], true, true),
-            ("2001:db8::1", &[OwnProgram, Protocol(UDP), RemotePort(51820)], true, true),
+            ("192.0.2.1", &[OwnProgram, OwnAccount, Protocol(UDP)], true, true),
+            ("2001:db8::1", &[OwnProgram, OwnAccount, Protocol(UDP)], true, true),
+            // Another process of this program, or another program of this account.
+            ("192.0.2.1", &[OwnProgram, Protocol(UDP), RemotePort(51820)], false, false),
+            ("2001:db8::1", &[OwnAccount, Protocol(UDP), RemotePort(51820)], false, false),
             ("127.0.0.1", &[Loopback, Protocol(UDP), RemotePort(53)], true, true),
             ("10.0.0.53", &dns, true, false),
             ("10.0.0.53", &web, false, false),

@@ -14,11 +14,12 @@ use windows_sys::Win32::Foundation::HANDLE;
 use windows_sys::Win32::NetworkManagement::WindowsFilteringPlatform::{
     FWP_ACTION_BLOCK, FWP_ACTION_PERMIT, FWP_BYTE_ARRAY16, FWP_BYTE_ARRAY16_TYPE, FWP_BYTE_BLOB,
     FWP_BYTE_BLOB_TYPE, FWP_CONDITION_FLAG_IS_LOOPBACK, FWP_CONDITION_VALUE0,
-    FWP_CONDITION_VALUE0_0, FWP_MATCH_EQUAL, FWP_MATCH_FLAGS_ALL_SET, FWP_UINT8, FWP_UINT16,
-    FWP_UINT32, FWP_UINT64, FWP_VALUE0, FWP_VALUE0_0, FWPM_CONDITION_ALE_APP_ID,
-    FWPM_CONDITION_FLAGS, FWPM_CONDITION_IP_LOCAL_INTERFACE, FWPM_CONDITION_IP_LOCAL_PORT,
-    FWPM_CONDITION_IP_PROTOCOL, FWPM_CONDITION_IP_REMOTE_ADDRESS, FWPM_CONDITION_IP_REMOTE_PORT,
-    FWPM_DISPLAY_DATA0, FWPM_FILTER_CONDITION0, FWPM_FILTER_FLAG_CLEAR_ACTION_RIGHT, FWPM_FILTER0,
+    FWP_CONDITION_VALUE0_0, FWP_MATCH_EQUAL, FWP_MATCH_FLAGS_ALL_SET, FWP_SECURITY_DESCRIPTOR_TYPE,
+    FWP_UINT8, FWP_UINT16, FWP_UINT32, FWP_UINT64, FWP_VALUE0, FWP_VALUE0_0,
+    FWPM_CONDITION_ALE_APP_ID, FWPM_CONDITION_ALE_USER_ID, FWPM_CONDITION_FLAGS,
+    FWPM_CONDITION_IP_LOCAL_INTERFACE, FWPM_CONDITION_IP_LOCAL_PORT, FWPM_CONDITION_IP_PROTOCOL,
+    FWPM_CONDITION_IP_REMOTE_ADDRESS, FWPM_CONDITION_IP_REMOTE_PORT, FWPM_DISPLAY_DATA0,
+    FWPM_FILTER_CONDITION0, FWPM_FILTER_FLAG_CLEAR_ACTION_RIGHT, FWPM_FILTER0,
     FWPM_LAYER_ALE_AUTH_CONNECT_V4, FWPM_LAYER_ALE_AUTH_CONNECT_V6,
     FWPM_LAYER_ALE_AUTH_RECV_ACCEPT_V4, FWPM_LAYER_ALE_AUTH_RECV_ACCEPT_V6,
     FWPM_SESSION_FLAG_DYNAMIC, FWPM_SESSION0, FWPM_SUBLAYER0, FwpmEngineClose0, FwpmEngineOpen0,
@@ -28,8 +29,11 @@ use windows_sys::Win32::NetworkManagement::WindowsFilteringPlatform::{
 use windows_sys::Win32::System::Rpc::RPC_C_AUTHN_WINNT;
 use windows_sys::core::GUID;
 
+use super::access::Access;
 use super::network::Luid;
+use super::token::{self, Token};
 use super::wide::wide;
+use crate::service::descriptor::Sid;
 use crate::tunnel::filters::{Condition, Filter};
 
 /// Where filters are, and whether that is IPv4.
@@ -48,13 +52,19 @@ pub(super) struct Filters {
 }
 
 impl Filters {
-    /// Installs filters for the tunnel of this adapter.
-    pub(super) fn install(filters: &[Filter], adapter: Luid) -> io::Result<Self> {
+    /// Installs filters for the tunnel of this adapter, whose own service has this SID; without one it is the account of this process.
+    pub(super) fn install(
+        filters: &[Filter],
+        adapter: Luid,
+        service: Option<&Sid>,
+    ) -> io::Result<Self> {
         let session = Self::open()?;
         let program = Program::of(&std::env::current_exe()?)?;
+        let account = Account::of(&own(service)?)?;
+        let own = Own { adapter, program: program.0, account: account.blob() };
         // SAFETY: the engine is open.
         answered(unsafe { FwpmTransactionBegin0(session.engine, 0) })?;
-        if let Err(why) = session.add_all(filters, adapter, program.0) {
+        if let Err(why) = session.add_all(filters, &own) {
             // SAFETY: the transaction was begun.
             unsafe { FwpmTransactionAbort0(session.engine) };
             return Err(why);
@@ -79,12 +89,7 @@ impl Filters {
         Ok(Self { engine })
     }
 
-    fn add_all(
-        &self,
-        filters: &[Filter],
-        adapter: Luid,
-        program: *mut FWP_BYTE_BLOB,
-    ) -> io::Result<()> {
+    fn add_all(&self, filters: &[Filter], own: &Own) -> io::Result<()> {
         let mut name = wide("Penstock: nothing beside the tunnel");
         let sublayer = FWPM_SUBLAYER0 {
             subLayerKey: any_guid()?,
@@ -97,7 +102,7 @@ impl Filters {
         for filter in filters {
             for (layer, is_ipv4) in LAYERS {
                 let Some(conditions) = filter.conditions(is_ipv4) else { continue };
-                let values = Values::of(&conditions, adapter, program);
+                let values = Values::of(&conditions, own);
                 self.add(filter, layer, sublayer.subLayerKey, &values)?;
             }
         }
@@ -134,17 +139,43 @@ impl Drop for Filters {
     }
 }
 
+/// Who the tunnel's own are, as filters name them.
+struct Own {
+    adapter: Luid,
+    program: *mut FWP_BYTE_BLOB,
+    account: *mut FWP_BYTE_BLOB,
+}
+
+/// Whom this process is known by: its service's SID, which its token then has, or its account.
+fn own(service: Option<&Sid>) -> io::Result<Sid> {
+    let Some(service) = service else { return Token::of_process()?.user() };
+    if token::is_of(service)? {
+        return Ok(service.clone());
+    }
+    Err(io::Error::other(format!(
+        "this service has no SID of its own ({service}), by which filters know it: install it by `penstock install-tunnel`"
+    )))
+}
+
+/// A security descriptor that lets one account or service match, and nobody else.
+struct Account {
+    blob: Box<FWP_BYTE_BLOB>,
+    /// What it points into.
+    _access: Access,
+}
+
 /// Conditions, and the values that theirs point to.
 struct Values {
     conditions: Vec<Condition>,
     adapter: Box<u64>,
     program: *mut FWP_BYTE_BLOB,
+    account: *mut FWP_BYTE_BLOB,
     /// Remote addresses of IPv6, in the order of their conditions.
     addresses: Vec<FWP_BYTE_ARRAY16>,
 }
 
 impl Values {
-    fn of(conditions: &[Condition], adapter: Luid, program: *mut FWP_BYTE_BLOB) -> Self {
+    fn of(conditions: &[Condition], own: &Own) -> Self {
         let bytes = |condition: &Condition| match condition {
             Condition::Remote(IpAddr::V6(address)) => {
                 Some(FWP_BYTE_ARRAY16 { byteArray16: address.octets() })
@@ -153,8 +184,9 @@ impl Values {
         };
         Self {
             conditions: conditions.to_vec(),
-            adapter: Box::new(adapter.0),
-            program,
+            adapter: Box::new(own.adapter.0),
+            program: own.program,
+            account: own.account,
             addresses: conditions.iter().filter_map(bytes).collect(),
         }
     }
@@ -168,6 +200,11 @@ impl Values {
                     FWPM_CONDITION_ALE_APP_ID,
                     FWP_BYTE_BLOB_TYPE,
                     FWP_CONDITION_VALUE0_0 { byteBlob: self.program },
+                ),
+                Condition::OwnAccount => (
+                    FWPM_CONDITION_ALE_USER_ID,
+                    FWP_SECURITY_DESCRIPTOR_TYPE,
+                    FWP_CONDITION_VALUE0_0 { sd: self.account },
                 ),
                 Condition::Loopback => (
                     FWPM_CONDITION_FLAGS,
@@ -223,6 +260,24 @@ impl Values {
     }
 }
 
+impl Account {
+    fn of(sid: &Sid) -> io::Result<Self> {
+        // CC is FWP_ACTRL_MATCH_FILTER; owner and group are there because a descriptor without them is none to the engine.
+        let access = Access::of(&format!("O:SYG:SYD:(A;;CC;;;{sid})"))?;
+        let bytes = access.bytes();
+        let blob = FWP_BYTE_BLOB {
+            size: u32::try_from(bytes.len()).unwrap_or_default(),
+            data: bytes.as_ptr().cast_mut(),
+        };
+        Ok(Self { blob: Box::new(blob), _access: access })
+    }
+
+    /// As the engine takes it, for as long as this lives. It only reads it.
+    fn blob(&self) -> *mut FWP_BYTE_BLOB {
+        (&raw const *self.blob).cast_mut()
+    }
+}
+
 /// A program, as filters name it.
 struct Program(*mut FWP_BYTE_BLOB);
 
@@ -267,6 +322,7 @@ fn answered(code: u32) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::service::descriptor::{Descriptor, Grant};
     use crate::tunnel::filters::kill_switch;
 
     /// Two servers of IPv6 among them: each condition points to its own address.
@@ -275,12 +331,15 @@ mod tests {
         let servers =
             ["192.0.2.53", "2001:db8::1", "2001:db8::2"].map(|text| text.parse().unwrap());
         let mut program = FWP_BYTE_BLOB { size: 0, data: null_mut() };
+        let service = Sid::of_service("PenstockTunnel$office");
+        let account = Account::of(&service).unwrap();
+        let own = Own { adapter: Luid(7), program: &raw mut program, account: account.blob() };
         let mut named = Vec::new();
-        let mut count = 0;
+        let (mut count, mut accounts) = (0, 0);
         for filter in kill_switch(&servers) {
             for (_, is_ipv4) in LAYERS {
                 let Some(conditions) = filter.conditions(is_ipv4) else { continue };
-                let values = Values::of(&conditions, Luid(7), &raw mut program);
+                let values = Values::of(&conditions, &own);
                 for condition in values.conditions() {
                     let value = condition.conditionValue;
                     match value.r#type {
@@ -296,6 +355,20 @@ mod tests {
                             // SAFETY: it points into `values`.
                             assert_eq!(unsafe { *luid }, 7);
                         }
+                        FWP_SECURITY_DESCRIPTOR_TYPE => {
+                            // SAFETY: the type says which of the values it is.
+                            let blob = unsafe { value.Anonymous.sd };
+                            // SAFETY: it points to that of `account`.
+                            let FWP_BYTE_BLOB { size, data } = unsafe { *blob };
+                            // SAFETY: so many bytes of a descriptor that lives as long.
+                            let bytes = unsafe { std::slice::from_raw_parts(data, size as usize) };
+                            let grants = Descriptor::parse(bytes).unwrap().grants;
+                            assert_eq!(
+                                grants,
+                                Some(vec![Grant { to: service.clone(), rights: 1 }])
+                            );
+                            accounts += 1;
+                        }
                         _ => {}
                     }
                     count += 1;
@@ -303,6 +376,15 @@ mod tests {
             }
         }
         assert_eq!(named, [1, 2, 1, 2]);
-        assert_eq!(count, 68);
+        assert_eq!((count, accounts), (72, 4));
+    }
+
+    #[test]
+    fn a_service_without_its_sid_filters_nothing() {
+        assert_eq!(own(None).unwrap(), Token::of_process().unwrap().user().unwrap());
+        let administrators = Sid::nt(&[32, 544]);
+        assert_eq!(own(Some(&administrators)).unwrap(), administrators);
+        let why = own(Some(&Sid::of_service("PenstockTunnel$office"))).unwrap_err();
+        assert!(why.to_string().contains("S-1-5-80-"), "{why}");
     }
 }

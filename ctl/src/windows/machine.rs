@@ -14,6 +14,8 @@ use super::software_device::{Made, SoftwareDevice, name_connection};
 use super::{device, dns, interpreter};
 use crate::config::Prefix;
 use crate::driver::{self, Device};
+use crate::service::definition::TUNNEL_PREFIX;
+use crate::service::descriptor::Sid;
 use crate::tunnel::filters::Filter;
 use crate::tunnel::guid::Guid;
 use crate::tunnel::system::{Before, Dns, Interface, System};
@@ -26,7 +28,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// Windows, and the adapter of one tunnel.
 pub struct Machine {
     tunnel: String,
-    patient: bool,
+    is_service: bool,
     adapter: Option<Adapter>,
     filters: Option<Filters>,
 }
@@ -41,11 +43,11 @@ struct Adapter {
 }
 
 impl Machine {
-    /// For the tunnel `name`, without an adapter. Who is patient begins before the network is there: a name of a host that leads nowhere is
-    /// looked up again later.
+    /// For the tunnel `name`, without an adapter. A service begins before the network is there: a name of a host that leads nowhere is
+    /// looked up again later; and filters know it by its own SID.
     #[must_use]
-    pub fn of(name: &str, patient: bool) -> Self {
-        Self { tunnel: name.to_owned(), patient, adapter: None, filters: None }
+    pub fn of(name: &str, is_service: bool) -> Self {
+        Self { tunnel: name.to_owned(), is_service, adapter: None, filters: None }
     }
 
     fn adapter(&self) -> io::Result<&Adapter> {
@@ -115,7 +117,9 @@ impl System for Machine {
     }
 
     fn filter(&mut self, filters: &[Filter]) -> io::Result<()> {
-        self.filters = Some(Filters::install(filters, self.luid()?)?);
+        let service = format!("{TUNNEL_PREFIX}{}", self.tunnel);
+        let service = self.is_service.then(|| Sid::of_service(&service));
+        self.filters = Some(Filters::install(filters, self.luid()?, service.as_ref())?);
         Ok(())
     }
 
@@ -182,7 +186,7 @@ impl System for Machine {
 
     fn resolve(&mut self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
         match (host, port).to_socket_addrs() {
-            Err(_) if self.patient => Ok(Vec::new()),
+            Err(_) if self.is_service => Ok(Vec::new()),
             found => found.map(Iterator::collect),
         }
     }

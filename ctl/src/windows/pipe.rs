@@ -13,8 +13,7 @@ use std::sync::mpsc::channel;
 
 use windows_sys::Win32::Foundation::{ERROR_PIPE_CONNECTED, INVALID_HANDLE_VALUE};
 use windows_sys::Win32::Security::{
-    CheckTokenMembership, CreateWellKnownSid, DACL_SECURITY_INFORMATION, RevertToSelf,
-    SECURITY_MAX_SID_SIZE, SetKernelObjectSecurity, WinBuiltinAdministratorsSid,
+    DACL_SECURITY_INFORMATION, RevertToSelf, SetKernelObjectSecurity,
 };
 use windows_sys::Win32::Storage::FileSystem::{
     FILE_FLAG_FIRST_PIPE_INSTANCE, PIPE_ACCESS_DUPLEX, WRITE_DAC,
@@ -25,7 +24,9 @@ use windows_sys::Win32::System::Pipes::{
 };
 
 use super::access::Access;
+use super::token;
 use super::wide::wide;
+use crate::service::descriptor::Sid;
 use crate::uapi::Rights;
 
 /// Where `wg.exe` looks; what stands behind it is the interface's name.
@@ -129,30 +130,15 @@ fn rights(pipe: &File, operators: bool) -> Rights {
 
 /// Whether the client of a pipe is the system or an administrator: both are of the same group.
 fn is_administrator(pipe: &File) -> io::Result<bool> {
-    let mut sid = [0_u8; SECURITY_MAX_SID_SIZE as usize];
-    let mut len = sid.len() as u32;
-    // SAFETY: no domain; the buffer has this length.
-    super::done(unsafe {
-        CreateWellKnownSid(
-            WinBuiltinAdministratorsSid,
-            null_mut(),
-            sid.as_mut_ptr().cast(),
-            &raw mut len,
-        )
-    })?;
     // SAFETY: a pipe of ours, which was read from.
     super::done(unsafe { ImpersonateNamedPipeClient(pipe.as_raw_handle()) })?;
-    let mut is_one = 0;
-    // SAFETY: the token of this thread, which is the client's; a whole SID, and a place for the answer.
-    let asked = super::done(unsafe {
-        CheckTokenMembership(null_mut(), sid.as_mut_ptr().cast(), &raw mut is_one)
-    });
+    let asked = token::is_of(&Sid::nt(&[32, 544]));
     // SAFETY: takes nothing.
     if unsafe { RevertToSelf() } == 0 {
         // As somebody else nothing may be done.
         std::process::abort();
     }
-    asked.map(|()| is_one != 0)
+    asked
 }
 
 fn instance(path: &[u16], access: &Access, flags: u32) -> io::Result<OwnedHandle> {

@@ -6,9 +6,9 @@ use std::ptr::{null, null_mut};
 
 use windows_sys::Win32::Foundation::{HANDLE, LUID};
 use windows_sys::Win32::Security::{
-    AdjustTokenPrivileges, GetTokenInformation, LookupPrivilegeValueW, SE_PRIVILEGE_REMOVED,
-    TOKEN_ADJUST_PRIVILEGES, TOKEN_INFORMATION_CLASS, TOKEN_PRIVILEGES, TOKEN_QUERY,
-    TokenPrivileges, TokenUser,
+    AdjustTokenPrivileges, CheckTokenMembership, GetTokenInformation, LookupPrivilegeValueW,
+    SE_PRIVILEGE_REMOVED, TOKEN_ADJUST_PRIVILEGES, TOKEN_INFORMATION_CLASS, TOKEN_PRIVILEGES,
+    TOKEN_QUERY, TokenPrivileges, TokenUser,
 };
 use windows_sys::Win32::System::Threading::{GetCurrentProcess, OpenProcessToken};
 
@@ -91,6 +91,17 @@ impl Token {
         let luids = rows.take(count).filter_map(|row| row.first_chunk());
         Ok(luids.map(|luid| u64::from_le_bytes(*luid)).collect())
     }
+}
+
+/// Whether this thread is of a group, or a service, and that in force: as the process, or as whom it acts for.
+pub(super) fn is_of(group: &Sid) -> io::Result<bool> {
+    let mut sid = group.bytes();
+    let mut is_one = 0;
+    // SAFETY: the token of this thread; a whole SID, and a place for the answer.
+    super::done(unsafe {
+        CheckTokenMembership(null_mut(), sid.as_mut_ptr().cast(), &raw mut is_one)
+    })?;
+    Ok(is_one != 0)
 }
 
 fn luid_of(name: &str) -> io::Result<u64> {
