@@ -1,6 +1,7 @@
 //! `service`: what the services run. What goes wrong is told in the event log, and the service stops with the event's number.
 
 use std::fmt::Display;
+use std::mem;
 use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
@@ -112,9 +113,19 @@ fn keep_up(running: &Running, path: &Path) -> Result<(), Event> {
         tell(Event::Noted, &[name, line]);
     });
     drop(changes);
-    for left in up.down(&mut machine).err().unwrap_or_default() {
+    let went = if running.ends_with_the_machine() {
+        up.down_with_the_machine(&mut machine)
+    } else {
+        up.down(&mut machine)
+    };
+    for left in went.err().unwrap_or_default() {
         failed(Event::StepLeft, &left);
     }
     tell(Event::TunnelDown, &[name]);
+    if running.ends_with_the_machine() {
+        running.stay();
+        // The filters are in it.
+        mem::forget(machine);
+    }
     Ok(())
 }

@@ -121,8 +121,26 @@ impl Running {
     ///
     /// All that could not be taken back, in this order.
     pub fn down<S: System>(self, system: &mut S) -> Result<(), Vec<Undone>> {
+        self.take_back(system, |_| true)
+    }
+
+    /// The same where the machine goes down, but the filters stay, until the end of this process: others that have not stopped yet send nothing
+    /// beside the tunnel that is no more.
+    ///
+    /// # Errors
+    ///
+    /// As above.
+    pub fn down_with_the_machine<S: System>(self, system: &mut S) -> Result<(), Vec<Undone>> {
+        self.take_back(system, |done| !matches!(done, Done::KillSwitch))
+    }
+
+    fn take_back<S: System>(
+        self,
+        system: &mut S,
+        goes: impl Fn(&Done) -> bool,
+    ) -> Result<(), Vec<Undone>> {
         let mut left = Vec::new();
-        for done in self.done.into_iter().rev() {
+        for done in self.done.into_iter().rev().filter(goes) {
             let what = done.to_string();
             left.extend(done.take_back(system).err().map(|why| Undone { what, why }));
         }

@@ -3,6 +3,9 @@
 //! The manager calls back on threads of its own; what it wants becomes a [`Signal`] in a channel, and whoever runs the service receives
 //! them one by one. While a service starts or stops, its status says every second that it goes on.
 //!
+//! When the machine shuts down services are told together, beside each other (SHUTDOWN). No earlier word (PRESHUTDOWN) is asked for: with it a
+//! tunnel would be gone while all others still run, and need it.
+//!
 //! Source: <https://learn.microsoft.com/windows/win32/services/service-status-transitions>.
 
 use std::ffi::c_void;
@@ -53,6 +56,10 @@ struct Status {
     state: u32,
     checkpoint: u32,
     failed: Option<Event>,
+    /// Whether the machine shuts down.
+    machine_ends: bool,
+    /// Whether this process is to be there until then.
+    stays: bool,
 }
 
 /// What a status is reported by.
@@ -68,7 +75,14 @@ unsafe impl Send for Reported {}
 /// What Windows says: that the control manager did not start this process, above all.
 pub fn run(body: impl FnOnce(&Running) -> Result<(), Event> + Send + 'static) -> io::Result<()> {
     let (signals, received) = channel();
-    let status = Status { handle: None, state: SERVICE_START_PENDING, checkpoint: 0, failed: None };
+    let status = Status {
+        handle: None,
+        state: SERVICE_START_PENDING,
+        checkpoint: 0,
+        failed: None,
+        machine_ends: false,
+        stays: false,
+    };
     let service = Service {
         body: Mutex::new(Some(Box::new(body))),
         signals,
@@ -83,7 +97,12 @@ pub fn run(body: impl FnOnce(&Running) -> Result<(), Event> + Send + 'static) ->
         SERVICE_TABLE_ENTRYW::default(),
     ];
     // SAFETY: the table ends with an empty row, and lives until the call comes back, which is when the service has stopped.
-    super::done(unsafe { StartServiceCtrlDispatcherW(table.as_ptr()) })
+    let ended = super::done(unsafe { StartServiceCtrlDispatcherW(table.as_ptr()) });
+    while SERVICE.get().is_some_and(|service| service.status().stays) {
+        // Windows ends this process with the machine, and waits for it no more.
+        std::thread::park();
+    }
+    ended
 }
 
 /// What the manager calls when the service starts.
@@ -119,6 +138,9 @@ extern "system" fn handler(control: u32, event: u32, _: *mut c_void, _: *mut c_v
         _ => return ERROR_CALL_NOT_IMPLEMENTED,
     };
     if let Some(service) = SERVICE.get() {
+        if control == SERVICE_CONTROL_SHUTDOWN {
+            service.status().machine_ends = true;
+        }
         if signal == Signal::Stop {
             service.report(SERVICE_STOP_PENDING);
         }
@@ -190,6 +212,17 @@ impl Running {
     /// Says that it has started.
     pub fn started(&self) {
         self.service.report(SERVICE_RUNNING);
+    }
+
+    /// Whether it is to stop because the machine shuts down.
+    #[must_use]
+    pub fn ends_with_the_machine(&self) -> bool {
+        self.service.status().machine_ends
+    }
+
+    /// Has this process be there until the machine is off, although the service has stopped by then.
+    pub fn stay(&self) {
+        self.service.status().stays = true;
     }
 
     /// What it is told.

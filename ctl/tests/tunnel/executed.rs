@@ -105,6 +105,17 @@ fn a_tunnel_comes_up_and_goes_in_reverse() {
     assert!(system.state == State::default());
 }
 
+/// Nothing leaves beside a tunnel whose machine goes down.
+#[test]
+fn filters_outlive_the_tunnel_where_the_machine_goes_down() {
+    let mut system = fake(State::default());
+    let running = up_as(&everything(), &mut system).ok().unwrap();
+    let filters = system.state.filters.clone();
+    assert!(running.down_with_the_machine(&mut system).is_ok());
+    assert!(!filters.is_empty());
+    assert!(system.state == State { filters, ..State::default() });
+}
+
 /// What one call fails of is told, and the rest is as if nobody had tried.
 #[test]
 fn whatever_fails_leaves_nothing() {
