@@ -5,6 +5,7 @@
 
 use std::io;
 use std::net::IpAddr;
+use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -18,7 +19,7 @@ use crate::driver::simulated::Simulated;
 use crate::driver::{self, Device, Driver, Failure};
 use crate::tunnel::filters::Filter;
 use crate::tunnel::guid::Guid;
-use crate::tunnel::system::{Before, Dns, Interface, System};
+use crate::tunnel::system::{Before, COMMAND_MAX, Dns, Interface, System, too_long};
 use crate::tunnel::{Plan, Step};
 
 /// Where programs are looked for, whatever the environment says.
@@ -267,11 +268,30 @@ impl System for Machine {
     }
 
     fn run(&mut self, command: &str) -> io::Result<()> {
-        let mut shell = Command::new(SHELL);
-        shell.args(["-c", command]).env_clear().env("WIREGUARD_TUNNEL_NAME", &self.name);
-        let ended = shell.stdin(Stdio::null()).status()?;
-        if ended.success() { Ok(()) } else { Err(io::Error::other(ended.to_string())) }
+        run(command, &self.name, COMMAND_MAX)
     }
+}
+
+/// Runs a command to its end, which may take so long.
+fn run(command: &str, tunnel: &str, limit: Duration) -> io::Result<()> {
+    let mut shell = Command::new(SHELL);
+    shell.args(["-c", command]).env_clear().env("WIREGUARD_TUNNEL_NAME", tunnel);
+    // A group of its own, which what it starts is of.
+    let mut shell = shell.stdin(Stdio::null()).process_group(0).spawn()?;
+    let deadline = Instant::now() + limit;
+    loop {
+        match shell.try_wait()? {
+            Some(ended) if ended.success() => return Ok(()),
+            Some(ended) => return Err(io::Error::other(ended.to_string())),
+            None if Instant::now() > deadline => break,
+            None => std::thread::sleep(PAUSE),
+        }
+    }
+    // Nobody waited for it yet, so that nobody else has its number.
+    let group = format!("kill -s KILL -- -{}", shell.id());
+    Command::new(SHELL).args(["-c", &group]).env_clear().status()?;
+    shell.wait()?;
+    Err(too_long(limit))
 }
 
 /// Runs `ip` and gives back what it printed.
@@ -311,6 +331,8 @@ fn destination(family: &str, text: &str) -> Option<Prefix> {
 
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     #[test]
@@ -321,6 +343,32 @@ mod tests {
         machine.run(environment).unwrap();
         machine.run("test -z \"$(cat)\"").unwrap();
         assert_eq!(machine.run("exit 3").unwrap_err().to_string(), "exit status: 3");
+    }
+
+    /// Whether a process runs whose number a command wrote to a file; one that has ended may wait for who made it.
+    fn runs(file: &Path) -> bool {
+        let process = std::fs::read_to_string(file).expect("it wrote its number");
+        let stat = std::fs::read_to_string(Path::new("/proc").join(process.trim()).join("stat"));
+        stat.is_ok_and(|stat| !stat.contains(") Z "))
+    }
+
+    #[test]
+    fn a_command_that_takes_too_long_is_ended_with_what_it_started() {
+        let file = std::env::temp_dir().join(format!("penstock-started-{}", std::process::id()));
+        let command = format!("sleep 1000 >/dev/null 2>&1 & echo $! >{}", file.display());
+        let limit = Duration::from_secs(1);
+        let why = run(&format!("{command}; wait"), "t0", limit).unwrap_err();
+        assert_eq!(why.kind(), io::ErrorKind::TimedOut, "{why}");
+        let deadline = Instant::now() + PATIENCE;
+        while runs(&file) {
+            assert!(Instant::now() < deadline, "what it started goes on");
+            std::thread::sleep(PAUSE);
+        }
+        // What ends in time leaves alone what it started.
+        run(&command, "t0", PATIENCE).unwrap();
+        assert!(runs(&file));
+        run(&format!("kill $(cat {})", file.display()), "t0", PATIENCE).unwrap();
+        std::fs::remove_file(&file).unwrap();
     }
 
     #[test]

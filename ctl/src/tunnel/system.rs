@@ -5,12 +5,25 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::time::Duration;
 
 use zeroize::Zeroizing;
 
 use super::filters::Filter;
 use super::guid::Guid;
 use crate::config::Prefix;
+
+/// How long a command of a tunnel's file may take.
+pub const COMMAND_MAX: Duration = Duration::from_secs(60);
+
+/// What is told of a command that takes longer.
+pub(crate) fn too_long(limit: Duration) -> io::Error {
+    let why = format!(
+        "it did not end within {} s, and was ended with all that it started: start what is to go on in the background",
+        limit.as_secs()
+    );
+    io::Error::new(io::ErrorKind::TimedOut, why)
+}
 
 /// Whether something was there before it was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -168,11 +181,11 @@ pub trait System {
     fn set_dns(&mut self, dns: &Dns) -> io::Result<()>;
 
     /// Runs a command of the tunnel's file, to its end: by the system's interpreter, under its full path, without a window and with
-    /// nothing in its environment but the tunnel's name.
+    /// nothing in its environment but the tunnel's name. One that takes longer than [`COMMAND_MAX`] is ended, with all that it started.
     ///
     /// # Errors
     ///
-    /// It could not be run, or ended with a failure.
+    /// It could not be run, took too long, or ended with a failure.
     fn run(&mut self, command: &str) -> io::Result<()>;
 
     /// Addresses that a name leads to, the one to be taken first. None: it is not known yet, and is looked up again later.

@@ -18,7 +18,7 @@ use crate::service::definition::TUNNEL_PREFIX;
 use crate::service::descriptor::Sid;
 use crate::tunnel::filters::Filter;
 use crate::tunnel::guid::Guid;
-use crate::tunnel::system::{Before, Dns, Interface, System};
+use crate::tunnel::system::{Before, COMMAND_MAX, Dns, Interface, System};
 
 /// How long driver and stack may take until the adapter is there.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -181,7 +181,7 @@ impl System for Machine {
     }
 
     fn run(&mut self, command: &str) -> io::Result<()> {
-        interpreter::run(command, &self.tunnel)
+        interpreter::run(command, &self.tunnel, COMMAND_MAX)
     }
 
     fn resolve(&mut self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {

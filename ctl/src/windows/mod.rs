@@ -13,6 +13,7 @@ pub mod event_log;
 pub mod files;
 mod filter_engine;
 mod interpreter;
+mod job;
 mod library;
 pub mod machine;
 mod network;

@@ -32,9 +32,10 @@ use crate::doctor::machine::Service;
 use crate::service::definition::Definition;
 use crate::service::events::Event;
 use crate::service::folder;
+use crate::tunnel::system::COMMAND_MAX;
 
-/// How long a service may take to start or to stop.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a service may take to start or to stop: longer than one of its commands.
+const PATIENCE: Duration = Duration::from_secs(3 * COMMAND_MAX.as_secs());
 /// How often it is looked at meanwhile.
 const LOOK: Duration = Duration::from_millis(50);
 /// Milliseconds until a service that crashed runs again: the first time, the second, and from then on.
