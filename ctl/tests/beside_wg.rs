@@ -14,13 +14,16 @@
 #![allow(clippy::unwrap_used)] // A test stops where something is not as it should be.
 
 use std::fs;
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
+use abi::ioctl::Set;
 use ctl::driver::Driver;
 use ctl::driver::simulated::{DIRECTORY, Simulated};
+use ctl::show::Shown;
+use ctl::show::fields::{self, Field};
 use ctl::uapi::Rights;
 
 mod simulated;
@@ -222,7 +225,32 @@ fn the_text_protocol_says_what_the_requests_do() {
         }
         assert_eq!(text(&run("wg", &["show", &served.name, "dump"])), direct.dump(), "{change:?}");
         assert_eq!(behind.dump(), direct.dump(), "{change:?}");
+        // So do whoever asks without rights, and the simulator's own words.
+        for name in [&served.name, &behind.name] {
+            assert_eq!(asked(name), without_secrets(&direct.dump()), "{change:?}");
+        }
     }
+}
+
+/// What `penstock show NAME dump` would print of what the socket of an interface answers.
+fn asked(name: &str) -> Vec<Vec<String>> {
+    let socket = UnixStream::connect(Path::new(DIRECTORY).join(format!("{name}.sock"))).unwrap();
+    let answer = ctl::uapi::ask(socket).unwrap();
+    let shown = Shown { name, set: Set::parse(&answer).unwrap(), statistics: None };
+    let mut text = shown.room();
+    fields::write(&mut text, &shown, Field::Dump, false);
+    assert!(text.starts_with("(none)\t(none)\t"), "{}", *text);
+    without_secrets(&text)
+}
+
+/// The columns of a dump, but for the interface's keys and preshared keys.
+fn without_secrets(dump: &str) -> Vec<Vec<String>> {
+    let line = |(number, line): (usize, &str)| {
+        let mut columns: Vec<_> = line.split('\t').map(str::to_owned).collect();
+        columns.drain(if number == 0 { 0..2 } else { 1..2 });
+        columns
+    };
+    dump.lines().enumerate().map(line).collect()
 }
 
 /// The stock `wg` of 2021 leaves a preshared key and keepalives that the file does not name any more.

@@ -67,6 +67,18 @@ pub enum Failure {
     Unknown,
 }
 
+impl Failure {
+    /// Whether it is for want of rights.
+    #[must_use]
+    pub fn is_denied(&self) -> bool {
+        match self {
+            Self::Io(error) => error.kind() == io::ErrorKind::PermissionDenied,
+            Self::Refused(status) => *status == Status::ACCESS_DENIED,
+            Self::Unknown => false,
+        }
+    }
+}
+
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

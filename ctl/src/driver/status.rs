@@ -11,6 +11,8 @@ pub struct Status(pub i32);
 impl Status {
     /// STATUS_SUCCESS.
     pub const SUCCESS: Self = Self(0);
+    /// STATUS_ACCESS_DENIED.
+    pub const ACCESS_DENIED: Self = Self(0xC000_0022_u32.cast_signed());
     /// STATUS_BUFFER_OVERFLOW: the answer is longer than the buffer.
     pub const BUFFER_OVERFLOW: Self = Self(0x8000_0005_u32 as i32);
 

@@ -8,8 +8,8 @@ use zeroize::Zeroizing;
 use super::Rights;
 
 /// Units of a FILETIME in a second, and nanoseconds in one.
-const UNITS_A_SECOND: u64 = 10_000_000;
-const NANOSECONDS_A_UNIT: u64 = 100;
+pub(super) const UNITS_A_SECOND: u64 = 10_000_000;
+pub(super) const NANOSECONDS_A_UNIT: u64 = 100;
 
 /// The lines, with room for all of them: no copy of a key is left behind when the text grows.
 pub(super) fn text(set: &Set<'_>, rights: Rights) -> Zeroizing<String> {

@@ -14,8 +14,11 @@ use zeroize::{Zeroize, Zeroizing};
 
 use crate::driver::{self, Device, Failure};
 
+mod ask;
 mod get;
 mod set;
+
+pub use ask::ask;
 
 /// The longest line: every one that means something is shorter.
 const LINE_MAX: usize = 256;

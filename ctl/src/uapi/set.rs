@@ -107,7 +107,7 @@ fn secret(text: &str) -> Result<SecretKey, i32> {
 }
 
 /// The 32 bytes of 64 hex digits, in a time that does not depend on them; letters of either case.
-fn bytes(text: &str) -> Result<Zeroizing<[u8; 32]>, i32> {
+pub(super) fn bytes(text: &str) -> Result<Zeroizing<[u8; 32]>, i32> {
     let mut bytes = Zeroizing::new([0; 32]);
     let (pairs, rest) = text.as_bytes().as_chunks::<2>();
     if pairs.len() != bytes.len() || !rest.is_empty() {

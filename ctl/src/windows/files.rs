@@ -114,8 +114,8 @@ fn drive_of(path: &str) -> Drive {
     }
 }
 
-/// Owner and list, self-relative.
-fn descriptor_of(file: &File) -> io::Result<Vec<u8>> {
+/// Owner and list of what a handle is of, self-relative.
+pub(super) fn descriptor_of(file: &File) -> io::Result<Vec<u8>> {
     let asked = OWNER_SECURITY_INFORMATION | DACL_SECURITY_INFORMATION;
     // The longest list has 64 KiB.
     let mut bytes = vec![0_u8; 1 << 17];

@@ -19,6 +19,7 @@ pub mod machine;
 mod network;
 pub mod network_changes;
 pub mod pipe;
+pub mod pipe_client;
 pub mod policy_section;
 pub mod process;
 pub mod registry;
