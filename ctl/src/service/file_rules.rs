@@ -1,8 +1,8 @@
 //! Whether a tunnel's file is one that a service may run: of this machine, where it says it is, and nobody's to change but
 //! administrators'.
 //!
-//! A service runs as the system; whoever can change its file decides what it does. So what is judged is what was opened, by its handle:
-//! nothing can be put in its place afterwards.
+//! A service runs as the system; whoever can change its file decides what it does. So what is judged is what was opened, by its handle, and
+//! every folder above it up to the drive, by theirs: nobody else can put another file in its place, now or when the service starts again.
 
 use std::fmt;
 
@@ -16,6 +16,10 @@ const REPARSE_POINT: u32 = 0x400;
 /// (it or, of a folder, what is in it), to write the list or the owner, and the generic ones.
 const CHANGES: u32 =
     0x02 | 0x04 | 0x10 | 0x40 | 0x100 | 0x1_0000 | 0x4_0000 | 0x8_0000 | GENERIC_CHANGES;
+/// Rights on a folder that let someone put something else in the place of what is in it: to delete what is there, to delete or rename the folder
+/// itself, and to give himself either. Adding is not among them (`C:\` and ProgramData let everybody): what others add belongs to them, and
+/// a folder that is not empty becomes no link.
+const SWAPS: u32 = 0x40 | 0x1_0000 | 0x4_0000 | 0x8_0000 | 0x1000_0000;
 /// GENERIC_ALL and GENERIC_WRITE.
 const GENERIC_CHANGES: u32 = 0x1000_0000 | 0x4000_0000;
 /// Rights to read: FILE_READ_DATA, GENERIC_ALL and GENERIC_READ.
@@ -66,6 +70,46 @@ pub enum Refusal {
     NoList,
     /// Somebody else may change it.
     Changed(Sid),
+    /// A folder above it, by its path, lets somebody else put another file in its place.
+    Above(String, Above),
+}
+
+/// Why a folder is none for a file that a service runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Above {
+    /// It is a link, or whatever else is no folder.
+    NoFolder,
+    /// What Windows says of who may do what is not understood.
+    Descriptor,
+    /// It belongs to somebody who is no administrator.
+    Owner(Sid),
+    /// It has no list: everybody may do everything.
+    NoList,
+    /// Somebody else may delete or rename it or what is in it.
+    Swapped(Sid),
+}
+
+impl fmt::Display for Above {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoFolder => f.write_str("is a link, or no folder: name the file by the way it really has"),
+            Self::Descriptor => f.write_str(
+                "is not understood in who may change it: make its permissions those of a plain folder (icacls FOLDER /reset)",
+            ),
+            Self::Owner(owner) => write!(
+                f,
+                "belongs to {owner}, who could put another file there: have administrators own it (icacls FOLDER /setowner *S-1-5-32-544)"
+            ),
+            Self::NoList => f.write_str("is everybody's to change"),
+            Self::Swapped(who) => write!(f, "can be emptied or renamed by {who}, who could put another file there"),
+        }?;
+        if matches!(self, Self::NoList | Self::Swapped(_)) {
+            f.write_str(
+                " (icacls FOLDER /inheritance:r /grant \"*S-1-5-18:(OI)(CI)F\" \"*S-1-5-32-544:(OI)(CI)F\", or keep the file in another folder)",
+            )?;
+        }
+        Ok(())
+    }
 }
 
 impl fmt::Display for Refusal {
@@ -92,6 +136,7 @@ impl fmt::Display for Refusal {
             Self::NoList => f.write_str(
                 "everybody may change this file: let System and administrators alone (icacls FILE /inheritance:r /grant *S-1-5-18:F *S-1-5-32-544:F)",
             ),
+            Self::Above(folder, why) => write!(f, "the folder {folder} {why}"),
             Self::Changed(who) => write!(
                 f,
                 "{who} may change this file: let System and administrators alone (icacls FILE /inheritance:r /grant *S-1-5-18:F *S-1-5-32-544:F)"
@@ -133,7 +178,7 @@ pub fn judge(facts: &Facts<'_>, own: &Sid) -> Result<Option<Sid>, Refusal> {
     if facts.attributes & (DIRECTORY | REPARSE_POINT) != 0 {
         return Err(Refusal::NoFile);
     }
-    if facts.asked.replace('/', r"\").to_lowercase() != found.to_lowercase() {
+    if !is_same(facts.asked, found) {
         return Err(Refusal::Elsewhere(found.to_owned()));
     }
     let Descriptor { owner, grants } =
@@ -155,6 +200,37 @@ pub fn judge(facts: &Facts<'_>, own: &Sid) -> Result<Option<Sid>, Refusal> {
         Ok(())
     })?;
     Ok(reader)
+}
+
+/// Judges a folder above a file, from what is known of it; `own` as for [`judge`].
+///
+/// # Errors
+///
+/// [`Refusal::Above`].
+pub fn judge_folder(facts: &Facts<'_>, own: &Sid) -> Result<(), Refusal> {
+    let refused = |why| Err(Refusal::Above(facts.asked.to_owned(), why));
+    let found = facts.found.strip_prefix(r"\\?\").unwrap_or(facts.found);
+    if facts.attributes & (DIRECTORY | REPARSE_POINT) != DIRECTORY || !is_same(facts.asked, found) {
+        return refused(Above::NoFolder);
+    }
+    let Some(Descriptor { owner, grants }) = Descriptor::parse(facts.descriptor) else {
+        return refused(Above::Descriptor);
+    };
+    if !is_trusted(&owner, own) {
+        return refused(Above::Owner(owner));
+    }
+    let Some(grants) = grants else { return refused(Above::NoList) };
+    let others =
+        grants.into_iter().filter(|grant| !is_trusted(&grant.to, own) && !is_owner(&grant.to));
+    match others.into_iter().find(|grant| grant.rights & SWAPS != 0) {
+        Some(grant) => refused(Above::Swapped(grant.to)),
+        None => Ok(()),
+    }
+}
+
+/// Whether two paths are written alike, but for the kind of slash and of letters.
+fn is_same(asked: &str, found: &str) -> bool {
+    asked.replace('/', r"\").to_lowercase() == found.to_lowercase()
 }
 
 /// System, administrators, Windows' installer, and who reads the file.
@@ -198,11 +274,7 @@ mod tests {
     #[test]
     fn a_file_of_administrators_alone_is_taken_and_readers_are_told() {
         let alone: &[Entry<'_>] = &[(0, 0, ALL, SYSTEM), (0, 0, ALL, ADMINISTRATORS)];
-        for owner in [
-            SYSTEM,
-            ADMINISTRATORS,
-            &[80, 956_008_885, 3_418_522_649, 1_831_038_044, 1_853_292_631, 2_271_478_464],
-        ] {
+        for owner in [SYSTEM, ADMINISTRATORS, INSTALLER] {
             assert_eq!(judged(|_| (), owner, Some(alone)), Ok(None));
         }
         let read: &[Entry<'_>] = &[(0, 0, ALL, SYSTEM), (0, 0, 0x12_0089, USERS)];
@@ -223,6 +295,85 @@ mod tests {
         assert_eq!(judged(|_| (), SYSTEM, None), Err(Refusal::NoList));
         assert_eq!(judged(|_| (), USERS, Some(&[])), Err(Refusal::Owner(Sid::nt(USERS))));
         assert_eq!(judged(|facts| facts.descriptor = &[], SYSTEM, None), Err(Refusal::Descriptor));
+    }
+
+    fn judged_folder(
+        change: impl FnOnce(&mut Facts<'_>),
+        owner: &[u32],
+        entries: Option<&[Entry<'_>]>,
+    ) -> Result<(), Above> {
+        let descriptor = descriptor(owner, entries);
+        let mut facts = Facts {
+            asked: r"C:\Tunnels",
+            found: r"\\?\C:\tunnels",
+            attributes: DIRECTORY,
+            drive: Drive::Fixed,
+            descriptor: &descriptor,
+        };
+        change(&mut facts);
+        judge_folder(&facts, &Sid::nt(SYSTEM)).map_err(|refusal| match refusal {
+            Refusal::Above(folder, why) => {
+                assert_eq!(folder, facts.asked);
+                why
+            }
+            other => panic!("{other}"),
+        })
+    }
+
+    const INSTALLER: &[u32] =
+        &[80, 956_008_885, 3_418_522_649, 1_831_038_044, 1_853_292_631, 2_271_478_464];
+    /// Users who logged on.
+    const AUTHENTICATED: &[u32] = &[11];
+
+    /// As Windows makes them: the root lets whoever logged on make folders, and ProgramData everybody files, too.
+    #[test]
+    fn folders_of_windows_are_taken() {
+        const INHERITED: u8 = 0x0B;
+        let root: &[Entry<'_>] = &[
+            (0, INHERITED, 0x1301BF, AUTHENTICATED),
+            (0, 0, 0x04, AUTHENTICATED),
+            (0, 3, ALL, SYSTEM),
+            (0, 3, ALL, ADMINISTRATORS),
+            (0, 3, 0x12_00A9, USERS),
+        ];
+        let programs: &[Entry<'_>] = &[
+            (0, 0, ALL, INSTALLER),
+            (0, 0, 0x1301BF, SYSTEM),
+            (0, 0, 0x1301BF, ADMINISTRATORS),
+            (0, 0, 0x12_00A9, USERS),
+        ];
+        let data: &[Entry<'_>] =
+            &[(0, 3, ALL, SYSTEM), (0, 3, 0x12_00A9, USERS), (0, 2, 0x116, USERS)];
+        for (owner, entries) in [(INSTALLER, root), (INSTALLER, programs), (SYSTEM, data)] {
+            assert_eq!(judged_folder(|_| (), owner, Some(entries)), Ok(()));
+        }
+    }
+
+    /// Each right alone: those that swap what is in the folder are refused, and no other.
+    #[test]
+    fn whoever_could_put_another_file_there_is_found() {
+        let users = Err(Above::Swapped(Sid::nt(USERS)));
+        for bit in 0..32 {
+            let entries: &[Entry<'_>] = &[(0, 0, ALL, SYSTEM), (0, 0, 1 << bit, USERS)];
+            let swaps = [6, 16, 18, 19, 28].contains(&bit);
+            let wanted = if swaps { users.clone() } else { Ok(()) };
+            assert_eq!(judged_folder(|_| (), SYSTEM, Some(entries)), wanted, "bit {bit}");
+        }
+        // What the root has made below it: whoever logged on may change it.
+        let below: &[Entry<'_>] = &[(0, 0x10, 0x1301BF, AUTHENTICATED)];
+        let swapped = Err(Above::Swapped(Sid::nt(AUTHENTICATED)));
+        assert_eq!(judged_folder(|_| (), ADMINISTRATORS, Some(below)), swapped);
+        assert_eq!(judged_folder(|_| (), SYSTEM, None), Err(Above::NoList));
+        let eve = Err(Above::Owner(Sid::nt(USERS)));
+        assert_eq!(judged_folder(|_| (), USERS, Some(&[])), eve);
+        let none = |facts: &mut Facts<'_>| facts.descriptor = &[];
+        assert_eq!(judged_folder(none, SYSTEM, None), Err(Above::Descriptor));
+        let linked = |facts: &mut Facts<'_>| facts.found = r"\\?\C:\Users\eve";
+        assert_eq!(judged_folder(linked, SYSTEM, Some(&[])), Err(Above::NoFolder));
+        for attributes in [0, REPARSE_POINT, DIRECTORY | REPARSE_POINT] {
+            let change = |facts: &mut Facts<'_>| facts.attributes = attributes;
+            assert_eq!(judged_folder(change, SYSTEM, Some(&[])), Err(Above::NoFolder));
+        }
     }
 
     #[test]

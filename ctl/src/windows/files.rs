@@ -14,10 +14,11 @@ use windows_sys::Win32::Security::{
 };
 use windows_sys::Win32::Storage::FileSystem::{
     CREATE_NEW, CreateDirectoryW, CreateFileW, DELETE, FILE_ATTRIBUTE_NORMAL,
-    FILE_DISPOSITION_INFO, FILE_FLAG_OPEN_REPARSE_POINT, FILE_FLAG_WRITE_THROUGH,
-    FILE_GENERIC_READ, FILE_GENERIC_WRITE, FILE_NAME_NORMALIZED, FILE_SHARE_READ,
-    FileDispositionInfo, GetDriveTypeW, GetFinalPathNameByHandleW, MOVEFILE_REPLACE_EXISTING,
-    MOVEFILE_WRITE_THROUGH, MoveFileExW, SetFileInformationByHandle,
+    FILE_DISPOSITION_INFO, FILE_FLAG_BACKUP_SEMANTICS, FILE_FLAG_OPEN_REPARSE_POINT,
+    FILE_FLAG_WRITE_THROUGH, FILE_GENERIC_READ, FILE_GENERIC_WRITE, FILE_NAME_NORMALIZED,
+    FILE_READ_ATTRIBUTES, FILE_SHARE_READ, FileDispositionInfo, GetDriveTypeW,
+    GetFinalPathNameByHandleW, MOVEFILE_REPLACE_EXISTING, MOVEFILE_WRITE_THROUGH, MoveFileExW,
+    READ_CONTROL, SetFileInformationByHandle,
 };
 use windows_sys::Win32::System::WindowsProgramming::{DRIVE_FIXED, DRIVE_REMOTE};
 
@@ -25,7 +26,7 @@ use super::access::Access;
 use super::token::Token;
 use super::wide::{text, wide};
 use crate::service::descriptor::Sid;
-use crate::service::file_rules::{Drive, Facts, Refusal, check_path, judge};
+use crate::service::file_rules::{Drive, Facts, Refusal, check_path, judge, judge_folder};
 
 /// The system's own; administrators may take it away, and nobody else may do anything.
 const FILE_ACCESS: &str = "O:SYG:SYD:PAI(A;;FA;;;SY)(A;;SD;;;BA)";
@@ -67,16 +68,35 @@ fn opened(path: &Path, rights: u32, share: u32) -> io::Result<Judged> {
     let mut options = OpenOptions::new();
     options.access_mode(rights).share_mode(share).custom_flags(FILE_FLAG_OPEN_REPARSE_POINT);
     let file = options.open(asked)?;
-    let found = path_of(&file)?;
+    let own = Token::of_process()?.user()?;
+    let reader = with_facts(&file, asked, |facts| judge(facts, &own))?;
+    // The root first: who may change nothing there cannot put another folder below it meanwhile.
+    let folders: Vec<_> = Path::new(asked).ancestors().skip(1).filter_map(Path::to_str).collect();
+    for folder in folders.iter().rev() {
+        let mut options = OpenOptions::new();
+        options.access_mode(FILE_READ_ATTRIBUTES | READ_CONTROL);
+        options.custom_flags(FILE_FLAG_BACKUP_SEMANTICS | FILE_FLAG_OPEN_REPARSE_POINT);
+        with_facts(&options.open(folder)?, folder, |facts| judge_folder(facts, &own))?;
+    }
+    // It was not below others when it was opened: those that were judged are the ones above it.
+    with_facts(&file, asked, |facts| judge(facts, &own))?;
+    Ok(Judged { file, reader })
+}
+
+/// Asks what is known of a file or folder that is open, and judges it by that.
+fn with_facts<T>(
+    file: &File,
+    asked: &str,
+    judge: impl FnOnce(&Facts<'_>) -> Result<T, Refusal>,
+) -> io::Result<T> {
     let facts = Facts {
         asked,
-        found: &found,
+        found: &path_of(file)?,
         attributes: file.metadata()?.file_attributes(),
         drive: drive_of(asked),
-        descriptor: &descriptor_of(&file)?,
+        descriptor: &descriptor_of(file)?,
     };
-    let reader = judge(&facts, &Token::of_process()?.user()?).map_err(refused)?;
-    Ok(Judged { file, reader })
+    judge(&facts).map_err(refused)
 }
 
 fn refused(refusal: Refusal) -> io::Error {

@@ -88,6 +88,12 @@ fn what_others_could_change_is_no_service() {
     let open = put("good/client", "tunnels/open.conf");
     fs::set_permissions(&open, fs::Permissions::from_mode(0o666)).unwrap();
     put("good/client", "tunnels/real.conf");
+    for (at, mode) in [("shared/of/all.conf", 0o777), ("above/of/all.conf", 0o755)] {
+        let folder = put("good/client", at).parent().unwrap().to_owned();
+        fs::set_permissions(&folder, fs::Permissions::from_mode(mode)).unwrap();
+    }
+    let above = prefix::drive().join("above");
+    fs::set_permissions(above, fs::Permissions::from_mode(0o777)).unwrap();
     let link = prefix::drive().join("linked");
     let _ = fs::remove_file(&link);
     symlink(prefix::drive().join("tunnels"), link).unwrap();
@@ -95,6 +101,8 @@ fn what_others_could_change_is_no_service() {
     put("good/client", "tunnels/a b.conf");
     for (file, said) in [
         (r"C:\tunnels\open.conf", "S-1-1-0 may change this file"),
+        (r"C:\shared\of\all.conf", r"the folder C:\shared\of can be emptied or renamed by S-1-1-0"),
+        (r"C:\above\of\all.conf", r"the folder C:\above can be emptied or renamed by S-1-1-0"),
         (r"C:\linked\real.conf", r"name it by its own path, C:\tunnels\real.conf"),
         (r"\\server\share\x.conf", "is on a drive of this machine"),
         (r"C:\tunnels\none.conf", "File not found"),
