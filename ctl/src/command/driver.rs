@@ -154,15 +154,10 @@ fn stop(running: &[String]) -> (&[String], Outcome) {
 fn start(stopped: &[String]) -> Outcome {
     let mut outcome = Ok(());
     for service in stopped {
-        let why = match services::start(service) {
-            Ok(Ok(())) => {
-                note(format_args!("{service}: started again"));
-                continue;
-            }
-            Ok(Err(_)) => "it does not start again: see the event log".to_owned(),
-            Err(error) => said(&error),
-        };
-        outcome = outcome.and(Err(Failure::new(service, why)));
+        match services::start(service) {
+            Ok(()) => note(format_args!("{service}: started again")),
+            Err(why) => outcome = outcome.and(Err(Failure::new(service, why))),
+        }
     }
     outcome
 }

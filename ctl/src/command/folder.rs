@@ -22,7 +22,7 @@ use ctl::windows::files;
 use ctl::windows::registry::LocalMachine;
 use ctl::windows::seal::seal;
 use ctl::windows::service_main::Running;
-use ctl::windows::services::{self, Stopped};
+use ctl::windows::services;
 use ctl::windows::token::Token;
 use ctl::windows::watch::Watch;
 use ctl::words::said;
@@ -272,12 +272,5 @@ fn install_tunnel(folder: &Path, program: &str, name: &str) -> Result<(), String
 
 /// Starts a service; why it does not run.
 fn started(service: &str) -> Result<(), String> {
-    match services::start(service) {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(Stopped::Told(event))) => Err(format!("it stopped, for event {}", event.number())),
-        Ok(Err(Stopped::Ended(code))) => {
-            Err(said(&io::Error::from_raw_os_error(code.cast_signed())))
-        }
-        Err(error) => Err(said(&error)),
-    }
+    services::start(service).map_err(|why| why.to_string())
 }

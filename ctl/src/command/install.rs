@@ -5,9 +5,8 @@ use std::{env, path};
 
 use clap::Subcommand;
 use ctl::service::definition::{self, Definition, MANAGER, TUNNEL_PREFIX};
-use ctl::service::events::SOURCE;
 use ctl::tunnel::is_name;
-use ctl::windows::services::{self, Stopped};
+use ctl::windows::services;
 use ctl::windows::{event_log, files};
 use ctl::words::said;
 
@@ -102,20 +101,8 @@ fn install(service: &Definition, program: &str) -> Outcome {
             untaken.join(" or ")
         ));
     }
-    let why = match services::start(&service.name) {
-        Ok(Ok(())) => return Ok(()),
-        Ok(Err(Stopped::Told(event))) => format!(
-            "it stopped, and was removed; event {} of {SOURCE} in the event log says why",
-            event.number()
-        ),
-        Ok(Err(Stopped::Ended(code))) => format!(
-            "it stopped, and was removed: {}",
-            said(&std::io::Error::from_raw_os_error(code.cast_signed()))
-        ),
-        Err(error) => said(&error),
-    };
-    if let Err(error) = services::remove(&service.name) {
-        note(format_args!("{}: it could not be removed: {}", service.name, said(&error)));
-    }
-    Err(named(&why))
+    services::start(&service.name).map_err(|why| match services::remove(&service.name) {
+        Ok(()) => named(&format_args!("{why}; it was removed")),
+        Err(error) => named(&format_args!("{why}; it could not be removed: {}", said(&error))),
+    })
 }

@@ -5,7 +5,7 @@
 use std::ptr::{null, null_mut};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
-use std::{io, mem};
+use std::{fmt, io, mem};
 
 use windows_sys::Win32::Foundation::{
     ERROR_INVALID_LEVEL, ERROR_SERVICE_ALREADY_RUNNING, ERROR_SERVICE_CANNOT_ACCEPT_CTRL,
@@ -30,9 +30,10 @@ use windows_sys::Win32::System::Services::{
 use super::wide::{pointed, wide, wide_list};
 use crate::doctor::machine::Service;
 use crate::service::definition::Definition;
-use crate::service::events::Event;
+use crate::service::events::{Event, SOURCE};
 use crate::service::folder;
 use crate::tunnel::system::COMMAND_MAX;
+use crate::words::said;
 
 /// How long a service may take to start or to stop: longer than one of its commands.
 const PATIENCE: Duration = Duration::from_secs(3 * COMMAND_MAX.as_secs());
@@ -72,13 +73,30 @@ pub fn command_line(name: &str) -> io::Result<Option<String>> {
 }
 
 /// Why a service that was started does not run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stopped {
-    /// It told this of the event log's.
+#[derive(Debug)]
+pub enum NotRunning {
+    /// It stopped, and told this in the event log.
     Told(Event),
-    /// It ended with this number of Windows'.
-    Ended(u32),
+    /// It stopped with this error of Windows'.
+    Ended(io::Error),
+    /// What Windows says of the start.
+    NotStarted(io::Error),
 }
+
+impl fmt::Display for NotRunning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Told(event) => {
+                let number = event.number();
+                write!(f, "it stopped: event {number} of {SOURCE} in the event log says why")
+            }
+            Self::Ended(error) => write!(f, "it stopped: {}", said(error)),
+            Self::NotStarted(error) => f.write_str(&said(error)),
+        }
+    }
+}
+
+impl std::error::Error for NotRunning {}
 
 /// Installs a service, which must not be there; what this Windows does not take of it is told, and the service does it itself.
 ///
@@ -146,8 +164,25 @@ fn configure(made: &Handle, service: &Definition) -> io::Result<Vec<&'static str
 ///
 /// # Errors
 ///
-/// What Windows says.
-pub fn start(name: &str) -> io::Result<Result<(), Stopped>> {
+/// Why it does not run.
+pub fn start(name: &str) -> Result<(), NotRunning> {
+    let status = started(name).map_err(NotRunning::NotStarted)?;
+    match (status.dwCurrentState, status.dwWin32ExitCode) {
+        (SERVICE_RUNNING, _) => Ok(()),
+        (_, ERROR_SERVICE_SPECIFIC_ERROR) => {
+            let code = status.dwServiceSpecificExitCode;
+            Err(Event::of_number(code).map_or_else(|| ended(code), NotRunning::Told))
+        }
+        (_, code) => Err(ended(code)),
+    }
+}
+
+fn ended(code: u32) -> NotRunning {
+    NotRunning::Ended(io::Error::from_raw_os_error(code.cast_signed()))
+}
+
+/// Starts a service and waits; what its status is then.
+fn started(name: &str) -> io::Result<SERVICE_STATUS> {
     let service = there(name, SERVICE_START | SERVICE_QUERY_STATUS)?;
     let since = Instant::now();
     loop {
@@ -163,15 +198,7 @@ pub fn start(name: &str) -> io::Result<Result<(), Stopped>> {
             started => break started?,
         }
     }
-    let status = service.wait(|state| state == SERVICE_RUNNING || state == SERVICE_STOPPED)?;
-    Ok(match status.dwCurrentState {
-        SERVICE_RUNNING => Ok(()),
-        _ => Err(match status.dwWin32ExitCode {
-            ERROR_SERVICE_SPECIFIC_ERROR => Event::of_number(status.dwServiceSpecificExitCode)
-                .map_or(Stopped::Ended(status.dwServiceSpecificExitCode), Stopped::Told),
-            code => Stopped::Ended(code),
-        }),
-    })
+    service.wait(|state| state == SERVICE_RUNNING || state == SERVICE_STOPPED)
 }
 
 /// Stops a service, and waits until it has.

@@ -67,7 +67,7 @@ fn a_tunnel_that_cannot_come_up_says_why_and_leaves_no_service() {
     let told = installed(&["install-tunnel", r"C:\tunnels\office.conf.dpapi"]);
     for said in [
         "this Windows does not give it a SID of its own or fewer privileges\n",
-        "it stopped, and was removed; event 4 of Penstock in the event log says why\n",
+        "it stopped: event 4 of Penstock in the event log says why; it was removed\n",
         "exit Some(1)\n",
     ] {
         assert!(told.contains(said), "{said} is not in:\n{told}");
