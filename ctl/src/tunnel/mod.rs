@@ -12,6 +12,7 @@ use crate::policy::KillSwitch;
 mod execute;
 pub mod filters;
 pub mod guid;
+pub mod names;
 mod print;
 pub mod system;
 pub mod watch;

@@ -18,6 +18,7 @@ use crate::service::definition::TUNNEL_PREFIX;
 use crate::service::descriptor::Sid;
 use crate::tunnel::filters::Filter;
 use crate::tunnel::guid::Guid;
+use crate::tunnel::names::Names;
 use crate::tunnel::system::{Before, COMMAND_MAX, Dns, Interface, System};
 
 /// How long driver and stack may take until the adapter is there.
@@ -31,6 +32,7 @@ pub struct Machine {
     is_service: bool,
     adapter: Option<Adapter>,
     filters: Option<Filters>,
+    names: Names,
 }
 
 /// An adapter that is there.
@@ -47,7 +49,13 @@ impl Machine {
     /// looked up again later; and filters know it by its own SID.
     #[must_use]
     pub fn of(name: &str, is_service: bool) -> Self {
-        Self { tunnel: name.to_owned(), is_service, adapter: None, filters: None }
+        Self {
+            tunnel: name.to_owned(),
+            is_service,
+            adapter: None,
+            filters: None,
+            names: Names::default(),
+        }
     }
 
     fn adapter(&self) -> io::Result<&Adapter> {
@@ -185,9 +193,10 @@ impl System for Machine {
     }
 
     fn resolve(&mut self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
-        match (host, port).to_socket_addrs() {
+        let found = (host, port).to_socket_addrs().map(Iterator::collect);
+        match self.names.or_last(host, port, found) {
             Err(_) if self.is_service => Ok(Vec::new()),
-            found => found.map(Iterator::collect),
+            found => found,
         }
     }
 }
