@@ -9,6 +9,7 @@ use std::io::Write;
 use std::process::{Command, Output, Stdio};
 
 mod expected;
+mod helps;
 mod prefix;
 mod services;
 
@@ -34,18 +35,20 @@ fn printed(output: &Output) -> String {
     )
 }
 
+/// The commands that only Windows has.
+const ONLY_HERE: [&str; 6] = [
+    "serve",
+    "driver",
+    "install-tunnel",
+    "uninstall-tunnel",
+    "install-manager",
+    "uninstall-manager",
+];
+
 /// The lines of a help without the commands that only Windows has; the longest of these says how wide the column is.
 fn common(text: &str) -> Vec<Vec<&str>> {
-    let only = [
-        "serve",
-        "driver",
-        "install-tunnel",
-        "uninstall-tunnel",
-        "install-manager",
-        "uninstall-manager",
-    ];
     let lines = text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
-    lines.filter(|words| words.first().is_none_or(|first| !only.contains(first))).collect()
+    lines.filter(|words| words.first().is_none_or(|first| !ONLY_HERE.contains(first))).collect()
 }
 
 /// Runs the same here and there, and gives back what both printed.
@@ -116,6 +119,18 @@ fn what_is_told_of_arguments_is_the_same() {
     ] {
         both(arguments, b"");
     }
+}
+
+/// What `--help` of the commands that only Windows has says; that of the others is helped.rs's.
+#[test]
+fn every_command_of_windows_has_its_help() {
+    let print = |arguments: &[&str]| {
+        let mut there = prefix::penstock();
+        there.args(arguments);
+        printed(&run(there, b"")).replace("exit Some(0)\n", "")
+    };
+    let helps = helps::of_commands(&[], &|name| ONLY_HERE.contains(&name), &print);
+    expected::expect("wine/helped.txt", &helps);
 }
 
 /// Files that end lines as Windows does, or begin with a mark, or are UTF-16, among them.
