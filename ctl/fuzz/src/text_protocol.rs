@@ -6,7 +6,7 @@ use std::io::{self, Read, Write};
 
 use abi::ioctl::{GET, SET, Set};
 use ctl::driver::{Answer, Device, Status};
-use ctl::uapi::{Rights, serve};
+use ctl::uapi::{Rights, ask, serve};
 
 /// STATUS_INVALID_PARAMETER.
 const INVALID_PARAMETER: Status = Status(0xC000_000D_u32.cast_signed());
@@ -79,6 +79,11 @@ fn told(text: &[u8], at_once: usize, rights: Rights) -> (String, usize) {
 ///
 /// If an answer is none, or depends on how the stream is read.
 pub(crate) fn run(input: &[u8]) {
+    // The other end: whoever answers so is read as a configuration, or not.
+    let answering = Stream { text: input, at_once: 5, answers: Vec::new() };
+    if let Ok(read) = ask(answering) {
+        assert!(Set::parse(&read).is_ok());
+    }
     let whole = told(input, usize::MAX, Rights::All);
     assert_eq!(whole, told(input, 3, Rights::All), "by pieces");
     let (answers, sets) = whole;
