@@ -71,6 +71,7 @@ use crypto::{
 use netadapter::{Adapter, RxPool};
 use nt::{
     crash::{CrashCallbacks, Shown},
+    etw::Provider as Tracing,
     extended_state::ExtendedFeatures,
     irql::Passive,
     layout,
@@ -149,7 +150,9 @@ pub(crate) struct Core {
     detected: Tier,
     pub(crate) policies: Policies,
     numbers: AtomicU64,
-    /// Before what it is allocated from, and after whoever notes.
+    /// After whoever notes. None if Windows refuses: what happens is noted all the same.
+    _tracing: Option<Tracing>,
+    /// Before what it is allocated from, and after whoever notes or tells.
     recorder: Recorder,
     /// Last: what the others free goes there. None under Driver Verifier.
     _keeping: Option<Keeping<{ KEPT.len() }>>,
@@ -160,6 +163,7 @@ impl Core {
     fn build(passive: &mut Passive, verified: bool) -> Result<Self, NtError> {
         let keeping = (!verified).then(|| ALLOCATOR.keep());
         let recorder = Recorder::start()?;
+        let tracing = Tracing::register(passive).ok();
         let policies = Policies::try_new(passive)?;
         let no_memory = |_| NtError::INSUFFICIENT_RESOURCES;
         let features = ExtendedFeatures::detect(passive);
@@ -197,6 +201,7 @@ impl Core {
             detected,
             policies,
             numbers,
+            _tracing: tracing,
             recorder,
             _keeping: keeping,
         })

@@ -313,15 +313,15 @@ impl Worker {
             }
             device.core.load.observe(waiting, now.monotonic);
             let (bytes, from, random) = (message.bytes(), &message.from, &mut self.random);
-            let (kind, len) = (kind(bytes), bytes.len() as u64);
+            let (kind, handshake) = (kind(bytes), handshake(bytes));
             match device.tunnel.consume(&ground, bytes, from, now, random, &mut errand) {
                 Ok(()) => {
                     device.counters.add(Counter::HandshakesIn, 1);
-                    device.note(events::Event::MessageTaken, [kind, len, 0]);
+                    device.note(events::Event::MessageTaken, [kind, handshake, 0]);
                 }
                 Err(reason) => {
                     device.counters.discard(reason, 1);
-                    device.note(events::Event::MessageRefused, [kind, len, reason as u64]);
+                    device.note(events::Event::MessageRefused, [kind, handshake, reason as u64]);
                 }
             }
             let ended = monotonic();
@@ -377,6 +377,14 @@ fn kind(message: &[u8]) -> u64 {
     message.first().map_or(0, |kind| (*kind).into())
 }
 
+/// The index that the initiation of the message's handshake went by: its sender's, and else the receiver's, of whom an answer
+/// tells it. Of a cookie reply to a response it is the response's.
+fn handshake(message: &[u8]) -> u64 {
+    let sender_or_receiver = if kind(message) == 2 { 8 } else { 4 };
+    let index = message.get(sender_or_receiver..).and_then(<[u8]>::first_chunk);
+    index.map_or(0, |index| u32::from_le_bytes(*index).into())
+}
+
 /// What a worker does for the protocol of one device: sends, and flushes.
 pub(crate) struct Errand<'e> {
     pub(crate) device: &'e Shared<Device>,
@@ -389,7 +397,7 @@ impl Output<Paths> for Errand<'_> {
         wipe_stack(2);
         let device = self.device;
         device.counters.add(Counter::HandshakesOut, 1);
-        let words = [kind(datagram), datagram.len() as u64, 0];
+        let words = [kind(datagram), handshake(datagram), 0];
         device.note(events::Event::MessageMade, words);
         let route = match device.message_route(peer, to, self.passive) {
             Ok(route) => route,

@@ -1,14 +1,16 @@
 //! What the driver notes of itself: one table of events, and the flight recorder that keeps the last of them.
 //!
+//! Sessions of ETW that listen are told the same events ([`crate::trace`] says as what).
+//!
 //! Each CPU has a ring of [`RECORDS`] fixed records in nonpaged memory, written at `DISPATCH_LEVEL` by that CPU alone, newest over
 //! oldest. One [`Descriptor`] says where they are; the driver's own ([`crate::descriptor`]), where a debugger, a dump's reader and
 //! the simulator begin, leads to it. No record has a key, an address or a packet's byte in it.
 //!
 //! The numbers are part of what tools read, so an event is only ever added at the end of the list, never renumbered.
 
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
-use crate::table::table;
+use crate::{table::table, trace};
 
 /// When an event is noted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -20,10 +22,12 @@ pub enum Level {
     Verbose = 2,
 }
 
-/// What an event is about. The numbers are bits of the policy value `RecorderKeywords`.
+/// What an event is about. The numbers are bits of the policy value `RecorderKeywords`, and ETW's keywords.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Keyword {
+    /// All there is: noted whatever is chosen.
+    Everything = 0,
     /// The driver itself.
     Driver = 1,
     /// What is done to an adapter.
@@ -49,6 +53,18 @@ macro_rules! events {
         }
 
         impl Event {
+            /// For each, what an event of TraceLogging says of itself: [`crate::trace::metadata`].
+            #[must_use]
+            pub const fn metadata(self) -> &'static [u8] {
+                match self {
+                    $(Self::$name => {
+                        const WORDS: &[&str] = &[$($word),*];
+                        const NAME: &str = stringify!($name);
+                        &const { trace::metadata::<{ trace::metadata_bytes(NAME, WORDS) }>(NAME, WORDS) }
+                    })*
+                }
+            }
+
             /// A line for each, in the order of its number: its name, and what its words are, with semicolons between.
             pub const TABLE: &str = concat!($(stringify!($name), $(";", $word,)* "\n"),*);
 
@@ -100,24 +116,29 @@ events! {
     Info Adapter SocketsLost("tunnel"),
     /// Sockets were opened anew.
     Info Adapter SocketsReopened("tunnel", "port"),
-    /// A handshake message or cookie reply was made, to be sent.
-    Info Handshake MessageMade("tunnel", "type", "bytes"),
+    /// A handshake message or cookie reply was made, to be sent. The handshake is the index that its initiation went by.
+    Info Handshake MessageMade("tunnel", "type", "handshake"),
     /// A handshake message or cookie reply was taken and was in order.
-    Info Handshake MessageTaken("tunnel", "type", "bytes"),
+    Info Handshake MessageTaken("tunnel", "type", "handshake"),
     /// A handshake message or cookie reply was taken and discarded.
-    Info Handshake MessageRefused("tunnel", "type", "bytes", "reason"),
+    Info Handshake MessageRefused("tunnel", "type", "handshake", "reason"),
     /// Packets were discarded.
     Verbose Discard Discarded("reason", "packets"),
     /// A callback was at `DISPATCH_LEVEL` longer than any before it.
     Info Time LongestAtDispatch("tunnel", "100 ns", "packets"),
+    /// Records were overwritten before listening sessions had been told of them. Only sessions are told.
+    Info Everything RecordsLost("processor", "records"),
 }
 
 impl Event {
     /// A bit for each event, by its number, that is of one of these keywords and noted at this level.
     #[must_use]
     pub fn noted(level: u32, keywords: u32) -> u32 {
-        let is_noted =
-            |event: &&Self| event.level() as u32 <= level && event.keyword() as u32 & keywords != 0;
+        let is_noted = |event: &&Self| {
+            let of_these =
+                event.keyword() == Keyword::Everything || event.keyword() as u32 & keywords != 0;
+            event.level() as u32 <= level && of_these
+        };
         Self::ALL.iter().filter(is_noted).fold(0, |noted, event| noted | event.bit())
     }
 
@@ -239,17 +260,41 @@ pub struct Found {
 }
 
 impl Ring {
+    /// Records that can be read while others are written: over the oldest there may be another already.
+    pub const READABLE: u64 = RECORDS as u64 - 1;
+
+    /// How many records were written, ever.
+    #[must_use]
+    pub fn written(&self) -> u64 {
+        // Acquire: with the store in `note`, they are there.
+        self.next.load(Ordering::Acquire)
+    }
+
+    /// The record that is the `number`th, if it is still there, and whole.
+    #[must_use]
+    pub fn read(&self, number: u64) -> Option<Noted> {
+        let Record(record) = self.records.get(number as usize % RECORDS)?;
+        let load = |at| record.get(at).map_or(0, |word: &AtomicU64| word.load(Ordering::Relaxed));
+        let words = core::array::from_fn(load);
+        // With the fence in `note`: who has seen a word of a record that is being written there sees that those before it are.
+        fence(Ordering::Acquire);
+        let is_there = (1..=Self::READABLE).contains(&self.written().wrapping_sub(number));
+        Noted::of_words(words, number).filter(|_| is_there)
+    }
+
     /// Writes a record over the oldest. Only on the ring's CPU, at `DISPATCH_LEVEL`: two steps do for one.
     pub fn note(&self, time: u64, event: Event, irql: u8, words: [u64; 4]) {
-        // Relaxed: who reads finds out by the numbers whether a record was being written.
         let number = self.next.load(Ordering::Relaxed);
-        self.next.store(number.wrapping_add(1), Ordering::Relaxed);
         let Some(Record(record)) = self.records.get(number as usize % RECORDS) else { return };
         let what = event as u64 | u64::from(irql) << 16 | number << 32;
         let [a, b, c, d] = words;
+        // Before any of its words, all that was written is; it costs nothing on x64. See `read`.
+        fence(Ordering::Release);
         for (place, value) in record.iter().zip([time, what, a, b, c, d]) {
             place.store(value, Ordering::Relaxed);
         }
+        // Release: who counts it finds it.
+        self.next.store(number.wrapping_add(1), Ordering::Release);
     }
 }
 
@@ -270,15 +315,13 @@ impl Noted {
     /// Reads the record that is the `number`th of its ring, if that is what is there.
     #[must_use]
     pub fn parse(bytes: &[u8; 48], number: u64) -> Option<Self> {
-        let word = |at: usize| Some(u64::from_le_bytes(*bytes.get(8 * at..)?.first_chunk()?));
-        let what = word(1)?;
+        let word = |at: usize| bytes.get(8 * at..)?.first_chunk().copied().map(u64::from_le_bytes);
+        Self::of_words(core::array::from_fn(|at| word(at).unwrap_or(0)), number)
+    }
+
+    fn of_words([time, what, a, b, c, d]: [u64; 6], number: u64) -> Option<Self> {
         let event = *Event::ALL.get(usize::from(what as u16))?;
-        let noted = Self {
-            time: word(0)?,
-            event,
-            irql: (what >> 16) as u8,
-            words: [word(2)?, word(3)?, word(4)?, word(5)?],
-        };
+        let noted = Self { time, event, irql: (what >> 16) as u8, words: [a, b, c, d] };
         (what >> 32 == number & 0xFFFF_FFFF).then_some(noted)
     }
 }
@@ -328,15 +371,16 @@ mod tests {
     #[test]
     fn level_and_keywords_choose_what_is_noted() {
         assert_eq!(Event::noted(0, Keyword::ALL), 0);
-        assert_eq!(Event::noted(2, 0), 0);
+        assert_eq!(Event::noted(2, 0), Event::RecordsLost.bit());
         assert_eq!(Event::noted(2, Keyword::ALL), (1 << Event::COUNT) - 1);
         let handshakes = [Event::MessageMade, Event::MessageTaken, Event::MessageRefused];
-        let expected = handshakes.iter().fold(0, |bits, event| bits | event.bit());
+        let always = Event::RecordsLost.bit();
+        let expected = handshakes.iter().fold(always, |bits, event| bits | event.bit());
         assert_eq!(Event::noted(1, Keyword::Handshake as u32), expected);
         let discards = Keyword::Discard as u32;
         assert_eq!(
             (Event::noted(1, discards), Event::noted(2, discards)),
-            (0, Event::Discarded.bit())
+            (always, always | Event::Discarded.bit())
         );
         let all = [
             Keyword::Driver,
@@ -360,7 +404,9 @@ mod tests {
         }
         let at =
             |number: u64| Noted::parse(&bytes(&ring.records[number as usize % RECORDS]), number);
-        assert_eq!(at(2), None);
+        assert_eq!((at(2), ring.read(2)), (None, None));
+        assert_eq!(ring.read(RECORDS as u64 + 2), at(RECORDS as u64 + 2));
+        assert_eq!(ring.read(RECORDS as u64 + 3), None, "one that is to come");
         let noted = at(RECORDS as u64 + 2).expect("the newest");
         assert_eq!((noted.time, noted.irql), (RECORDS as u64 + 2, 2));
         assert_eq!(format!("{noted}"), "AdapterUp, tunnel 258, port 51820");
@@ -373,7 +419,7 @@ mod tests {
     fn a_reason_is_told_by_name() {
         let reason = crate::discard::Discard::BadTag as u64;
         let noted =
-            Noted { time: 0, event: Event::MessageRefused, irql: 0, words: [1, 4, 148, reason] };
+            Noted { time: 0, event: Event::MessageRefused, irql: 0, words: [1, 4, 77, reason] };
         assert!(format!("{noted}").ends_with("(BadTag)"), "{noted}");
     }
 

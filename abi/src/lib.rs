@@ -18,3 +18,4 @@ pub mod ioctl;
 pub mod policy;
 pub mod statistics;
 mod table;
+pub mod trace;

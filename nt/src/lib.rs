@@ -29,6 +29,7 @@ pub mod chain;
 pub mod closing;
 pub mod crash;
 pub mod dpc;
+pub mod etw;
 pub mod event;
 pub mod extended_state;
 pub mod fwp;

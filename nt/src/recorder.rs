@@ -4,20 +4,61 @@
 //! locked; what happens above that level is not noted. The time is the time stamp counter, which needs no call.
 
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::{
+    ptr,
+    sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering},
+};
 
-use abi::events::{Descriptor, Event, Ring};
+use abi::events::{Descriptor, Event, Noted, Ring};
 use wdk_sys::DISPATCH_LEVEL;
 
 use crate::{
     crash::Shown,
-    irql::{self, AtMostDispatch, Dispatch},
+    event as nt_event,
+    irql::{self, AtMostDispatch, Dispatch, Passive},
     processor,
     status::NtError,
 };
 
 /// Where the rings are; the driver's own descriptor leads here.
 pub static DESCRIPTOR: Descriptor = Descriptor::new();
+
+/// The events that sessions want to be told ([`Event::wanted`]), whatever the rings keep else.
+static WANTED: AtomicU32 = AtomicU32::new(0);
+/// Rung when one of them was noted.
+static BELL: AtomicPtr<Bell> = AtomicPtr::new(ptr::null_mut());
+
+/// Calls who tells sessions, once for all that happens meanwhile.
+#[derive(Debug)]
+pub(crate) struct Bell {
+    event: nt_event::Event,
+    /// Rung, and not yet heard.
+    is_rung: AtomicBool,
+}
+
+impl Bell {
+    /// # Errors
+    ///
+    /// [`NtError::INSUFFICIENT_RESOURCES`].
+    pub(crate) fn try_new() -> Result<Self, NtError> {
+        let event = nt_event::Event::try_new(nt_event::Kind::Synchronization)?;
+        Ok(Self { event, is_rung: AtomicBool::new(false) })
+    }
+
+    /// `<= DISPATCH_LEVEL`.
+    pub(crate) fn ring(&self) {
+        // Release: who hears it finds what was written before.
+        if !self.is_rung.swap(true, Ordering::AcqRel) {
+            self.event.set();
+        }
+    }
+
+    /// Waits until it is rung. What is written from now on rings it again.
+    pub(crate) fn wait(&self, passive: &Passive) {
+        self.event.wait(passive);
+        self.is_rung.swap(false, Ordering::AcqRel);
+    }
+}
 
 /// A cache line of a ring. Rings are made line by line, so that none is ever on the stack.
 #[derive(Debug)]
@@ -89,7 +130,8 @@ impl Drop for Recorder {
 /// there is no recorder. Any IRQL; raises to `DISPATCH_LEVEL` meanwhile.
 #[inline(never)] // Many call it, none often.
 pub fn note(event: Event, words: [u64; 4]) {
-    if DESCRIPTOR.noted.load(Ordering::Relaxed) & event.bit() == 0 {
+    let wanted = WANTED.load(Ordering::Relaxed);
+    if (DESCRIPTOR.noted.load(Ordering::Relaxed) | wanted) & event.bit() == 0 {
         return;
     }
     let irql = irql::current();
@@ -97,7 +139,38 @@ pub fn note(event: Event, words: [u64; 4]) {
         // SAFETY: just looked at, and whoever raises it lowers it again before this thread goes on.
         let level = unsafe { AtMostDispatch::assume() };
         level.pinned(|level| write(event, irql, words, level));
+        if wanted & event.bit() != 0 {
+            // SAFETY: who owns it takes it from here before it goes, when nobody notes any more.
+            let bell = unsafe { BELL.load(Ordering::Acquire).as_ref() };
+            bell.inspect(|bell| bell.ring());
+        }
     }
+}
+
+/// Has somebody be called when an event that sessions want is noted.
+pub(crate) fn call(bell: Option<&Bell>) {
+    let bell = bell.map_or(ptr::null_mut(), |bell| ptr::from_ref(bell).cast_mut());
+    BELL.store(bell, Ordering::Release);
+}
+
+/// Has events be noted that sessions want, besides those that are chosen.
+pub(crate) fn want(events: u32) {
+    WANTED.store(events, Ordering::Relaxed);
+}
+
+/// The events that sessions want.
+pub(crate) fn wanted() -> u32 {
+    WANTED.load(Ordering::Relaxed)
+}
+
+/// What happens now, without being noted.
+pub(crate) fn noted_now(event: Event, words: [u64; 4]) -> Noted {
+    Noted { time: time_stamp(), event, irql: irql::current(), words }
+}
+
+/// The rings there are, each processor's. Nobody has one when the recorder is dropped.
+pub(crate) fn rings() -> impl Iterator<Item = &'static Ring> {
+    (0..DESCRIPTOR.ring_count.load(Ordering::Relaxed)).filter_map(ring)
 }
 
 /// Has events of these keywords up to a level be noted; level 0 is none. Any IRQL.
@@ -106,16 +179,24 @@ pub fn choose(level: u32, keywords: u32) {
 }
 
 fn write(event: Event, irql: u8, words: [u64; 4], level: &Dispatch<'_>) {
-    let cpu = processor::current(level);
+    if let Some(ring) = ring(processor::current(level)) {
+        ring.note(time_stamp(), event, irql, words);
+    }
+}
+
+/// The ring of a processor.
+fn ring(cpu: u32) -> Option<&'static Ring> {
     let rings = DESCRIPTOR.rings.load(Ordering::Acquire) as usize;
     if rings == 0 || cpu >= DESCRIPTOR.ring_count.load(Ordering::Relaxed) {
-        return;
+        return None;
     }
-    let ring = core::ptr::with_exposed_provenance::<Ring>(rings).wrapping_add(cpu as usize);
+    let ring = ptr::with_exposed_provenance::<Ring>(rings).wrapping_add(cpu as usize);
     // SAFETY: lines of so many rings are there until the recorder is dropped, which its owner does when nobody notes any more;
     // both types are atomics and nothing else.
-    let ring = unsafe { &*ring };
+    Some(unsafe { &*ring })
+}
+
+fn time_stamp() -> u64 {
     // SAFETY: every x64 CPU has it, and it reads nothing of ours.
-    let time = unsafe { core::arch::x86_64::_rdtsc() };
-    ring.note(time, event, irql, words);
+    unsafe { core::arch::x86_64::_rdtsc() }
 }

@@ -5,6 +5,7 @@
 //! resolved by the import libraries of the driver kit, or by those made from `scripts/wdk/lib`.
 
 pub mod cng;
+pub mod etw;
 pub mod fwp;
 pub mod ke;
 pub mod ndis;

@@ -60,6 +60,8 @@ pub struct Options {
     pub texts: BTreeMap<String, String>,
     /// False is a fault: saving the extended state answers success and does nothing, and so does restoring it.
     pub keeps_extended_state: bool,
+    /// A session that is there before any driver, as an autologger is: [`crate::nt::etw::AT_BOOT`].
+    pub traced: Option<crate::nt::etw::Wanted>,
     /// Whether memory that the driver gives up is kept as it was, and stacks are not painted, for [`Machine::memory`].
     pub remembers: bool,
 }
@@ -76,6 +78,7 @@ impl Default for Options {
             parameters: BTreeMap::new(),
             texts: BTreeMap::new(),
             keeps_extended_state: true,
+            traced: None,
             remembers: false,
         }
     }
@@ -178,6 +181,9 @@ impl Machine {
         }
         for (name, value) in &machine.options.texts {
             machine.registry.set_text(&machine.parameters_key(), name, value);
+        }
+        if let Some(wanted) = machine.options.traced {
+            machine.begin_trace(wanted);
         }
         for number in 0..cpus {
             machine.background("idle", move |machine| {

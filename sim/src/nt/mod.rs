@@ -21,6 +21,7 @@ pub mod cng;
 pub mod crash;
 pub mod dbg;
 pub mod dpc;
+pub mod etw;
 pub mod ex;
 pub mod fwp;
 pub mod io;
@@ -222,6 +223,7 @@ static TABLES: &[Table] = &[
     (crash::IMPORTS, crash::BEHAVIOURS),
     (dbg::IMPORTS, &[]),
     (dpc::IMPORTS, dpc::BEHAVIOURS),
+    (etw::IMPORTS, etw::BEHAVIOURS),
     (ex::IMPORTS, &[]),
     (io::IMPORTS, &[]),
     (ke::IMPORTS, ke::BEHAVIOURS),

@@ -175,6 +175,18 @@ rules! {
     BUGCHECK_CALLBACK: 0xCE "DRIVER_UNLOADED_WITHOUT_CANCELLING_PENDING_OPERATIONS",
         "", "DDI wdm/nf-wdm-keregisterbugcheckreasoncallback",
         "tests/imports.rs" "callbacks_at_a_bugcheck_are_deregistered", "The driver is unloaded with a callback at a bugcheck registered.";
+    ETW_REGISTRATION: 0xCE "DRIVER_UNLOADED WITH A PROVIDER REGISTERED",
+        "", "DDI wdm/nf-wdm-etwunregister: before the provider exits",
+        "tests/tracing.rs" "providers_are_unregistered_before_the_driver_goes", "The driver is unloaded with a provider of events registered.";
+    ETW_HANDLE: 0xC4 "ETW: no provider",
+        "", "DDI wdm/nf-wdm-etwunregister: no calls outside of registration",
+        "tests/tracing.rs" "wrong_calls_are_stopped_by_name", "An event is written by, or something asked of, a provider that is not registered.";
+    ETW_PAGED_DATA: 0xC4 "ETW: pageable data",
+        "", "DDI wdm/nf-wdm-etwwritetransfer: nonpaged above APC_LEVEL",
+        "tests/tracing.rs" "wrong_calls_are_stopped_by_name", "An event is written above APC_LEVEL out of memory that may be paged out.";
+    DEADLOCK_ETW: 0xC4 "DEADLOCK: EtwUnregister",
+        "", "ours: Windows would wait for ever",
+        "tests/tracing.rs" "a_provider_is_not_unregistered_in_its_callback", "A provider is unregistered inside its callback, or while that does not return.";
     // KMDF.
     WDF_INVALID_HANDLE: 0x10D "WDF_INVALID_HANDLE",
         "KMDF verifier", "WDD debugger/bug-check-0x10d---wdf-violation",

@@ -163,7 +163,7 @@ fn a_healthy_machine_is_shown_as_it_is() {
         );
         assert_says(
             &says("timers"),
-            &["adapter 1, peer 0: keepalive in 7.000 s, erase in 536.99", ", looked at in 6.99"],
+            &["adapter 1, peer 0: keepalive in ", " s, erase in 536.99", ", looked at in "],
         );
         assert_says(
             &says("queues"),
@@ -262,7 +262,7 @@ fn what_was_discarded_and_what_never_came_are_told() {
         assert_says(&discards, &[&format!("  discarded StagedDropped {dropped}\n")]);
         let log = says(&gone, "log 1000");
         assert!(!log.contains(Event::MessageTaken.name()), "{log}");
-        assert_says(&log, &["MessageMade, tunnel 1, type 1, bytes 148"]);
+        assert_says(&log, &["MessageMade, tunnel 1, type 1, handshake "]);
     });
 }
 
@@ -332,7 +332,7 @@ fn a_stop_says_what_it_was_and_everything_else_still_speaks() {
             &[
                 &format!("stop {code:#x} (0x0, 0x0, 0x0, 0x0)"),
                 "Driver Verifier: parameter 1 says which rule",
-                "MessageTaken, tunnel 1, type 2, bytes 92",
+                "MessageTaken, tunnel 1, type 2, handshake ",
             ],
         );
         let all = windbg(&stopped, &ALL);
@@ -380,7 +380,7 @@ fn a_dump_that_lacks_parts_is_shown_as_far_as_it_goes() {
             &[&format!("  peer at {at:#x}: not to be had here (Unable to read memory")],
         );
         assert_says(&says(&no_peer, "verify"), &["WRONG: "]);
-        assert_says(&says(&no_peer, "log"), &["MessageTaken, tunnel 1, type 2, bytes 92"]);
+        assert_says(&says(&no_peer, "log"), &["MessageTaken, tunnel 1, type 2, handshake "]);
 
         let mut no_time = whole.clone();
         no_time.stretches.retain(|it| it.what != "KUSER_SHARED_DATA");

@@ -94,6 +94,7 @@ mod sessions;
 mod shapes;
 mod simd_tiers;
 mod spreading;
+mod tracing;
 mod two_adapters;
 mod weather;
 mod zero_copy;

@@ -4,7 +4,7 @@ use declarations::{abi::Abi, raw::Raw, read};
 
 fn raw() -> Raw {
     let mut raw = Raw::default();
-    for file in ["ke", "cng", "wsk", "netio", "netcx", "ndis", "fwp"] {
+    for file in ["ke", "etw", "cng", "wsk", "netio", "netcx", "ndis", "fwp"] {
         raw.read(&read(&format!("nt/src/sys/{file}.rs")));
     }
     raw
