@@ -32,6 +32,7 @@ processes and tables in scripts:        procps python3
 the driver's functions and lines:       gdb
 signatures, the package's cabinet, MSI: openssl osslsigncode gcab msitools
 WinDbg's script, tried on a simulation: nodejs
+packets as others read them:            tshark
 a Linux kernel as a peer, emulated:     qemu-system-x86 busybox-static cpio kmod xz-utils
 T
 )

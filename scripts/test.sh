@@ -103,7 +103,8 @@ beside_others() {
     scripts/interop.sh || return
     # The command line beside `wg`, where there is what interop.sh needs, too.
     if (. scripts/namespaces.sh && can_make_namespaces) >/dev/null; then
-        cargo test --quiet --locked -p ctl --features driver --test beside_wg --test hostile_requests --test brought_up
+        cargo test --quiet --locked -p ctl --features driver --test beside_wg --test hostile_requests --test brought_up \
+            --test traced
     fi
 }
 scenarios() {

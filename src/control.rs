@@ -9,12 +9,14 @@
 use alloc::vec::Vec;
 
 use abi::{
+    capture::{INNER, START_LEN, Start},
     events::Event,
     ioctl::{
         self, AdapterState, LOG_ENTRY_LEN, ParseError, SET_MAX_LEN, Set, UNIX_EPOCH_FILETIME,
         Writer, interface_flag, peer_flag,
         writer::{InterfaceFields, PeerFields},
     },
+    policy::Policy,
     statistics,
 };
 use crypto::{
@@ -28,7 +30,7 @@ use nt::{
     irql::Passive,
     process::Process,
     status::NtError,
-    wdf::{Control, Device as Handle, DeviceEvents, Request, RequestorMode},
+    wdf::{Control, Device as Handle, DeviceEvents, File, Request, RequestorMode},
 };
 use zeroize::Zeroizing;
 
@@ -99,6 +101,10 @@ impl DeviceEvents for Context {
         judge(request, passive)
     }
 
+    fn closed(&self, file: File, passive: &mut Passive) {
+        self.device.capture.close(Some(file), &AtPassive(passive));
+    }
+
     fn in_caller_context(
         &self,
         handle: Handle,
@@ -115,7 +121,9 @@ impl DeviceEvents for Context {
             | ioctl::SET
             | ioctl::READ_LOG_LINE
             | ioctl::GET_STATISTICS
-            | ioctl::RELOAD_POLICY => {
+            | ioctl::RELOAD_POLICY
+            | ioctl::START_CAPTURE
+            | ioctl::READ_CAPTURE => {
                 if let Err((request, error)) = request.enqueue(handle) {
                     request.complete(Err(error), 0);
                 }
@@ -136,6 +144,11 @@ impl DeviceEvents for Context {
             ioctl::RELOAD_POLICY => {
                 request.complete(self.reload_policy(control, passive), 0);
             }
+            ioctl::START_CAPTURE => {
+                let started = self.start_capture(&request, control, passive);
+                request.complete(started, 0);
+            }
+            ioctl::READ_CAPTURE => self.read_capture(request, control, passive),
             _ => request.complete(Err(NtError::INVALID_DEVICE_REQUEST), 0),
         }
     }
@@ -269,6 +282,37 @@ impl Context {
         let reading = self.device.core.follow_policy(passive);
         self.device.say_refused(&reading, passive);
         Ok(())
+    }
+
+    /// START_CAPTURE.
+    fn start_capture(
+        &self,
+        request: &Request,
+        control: Control,
+        passive: &Passive,
+    ) -> Result<(), NtError> {
+        if (control.input_len, control.output_len) != (START_LEN, 0) {
+            return Err(NtError::INVALID_PARAMETER);
+        }
+        let mut bytes = [0; START_LEN];
+        request.input()?.copy_to(&mut bytes)?;
+        let start = Start::parse(&bytes).ok_or(NtError::INVALID_PARAMETER)?;
+        // Asked again whenever there is a packet.
+        if start.what & INNER != 0 && self.device.core.policies.get(Policy::TraceInner) == 0 {
+            return Err(NtError::ACCESS_DISABLED_BY_POLICY);
+        }
+        self.device.capture.open(request.file(), start, &AtPassive(passive))
+    }
+
+    /// READ_CAPTURE.
+    fn read_capture(&self, mut request: Request, control: Control, passive: &Passive) {
+        let (file, ground) = (request.file(), AtPassive(passive));
+        let read = self
+            .device
+            .capture
+            .read(file, control.output_len, &ground, |answer| request.output()?.write(answer));
+        let written = *read.as_ref().unwrap_or(&0);
+        request.complete(read.map(drop), written);
     }
 
     /// GET_STATISTICS.

@@ -33,6 +33,7 @@ use nt::{
 
 use crate::{
     Core,
+    capture::Capture,
     counters::Counters,
     datapath,
     ends::Outer,
@@ -63,6 +64,7 @@ pub(crate) struct Device {
     pub(crate) tunnel: Tunnel<Paths>,
     pub(crate) adapter: Adapter,
     pub(crate) counters: Counters,
+    pub(crate) capture: Capture,
     pub(crate) log: Log,
     pub(crate) handshakes: HandshakeQueue,
     pub(crate) service: ServiceQueue,
@@ -122,6 +124,7 @@ impl Device {
             tunnel,
             adapter,
             counters: Counters::try_new()?,
+            capture: Capture::default(),
             log: Log::default(),
             handshakes: HandshakeQueue::try_new(MAX_QUEUED_HANDSHAKES)?,
             service: ServiceQueue::default(),
@@ -441,6 +444,7 @@ impl Device {
         self.take_down(passive);
         passive.pinned(|level| self.log.close(level.at_most()));
         let ground = AtPassive(passive);
+        self.capture.close(None, &ground);
         self.tunnel.close(&ground);
         while self.service.pop(&ground).is_some() {}
         self.stop_waiting();

@@ -19,6 +19,7 @@
 //! | `handshakes` | handshake messages on their way to a worker |
 //! | `account` | what of a clock tick is spent |
 //! | `counters`, `log` | what is counted, and said |
+//! | `capture` | packets for whoever traces them |
 //! | `shown` | what dumps are to hold of it |
 //! | `ground`, `random` | what the protocol core stands on |
 #![no_std]
@@ -27,6 +28,7 @@
 extern crate alloc;
 
 mod account;
+mod capture;
 mod control;
 mod counters;
 mod datapath;

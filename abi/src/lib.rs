@@ -9,6 +9,7 @@
 #[cfg(test)]
 extern crate std;
 
+pub mod capture;
 pub mod cpu_list;
 pub mod descriptor;
 pub mod discard;

@@ -128,6 +128,8 @@ policies! {
         RecorderLevel: 0..=2, "0 nothing, 1 what happens to adapters and handshakes, 2 also each discard", default 1;
         /// What the events that the flight recorder keeps are about.
         RecorderKeywords: 0..=31, "sum of 1 for the driver, 2 adapters, 4 handshakes, 8 discards, 16 times at DISPATCH_LEVEL", default 31;
+        /// Whether a capture may have the packets inside the tunnel, too (`penstock trace packets --inner`).
+        TraceInner: 0..=1, "0 no, 1 yes", default 0;
     }
 }
 

@@ -12,6 +12,7 @@ pub mod driver;
 pub mod key;
 #[cfg(unix)]
 pub mod linux;
+pub mod packets;
 pub mod policy;
 pub mod service;
 pub mod show;

@@ -13,7 +13,11 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
-use abi::ioctl::{GET, GET_STATISTICS, RELOAD_POLICY, SET, SET_ADAPTER_STATE, Set, reads_output};
+use abi::capture::START_LEN;
+use abi::ioctl::{
+    GET, GET_STATISTICS, READ_CAPTURE, RELOAD_POLICY, SET, SET_ADAPTER_STATE, START_CAPTURE, Set,
+    reads_output,
+};
 use ctl::change::{Change, PeerChange};
 use ctl::driver::simulated::{DIRECTORY, Simulated};
 use ctl::driver::{self, Driver};
@@ -26,8 +30,8 @@ use simulated::{PENSTOCK, Tunnel, run};
 /// How many requests each makes.
 const ROUNDS: u64 = 500;
 /// Lengths about those that something has: a word, the structures, a page, and longer.
-const LENGTHS: [usize; 16] =
-    [0, 1, 3, 4, 5, 79, 80, 81, 127, 128, 136, 216, 240, 4095, 4097, 70_000];
+const LENGTHS: [usize; 17] =
+    [0, 1, 3, 4, 5, START_LEN, 79, 80, 81, 127, 128, 136, 216, 240, 4095, 4097, 70_000];
 
 /// Numbers that are the same in every run.
 struct Numbers(u64);
@@ -68,6 +72,8 @@ fn bother(socket: &Path, numbers: &mut Numbers) {
         SET_ADAPTER_STATE,
         GET_STATISTICS,
         RELOAD_POLICY,
+        START_CAPTURE,
+        READ_CAPTURE,
         close,
         any,
     ]);

@@ -29,6 +29,8 @@ macro_rules! errors {
 errors! {
     /// The caller is not who may do this.
     ACCESS_DENIED = STATUS_ACCESS_DENIED;
+    /// Policy does not allow it, whoever asks.
+    ACCESS_DISABLED_BY_POLICY = STATUS_ACCESS_DISABLED_BY_POLICY_OTHER;
     /// An address or port is taken.
     ADDRESS_ALREADY_EXISTS = STATUS_ADDRESS_ALREADY_EXISTS;
     /// The caller's buffer holds part of the answer.
@@ -37,6 +39,8 @@ errors! {
     BUFFER_TOO_SMALL = STATUS_BUFFER_TOO_SMALL;
     /// What was asked for is being taken down.
     DELETE_PENDING = STATUS_DELETE_PENDING;
+    /// Somebody else is at it.
+    DEVICE_BUSY = STATUS_DEVICE_BUSY;
     /// The device is not in the state this needs.
     DEVICE_NOT_READY = STATUS_DEVICE_NOT_READY;
     /// A lower layer that this needs is not there.

@@ -12,6 +12,7 @@ mod packet;
 mod receive;
 mod send;
 mod sort;
+mod tapped;
 mod turn;
 
 pub(crate) use length::Answers;

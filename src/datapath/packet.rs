@@ -139,6 +139,25 @@ impl Packet {
         }
     }
 
+    /// Writes the packet's first bytes for a capture, as many as it has and there is room for.
+    pub(super) fn front(&self, held: &Held, place: &mut [u8]) {
+        let flight = &held.flight;
+        let (front, rest): (&[u8], _) = match self {
+            Self::Flying { position, .. } => (&[], Some((*position, 0))),
+            Self::Segment { position, at, .. } => match held.segments.get(*at) {
+                Some(segment) => (segment.headers(), Some((*position, segment.payload().start))),
+                None => (&[], None),
+            },
+            Self::Copied(bytes) | Self::Waited(bytes) => (bytes, None),
+            Self::Keepalive => (&[], None),
+        };
+        let (headers, payload) = place.split_at_mut(front.len().min(place.len()));
+        headers.iter_mut().zip(front).for_each(|(place, byte)| *place = *byte);
+        if let Some((position, from)) = rest {
+            let _as_many = flight.copy_to(position, from, payload);
+        }
+    }
+
     /// The packet as something that may wait: keepalives do not.
     pub(super) fn into_copy(
         self,

@@ -251,6 +251,9 @@ impl Device {
         let from = last_sender.and_then(|number: u8| work.senders.get(usize::from(number)));
         let wants = from
             .map_or(Wants::NONE, |from| peer.received(&At(level), &keypair, from, now, received));
+        if this.is_tapped_inside() {
+            this.tap_opened(work, level);
+        }
         this.indicate(work, level);
         this.attend(peer, wants, level);
     }

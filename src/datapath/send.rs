@@ -242,11 +242,15 @@ impl Device {
         let (Some(run), Some(keypair)) = (&mut work.run, &work.keypair) else { return };
         let (packets, held) = (&work.packets, &mut work.held);
         let (mtu, mut counter) = (work.mtu, work.first_counter);
+        let tapped = self.is_tapped_inside();
         let mut written = 0_usize;
         self.core.with_extended_state(run.bytes(), |state| {
             let mut datagrams = run.datagrams_mut();
             for packets in packets.chunks(SEAL_PACKETS) {
                 held.finish(packets);
+                if tapped {
+                    self.tap_sealing(packets, held, level);
+                }
                 let pieces = packets.iter().map(|packet| {
                     let padding = padded_len(packet.len(), mtu).saturating_sub(packet.len());
                     packet.pieces(held, padding)
@@ -294,9 +298,14 @@ impl Device {
     }
 
     /// Gives a run to the sockets, if there are any.
-    pub(crate) fn hand_over(&self, run: Run, route: &Route, tos: u8, level: &AtMostDispatch) {
+    pub(crate) fn hand_over(&self, mut run: Run, route: &Route, tos: u8, level: &AtMostDispatch) {
         match self.open_sockets(level) {
-            Some(sockets) => sockets.send(run, route, tos, level),
+            Some(sockets) => {
+                if self.is_tapped_outside() {
+                    self.tap_leaving(&mut run, route, (tos, sockets.port()), level);
+                }
+                sockets.send(run, route, tos, level);
+            }
             None => self.counters.discard(Discard::AdapterDown, run.len()),
         }
     }

@@ -151,6 +151,9 @@ impl Device {
         let now = this.now();
         let (count, mut bytes) = (datagrams.len(), 0_usize);
         this.counters.add(Counter::DatagramsIn, count);
+        if this.is_tapped_outside() {
+            this.tap_arrived(&datagrams, level);
+        }
         // Those that are not opened, to be given back together.
         let Some(mut seen) = datagrams.split() else {
             return this.counters.discard(Discard::NotUp, count);

@@ -32,6 +32,12 @@ pub const GET_STATISTICS: u32 = code(0x900, METHOD_BUFFERED);
 /// Our own: has the driver read its policy ([`crate::policy`]) anew, and every adapter follow it. Takes
 /// no bytes and gives none; what is not applied is in the log of the adapter that was asked.
 pub const RELOAD_POLICY: u32 = code(0x901, METHOD_BUFFERED);
+/// Our own: opens a capture ([`crate::capture`]), a [`crate::capture::Start`] in. It ends with the handle it was opened by.
+pub const START_CAPTURE: u32 = code(0x902, METHOD_BUFFERED);
+/// Our own: what the handle's capture has taken since it was last read, a [`crate::capture::Answer`] out, at once.
+///
+/// METHOD_OUT_DIRECT. The buffer has to have room for the longest answer.
+pub const READ_CAPTURE: u32 = code(0x903, METHOD_OUT_DIRECT);
 
 /// GUID of the device interface that takes these codes, as (data1, data2, data3, data4).
 pub const INTERFACE_CLASS: (u32, u16, u16, [u8; 8]) =

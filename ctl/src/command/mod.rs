@@ -29,6 +29,7 @@ mod serve;
 mod service;
 mod show;
 mod strip;
+mod trace;
 mod up;
 
 /// Configures WireGuard tunnels of Penstock, and looks at them.
@@ -76,6 +77,9 @@ enum Command {
     Driver(driver::Command),
     /// Look for what keeps tunnels from working, and say what to do.
     Doctor,
+    /// What the driver does, as it does it: its packets.
+    #[command(subcommand)]
+    Trace(trace::Command),
     /// The driver's policy: the values that an administrator may set.
     #[command(subcommand)]
     Policy(policy::Command),
@@ -105,6 +109,7 @@ pub(crate) fn run() -> ExitCode {
         Some(Command::Up(up)) => up.run(),
         Some(Command::Down(down)) => down.run(),
         Some(Command::Policy(command)) => command.run(),
+        Some(Command::Trace(command)) => command.run(),
     };
     match outcome {
         Ok(()) | Err(Failure::Unread) => ExitCode::SUCCESS,

@@ -15,6 +15,10 @@ impl Status {
     pub const ACCESS_DENIED: Self = Self(0xC000_0022_u32.cast_signed());
     /// STATUS_BUFFER_OVERFLOW: the answer is longer than the buffer.
     pub const BUFFER_OVERFLOW: Self = Self(0x8000_0005_u32 as i32);
+    /// STATUS_ACCESS_DISABLED_BY_POLICY_OTHER.
+    pub const NOT_BY_POLICY: Self = Self(0xC000_0364_u32 as i32);
+    /// STATUS_DEVICE_BUSY.
+    pub const BUSY: Self = Self(0x8000_0011_u32 as i32);
 
     /// Whether it is a success.
     ///
@@ -61,9 +65,11 @@ impl Status {
 /// the words of `wg`.
 ///
 /// Source: `RtlNtStatusToDosError`, which a test asks where there is one.
-const TOLD: [(u32, u32, i32, &str); 18] = [
+const TOLD: [(u32, u32, i32, &str); 19] = [
     // STATUS_ACCESS_DENIED.
     (0xC000_0022, 5, 13, "Permission denied"),
+    // STATUS_ACCESS_DISABLED_BY_POLICY_OTHER.
+    (0xC000_0364, 1260, 1, "Policy does not allow it"),
     // STATUS_INVALID_PARAMETER, STATUS_INVALID_BUFFER_SIZE, STATUS_BUFFER_TOO_SMALL.
     (0xC000_000D, 87, 22, "Invalid argument"),
     (0xC000_0206, 1784, 22, "Invalid argument"),

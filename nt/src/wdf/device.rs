@@ -109,7 +109,7 @@ impl DeviceInit {
         let mut files = WDF_FILEOBJECT_CONFIG {
             Size: size_of::<WDF_FILEOBJECT_CONFIG>() as ULONG,
             EvtDeviceFileCreate: Some(events::evt_device_file_create::<D>),
-            EvtFileClose: None,
+            EvtFileClose: Some(events::evt_file_close::<D>),
             EvtFileCleanup: None,
             AutoForwardCleanupClose: WdfUseDefault,
             // NetAdapterCx keeps a mark of its own in FsContext.

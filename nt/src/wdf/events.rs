@@ -13,7 +13,7 @@ use wdk_sys::{
     WDFOBJECT, WDFQUEUE, WDFREQUEST,
 };
 
-use super::{Control, Device, Request, call, context};
+use super::{Control, Device, File, Request, call, context};
 use crate::{
     irql::{self, Passive},
     status::{NtError, to_status},
@@ -69,6 +69,9 @@ pub trait DeviceEvents: Send + Sync + 'static {
     ///
     /// The status the caller gets instead of a handle.
     fn open(&self, request: &Request, passive: &mut Passive) -> Result<(), NtError>;
+
+    /// What somebody had opened is closed, and every request made with it completed; in an arbitrary thread.
+    fn closed(&self, _file: File, _passive: &mut Passive) {}
 
     /// A control request, in the thread of the caller, to be completed or handed on with
     /// [`Request::enqueue`].
@@ -209,6 +212,20 @@ pub(super) unsafe extern "C" fn evt_device_file_create<D: DeviceEvents>(
     let opened =
         entered.and_then(|(context, _device, mut passive)| context.open(&request, &mut passive));
     request.complete(opened, 0);
+}
+
+/// `EvtFileClose`.
+///
+/// Not `EvtFileCleanup`: requests may still be under way then, and begin what belongs to the file.
+pub(super) unsafe extern "C" fn evt_file_close<D: DeviceEvents>(file: WDFFILEOBJECT) {
+    // SAFETY: the file exists, as this is a callback of it; it is a child of its device.
+    let device = unsafe { call!(WdfFileObjectGetDevice, file) };
+    // SAFETY: registered for a device of `D`, and documented to run at PASSIVE_LEVEL.
+    let entered = unsafe { enter::<D>(device) };
+    // What was opened before the context was there had no requests.
+    let _ = entered.map(|(context, _device, mut passive)| {
+        context.closed(File::of(file), &mut passive);
+    });
 }
 
 /// `EvtIoInCallerContext`.

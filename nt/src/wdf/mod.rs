@@ -27,7 +27,7 @@ pub use driver::{DriverEvents, Entry};
 pub use events::{DeviceEvents, PowerState};
 pub use queue::Queue;
 pub use registry::ParametersKey;
-pub use request::{Control, Request, RequestorMode};
+pub use request::{Control, File, Request, RequestorMode};
 
 /// Calls a function of the KMDF table.
 macro_rules! call {

@@ -13,7 +13,8 @@ use core::{
 
 use wdk_sys::{
     _MODE::KernelMode, _WDF_REQUEST_TYPE::WdfRequestTypeDeviceControl, KPROCESSOR_MODE, NTSTATUS,
-    PVOID, STATUS_CANCELLED, STATUS_SUCCESS, USHORT, WDF_REQUEST_PARAMETERS, WDFREQUEST,
+    PVOID, STATUS_CANCELLED, STATUS_SUCCESS, USHORT, WDF_REQUEST_PARAMETERS, WDFFILEOBJECT,
+    WDFREQUEST,
 };
 
 use super::{Device, Queue, call};
@@ -40,6 +41,19 @@ pub enum RequestorMode {
     Kernel,
     /// A program.
     User,
+}
+
+/// What a program has opened: one handle, and those that are duplicates of it.
+///
+/// Tells requests of one from those of another, until it is closed ([`super::DeviceEvents::closed`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct File(usize);
+
+impl File {
+    /// The file of this handle, which is only compared.
+    pub(super) fn of(handle: WDFFILEOBJECT) -> Self {
+        Self(handle.addr())
+    }
 }
 
 /// One of a request's two buffers.
@@ -125,6 +139,17 @@ impl Request {
         } else {
             RequestorMode::User
         }
+    }
+
+    /// What it was made with.
+    ///
+    /// # IRQL
+    ///
+    /// `<= DISPATCH_LEVEL`.
+    #[must_use]
+    pub fn file(&self) -> File {
+        // SAFETY: the request is ours by the type invariant.
+        File::of(unsafe { call!(WdfRequestGetFileObject, self.0) })
     }
 
     /// The input buffer, in the system's memory. Empty if the caller gave none.

@@ -16,9 +16,12 @@ use sim::host::linux::Linux;
 use sim::host::linux::bridge::Bridge;
 use sim::host::linux::tun::{Tun, check_name};
 use sim::host::uapi::policy::Setting;
-use sim::host::uapi::{self, Configured, Server, request::SetRequest, translate};
+use sim::host::uapi::{self, Configured, Handle, Server, request::SetRequest, translate};
 use sim::nt::Mark;
 use sim::nt::machine::Options;
+use sim::nt::ps::Process;
+use sim::nt::se::Token;
+use sim::nt::wdf::requestor::FileHandle;
 use sim::nt::{netio, wsk};
 use sim::verifier::schedule::{Mode, World};
 
@@ -117,7 +120,9 @@ impl Up {
         let tunnel = Arc::new(computer.add_tunnel()?);
         netio::adopt(computer.machine(), tun.index(), tunnel.adapter().luid());
         let bridge = Bridge::join(computer.machine(), &tun, tunnel.adapter());
-        let configured = Arc::new(Interface { tunnel: tunnel.clone(), linux: linux.clone() });
+        let process = Process::start("penstock", Token::administrator());
+        let configured =
+            Arc::new(Interface { tunnel: tunnel.clone(), linux: linux.clone(), process });
         let server = Server::listen(&world, Path::new(uapi::DIRECTORY), &self.name, configured)
             .map_err(|error| {
                 Failure::new(format!("{}/{}.sock: {error}", uapi::DIRECTORY, self.name))
@@ -199,6 +204,8 @@ fn take_down(computer: Computer, tunnel: Arc<Tunnel>, linux: &Linux) -> Outcome 
 struct Interface {
     tunnel: Arc<Tunnel>,
     linux: Arc<Linux>,
+    /// Whoever makes control requests.
+    process: Arc<Process>,
 }
 
 impl Configured for Interface {
@@ -221,8 +228,19 @@ impl Configured for Interface {
         self.tunnel.set_policy(settings).map_err(translate::errno_of)
     }
 
+    fn open(&self) -> Result<Box<dyn Handle>, i32> {
+        let opened =
+            self.tunnel.machine().open_device(self.tunnel.handle().device(), &self.process);
+        Ok(Box::new(Open(opened?)))
+    }
+}
+
+/// A connection's handle.
+struct Open(FileHandle);
+
+impl Handle for Open {
     fn control(&self, code: u32, input: &[u8], output: &mut [u8]) -> (i32, u64) {
-        self.tunnel.handle().device_io_control(code, input, output)
+        self.0.device_io_control(code, input, output)
     }
 }
 

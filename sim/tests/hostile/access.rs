@@ -11,6 +11,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use abi::capture::{BUFFER_MIN, OUTER, Start};
 use abi::ioctl::{self, AdapterState, interface_flag};
 use abi::policy::Policy;
 use abi::statistics;
@@ -31,6 +32,8 @@ fn refused() -> [Token; 3] {
     [Token::filtered_administrator(), Token::user(), Token::low_integrity()]
 }
 
+const CAPTURE: Start = Start { what: OUTER, snap: 96, buffer: BUFFER_MIN, per_second: 9 };
+
 /// Every code, known and not, with buffers it would succeed with.
 fn requests() -> Vec<(u32, Vec<u8>, Vec<u8>)> {
     let word = |state: AdapterState| (state as u32).to_le_bytes().to_vec();
@@ -44,6 +47,8 @@ fn requests() -> Vec<(u32, Vec<u8>, Vec<u8>)> {
         (ioctl::GET_STATISTICS, vec![], vec![0; statistics::LEN]),
         (ioctl::RELOAD_POLICY, vec![], vec![]),
         (ioctl::READ_LOG_LINE, vec![], vec![0; ioctl::LOG_ENTRY_LEN]),
+        (ioctl::START_CAPTURE, CAPTURE.encode().to_vec(), vec![]),
+        (ioctl::READ_CAPTURE, vec![], vec![0; CAPTURE.answer_len()]),
     ]
 }
 
@@ -147,6 +152,8 @@ fn queued_requests_run_in_no_callers_thread() {
             ioctl::GET_STATISTICS,
             ioctl::RELOAD_POLICY,
             ioctl::READ_LOG_LINE,
+            ioctl::START_CAPTURE,
+            ioctl::READ_CAPTURE,
         ];
         for what in requests().into_iter().filter(|(code, ..)| codes.contains(code)) {
             let buffer = UserBuffer::new(what.2.len(), 0).unwrap();

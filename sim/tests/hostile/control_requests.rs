@@ -4,13 +4,15 @@
 //!   program ── handle ──► penstock.sys ── WSK ──► network
 //!     GET, SET, SET_ADAPTER_STATE,             UDP 5353: another program's
 //!     READ_LOG_LINE, GET_STATISTICS,
-//!     RELOAD_POLICY
+//!     RELOAD_POLICY, START_CAPTURE,
+//!     READ_CAPTURE
 //! ```
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use abi::capture::{ANSWER_HEAD_LEN, Answer, BUFFER_MIN, OUTER, Start};
 use abi::ioctl::writer::{InterfaceFields, PeerFields};
 use abi::ioctl::{self, AdapterState, AllowedIp, Set, Writer, interface_flag, peer_flag};
 use abi::policy::Policy;
@@ -308,6 +310,54 @@ fn statistics_need_room_for_the_block() {
 }
 
 #[test]
+fn a_capture_is_started_by_what_is_one_and_read_into_enough_room() {
+    with_tunnel(12, |tunnel| {
+        let good = Start { what: OUTER, snap: 96, buffer: BUFFER_MIN, per_second: 9 };
+        let start = |input: &[u8], output: &mut [u8]| {
+            tunnel.handle().device_io_control(ioctl::START_CAPTURE, input, output)
+        };
+        let read = |input: &[u8], len: usize| {
+            let mut output = vec![0xA5; len];
+            let done = tunnel.handle().device_io_control(ioctl::READ_CAPTURE, input, &mut output);
+            (done, output)
+        };
+        let whole = good.encode();
+        for len in (0..=40).filter(|len| *len != whole.len()) {
+            let mut input = whole.to_vec();
+            input.resize(len, 0);
+            assert_eq!(start(&input, &mut []), (status::INVALID_PARAMETER, 0), "{len} bytes in");
+        }
+        for at in 0..whole.len() {
+            for bit in [0, 7] {
+                let mut input = whole;
+                input[at] ^= 1 << bit;
+                if Start::parse(&input).is_none() {
+                    let done = start(&input, &mut []);
+                    assert_eq!(done, (status::INVALID_PARAMETER, 0), "byte {at}, bit {bit}");
+                }
+            }
+        }
+        assert_eq!(start(&whole, &mut [0; 8]), (status::INVALID_PARAMETER, 0), "an answer");
+        for len in [0, 1, 40, good.answer_len()] {
+            assert_eq!(read(&[], len).0, (status::INVALID_DEVICE_STATE, 0), "there is none");
+        }
+        assert_eq!(start(&whole, &mut []), (status::SUCCESS, 0));
+        for len in [0, 1, ANSWER_HEAD_LEN - 1, ANSWER_HEAD_LEN, good.answer_len() - 1] {
+            let (done, output) = read(&[], len);
+            assert_eq!(done, (status::BUFFER_TOO_SMALL, 0), "{len} bytes");
+            assert!(output.iter().all(|byte| *byte == 0xA5), "{len} bytes: written to");
+        }
+        // An input buffer is none of its business.
+        for (input, more) in [(&[][..], 0), (&[7; 300], 0), (&[], 4096)] {
+            let (done, output) = read(input, good.answer_len() + more);
+            assert_eq!(done, (status::SUCCESS, ANSWER_HEAD_LEN as u64));
+            assert!(Answer::parse(&output).is_some_and(|answer| answer.records().count() == 0));
+            assert!(output[ANSWER_HEAD_LEN..].iter().all(|byte| *byte == 0xA5), "past the answer");
+        }
+    });
+}
+
+#[test]
 fn a_policy_is_reloaded_without_a_byte() {
     with_tunnel(11, |tunnel| {
         let machine = tunnel.machine();
@@ -357,6 +407,8 @@ fn codes_nobody_knows_are_refused() {
             ioctl::READ_LOG_LINE,
             ioctl::GET_STATISTICS,
             ioctl::RELOAD_POLICY,
+            ioctl::START_CAPTURE,
+            ioctl::READ_CAPTURE,
         ];
         // Each known code with another method, access or neighbour, and codes from anywhere.
         let near = known.iter().flat_map(|code| (0..32).map(move |bit| code ^ (1 << bit)));
@@ -381,9 +433,14 @@ fn buffers_of_no_bytes_are_refused() {
         let before = tunnel.get().unwrap();
         let none = |code| tunnel.handle().device_io_control(code, &[], &mut []);
         assert_eq!(none(ioctl::GET), (status::BUFFER_OVERFLOW, before.len() as u64));
-        for code in
-            [ioctl::SET, ioctl::SET_ADAPTER_STATE, ioctl::READ_LOG_LINE, ioctl::GET_STATISTICS]
-        {
+        for code in [
+            ioctl::SET,
+            ioctl::SET_ADAPTER_STATE,
+            ioctl::READ_LOG_LINE,
+            ioctl::GET_STATISTICS,
+            ioctl::START_CAPTURE,
+            ioctl::READ_CAPTURE,
+        ] {
             let (status, written) = none(code);
             assert!(status < 0 && written == 0, "{code:#x}: {status:#x}, {written}");
         }

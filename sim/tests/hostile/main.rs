@@ -52,6 +52,7 @@ mod status {
     pub(crate) const ACCESS_DENIED: i32 = 0xC000_0022_u32.cast_signed();
     pub(crate) const BUFFER_TOO_SMALL: i32 = 0xC000_0023_u32.cast_signed();
     pub(crate) const CANCELLED: i32 = 0xC000_0120_u32.cast_signed();
+    pub(crate) const INVALID_DEVICE_STATE: i32 = 0xC000_0184_u32.cast_signed();
     pub(crate) const ADDRESS_ALREADY_EXISTS: i32 = 0xC000_020A_u32.cast_signed();
 }
 

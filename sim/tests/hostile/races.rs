@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   alpha ◄═══ pings, bursts of datagrams ═══► beta
-//!     ▲ peers replaced, port moved, policy changed, down and up, statistics and GET, all at once, for three seconds
+//!     ▲ peers replaced, port moved, policy changed, down and up, statistics, a trace and GET, all at once, for three seconds
 //! ```
 //!
 //! Nothing is promised about any one packet: only that nothing stops, nothing hangs and nothing is left, and that
@@ -13,10 +13,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use abi::capture::{Answer, BUFFER_MIN, OUTER, RATE_MAX, SNAP_MAX, Start};
+use abi::ioctl;
 use abi::policy::Policy;
 use abi::statistics::{Counter, Statistics};
 use sim::host::memory::pair::{PORT, Pair, Station};
 use sim::nt::machine::Options;
+use sim::nt::ps::Process;
+use sim::nt::se::Token;
 use sim::verifier::schedule::{Mode, World};
 
 use crate::{assert_clean, driver, options};
@@ -36,11 +40,27 @@ fn change(pair: &Pair, number: u32, key: &[u8; 32]) {
         3 => alpha.tunnel().statistics().map(drop),
         4 => alpha.set_up(false),
         6 => alpha.public_key().map(drop),
+        7 => trace(alpha),
         8 => alpha.tunnel().set_policy(&[(Policy::SendEngine, Some(number / 10 % 3))]),
         9 => alpha.tunnel().set_policy(&[(Policy::FastPath, Some(number / 20 % 2))]),
         _ => alpha.set_up(true),
     };
     done.unwrap_or_else(stopped);
+}
+
+/// Another program traces, for the length of a read.
+fn trace(alpha: &Station) -> Result<(), i32> {
+    let start = Start { what: OUTER, snap: SNAP_MAX, buffer: BUFFER_MIN, per_second: RATE_MAX };
+    let device = alpha.tunnel().handle().device();
+    let process = Process::start("tracer", Token::administrator());
+    let handle = alpha.tunnel().machine().open_device(device, &process)?;
+    let (status, _) = handle.device_io_control(ioctl::START_CAPTURE, &start.encode(), &mut []);
+    assert_eq!(status, 0, "there is no other");
+    let mut answer = vec![0; start.answer_len()];
+    let (status, read) = handle.device_io_control(ioctl::READ_CAPTURE, &[], &mut answer);
+    assert_eq!(status, 0);
+    assert!(Answer::parse(&answer[..read as usize]).is_some());
+    Ok(())
 }
 
 #[test]

@@ -41,6 +41,7 @@
 //! | [`shapes`] | lists in single bytes, in fragments, coalesced rightly and wrongly |
 //! | [`firewall`] | a flow that the firewall must not forget |
 //! | [`nic_buffers`] | the network card's buffers are few, withheld, or all out |
+//! | [`capture`] | packets as a trace has them, and who may have one |
 //! | [`debugger`], [`recipes`] | what WinDbg's script shows of a machine, and finds by it |
 //! | [`load_unload`] | a hundred times, and nothing left |
 //!
@@ -53,6 +54,7 @@ mod allocations;
 mod back_pressure;
 mod both_paths;
 mod callouts;
+mod capture;
 mod clocks;
 mod clones;
 mod data;

@@ -5,13 +5,14 @@
 //! buffer (METHOD_IN_DIRECT), its bytes, too. The answer is `status=` (an NTSTATUS, signed), `information=`, `errno=0`, an empty
 //! line, and, where the method writes the output buffer, as many of its bytes as `information` says and the buffer has.
 //!
-//! A request that waits (READ_LOG_LINE) is not taken: a connection that ends could not take it back.
+//! The requests of a connection are made with one handle, which is closed when it ends. One that waits (READ_LOG_LINE) is not taken:
+//! a connection that ends could not take it back.
 
 use std::io::{self, BufRead, Read};
 
 use abi::ioctl::{READ_LOG_LINE, SET_MAX_LEN, reads_output};
 
-use super::{Configured, errno_line, read_line};
+use super::{Client, errno_line, read_line};
 
 /// STATUS_NOT_SUPPORTED: the request is none that can be made so.
 const NOT_SUPPORTED: i32 = 0xC000_00BB_u32 as i32;
@@ -23,7 +24,7 @@ pub(super) fn code(first: &str) -> Option<u32> {
 
 /// Reads the rest of a request and makes it.
 pub(super) fn answer(
-    configured: &dyn Configured,
+    client: &mut Client<'_>,
     code: u32,
     reader: &mut impl BufRead,
 ) -> io::Result<Vec<u8>> {
@@ -42,7 +43,7 @@ pub(super) fn answer(
     let (status, information) = if code == READ_LOG_LINE {
         (NOT_SUPPORTED, 0)
     } else {
-        configured.control(code, &input, &mut buffer)
+        client.control(code, &input, &mut buffer)
     };
     let mut answer =
         format!("status={status}\ninformation={information}\n{}", errno_line(0)).into_bytes();
@@ -68,11 +69,12 @@ fn bytes(reader: &mut impl BufRead, len: usize) -> io::Result<Option<Vec<u8>>> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::{Arc, Mutex};
 
     use abi::ioctl::{GET, SET};
 
-    use super::super::{SetRequest, Setting, answer};
+    use super::super::{Configured, Handle, SetRequest, Setting};
     use super::*;
     use crate::verifier::schedule::lock;
 
@@ -81,7 +83,7 @@ mod tests {
 
     /// Keeps what it is asked, and answers with 0xAA where there is room.
     #[derive(Default)]
-    struct Asked(Mutex<Vec<Request>>);
+    struct Asked(Arc<Mutex<Vec<Request>>>, AtomicUsize);
 
     impl Configured for Asked {
         fn set(&self, _: &SetRequest) -> Result<(), i32> {
@@ -96,6 +98,15 @@ mod tests {
             Ok(())
         }
 
+        fn open(&self) -> Result<Box<dyn Handle>, i32> {
+            self.1.fetch_add(1, Ordering::Relaxed);
+            Ok(Box::new(Opened(self.0.clone())))
+        }
+    }
+
+    struct Opened(Arc<Mutex<Vec<Request>>>);
+
+    impl Handle for Opened {
         fn control(&self, code: u32, input: &[u8], output: &mut [u8]) -> (i32, u64) {
             lock(&self.0).push((code, input.to_vec(), output.to_vec()));
             output.fill(0xAA);
@@ -104,8 +115,11 @@ mod tests {
     }
 
     fn ask(asked: &Asked, bytes: &[u8]) -> Vec<Vec<u8>> {
-        let mut reader = bytes;
-        std::iter::from_fn(|| answer(asked, &mut reader).unwrap()).collect()
+        let (mut reader, mut client) = (bytes, Client::new(asked));
+        let answers = std::iter::from_fn(|| client.answer(&mut reader).unwrap()).collect();
+        // One handle for all that are made.
+        assert_eq!(asked.1.load(Ordering::Relaxed), usize::from(!lock(&asked.0).is_empty()));
+        answers
     }
 
     #[test]
@@ -117,13 +131,15 @@ mod tests {
             (SET, b"input=0\noutput=4\n\nget=", (b"", b"get="), said(b"")),
         ] {
             let asked = Asked::default();
-            let text = [format!("ioctl={code}\n").as_bytes(), request, b"get=1\n\n"].concat();
+            let one = [format!("ioctl={code}\n").as_bytes(), request].concat();
+            let text = [&one[..], &one, b"get=1\n\n"].concat();
             assert_eq!(
                 ask(&asked, &text),
-                [answer, b"errno=0\n\n".to_vec()],
+                [answer.clone(), answer, b"errno=0\n\n".to_vec()],
                 "and what follows is read"
             );
-            assert_eq!(*lock(&asked.0), [(code, seen.0.to_vec(), seen.1.to_vec())]);
+            let seen = (code, seen.0.to_vec(), seen.1.to_vec());
+            assert_eq!(*lock(&asked.0), [seen.clone(), seen]);
         }
     }
 

@@ -58,7 +58,17 @@ pub trait Configured: Send + Sync {
     /// A positive errno.
     fn set_policy(&self, settings: &[Setting]) -> Result<(), i32>;
 
-    /// Makes a control request with an administrator's handle; its NTSTATUS, and the length that is told beside it.
+    /// Opens an administrator's handle, for the control requests of one connection.
+    ///
+    /// # Errors
+    ///
+    /// An NTSTATUS.
+    fn open(&self) -> Result<Box<dyn Handle>, i32>;
+}
+
+/// An open handle; dropping it closes it.
+pub trait Handle {
+    /// Makes a control request; its NTSTATUS, and the length that is told beside it.
     fn control(&self, code: u32, input: &[u8], output: &mut [u8]) -> (i32, u64);
 }
 
@@ -175,28 +185,49 @@ impl Shared {
 
 /// Answers requests until the client has no more.
 fn talk(configured: &dyn Configured, stream: &UnixStream) -> io::Result<()> {
+    let mut client = Client::new(configured);
     let mut reader = BufReader::new(stream);
     let mut writer = stream;
-    while let Some(answer) = answer(configured, &mut reader)? {
+    while let Some(answer) = client.answer(&mut reader)? {
         writer.write_all(&answer)?;
     }
     Ok(())
 }
 
-/// Reads one request to its end and carries it out; `None` at the end of the stream.
-///
-/// # Errors
-///
-/// Whatever reading says; a bad request is an answer.
-pub fn answer(
-    configured: &dyn Configured,
-    reader: &mut impl BufRead,
-) -> io::Result<Option<Vec<u8>>> {
-    let Some(first) = read_line(reader)? else { return Ok(None) };
-    if let Some(code) = first.as_deref().ok().and_then(ioctl::code) {
-        return ioctl::answer(configured, code, reader).map(Some);
+/// A connection, and the handle that its control requests have in common, from the first on: what ends with a handle ends with
+/// the connection.
+pub struct Client<'c> {
+    configured: &'c dyn Configured,
+    handle: Option<Box<dyn Handle>>,
+}
+
+impl<'c> Client<'c> {
+    /// One that has made no request yet.
+    #[must_use]
+    pub fn new(configured: &'c dyn Configured) -> Self {
+        Self { configured, handle: None }
     }
-    text_answer(configured, &first, reader).map(|text| Some(text.into_bytes()))
+
+    /// Reads one request to its end and carries it out; `None` at the end of the stream.
+    ///
+    /// # Errors
+    ///
+    /// Whatever reading says; a bad request is an answer.
+    pub fn answer(&mut self, reader: &mut impl BufRead) -> io::Result<Option<Vec<u8>>> {
+        let Some(first) = read_line(reader)? else { return Ok(None) };
+        if let Some(code) = first.as_deref().ok().and_then(ioctl::code) {
+            return ioctl::answer(self, code, reader).map(Some);
+        }
+        text_answer(self.configured, &first, reader).map(|text| Some(text.into_bytes()))
+    }
+
+    fn control(&mut self, code: u32, input: &[u8], output: &mut [u8]) -> (i32, u64) {
+        let handle = match self.handle.take().map_or_else(|| self.configured.open(), Ok) {
+            Ok(handle) => self.handle.insert(handle),
+            Err(status) => return (status, 0),
+        };
+        handle.control(code, input, output)
+    }
 }
 
 /// The answer to a request of lines alone.
@@ -299,14 +330,14 @@ mod tests {
             if settings.is_empty() { Err(libc::EIO) } else { Ok(()) }
         }
 
-        fn control(&self, _: u32, _: &[u8], _: &mut [u8]) -> (i32, u64) {
-            (0, 0)
+        fn open(&self) -> Result<Box<dyn Handle>, i32> {
+            Err(-1)
         }
     }
 
     fn ask(told: &Told, text: &[u8]) -> Vec<String> {
-        let mut reader = text;
-        std::iter::from_fn(|| answer(told, &mut reader).unwrap())
+        let (mut reader, mut client) = (text, Client::new(told));
+        std::iter::from_fn(|| client.answer(&mut reader).unwrap())
             .map(|answer| String::from_utf8(answer).unwrap())
             .collect()
     }
@@ -332,6 +363,7 @@ mod tests {
             ("policy=1\nSendEngine=2\nFastPath=\n\n", vec!["errno=0\n\n"]),
             ("policy=1\nSendEngine=1\nNoSuch=1\n\n", vec!["errno=-22\n\n"]),
             ("policy=1\n\n", vec!["errno=-5\n\n"]),
+            ("ioctl=1\ninput=0\noutput=0\n\n", vec!["status=-1\ninformation=0\nerrno=0\n\n"]),
             (&format!("set=1\n{long}\n\n"), vec!["errno=-22\n\n"]),
             (&format!("{long}\n\nget=1\n\n"), vec!["errno=-22\n\n", "listen_port=7\nerrno=0\n\n"]),
             ("", vec![]),
