@@ -30,7 +30,8 @@ reason=$(can_make_namespaces) || skip "$reason"
 for program in qemu-system-x86_64 busybox cpio depmod; do
     command -v "$program" >/dev/null || skip "no $program, which scripts/setup.sh installs"
 done
-cargo build --quiet --locked --release -p sim
+# As its tests are built, so that neither is built anew for the other.
+cargo build --quiet --locked --release -p sim --features driver
 target=$(realpath "${CARGO_TARGET_DIR:-target}")
 scripts/peers.sh "$target/peers"
 exec python3 scripts/interop/main.py --simulator "$target/release/penstock-sim" --driver "$PWD/target/driver/penstock.sys" \

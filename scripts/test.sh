@@ -12,18 +12,18 @@ parts, in the order they run:
   rules     names, sizes, addresses of unsafe code, direction of dependencies, commit subjects
   fmt       rustfmt
   lint      clippy, for this host and for Windows
-  unit      unit, property and documentation tests of every crate; layouts against the WDK's numbers
+  unit      unit, property and documentation tests of every crate but the simulator; layouts against the WDK's numbers
   loom      model checking of what is lock-free; longer histories of the pipeline, drawn by shuttle
   ctl       penstock.exe is built, and does under Wine what it does here
   driver    penstock.sys is built, and its file is what Windows will load
   package   the package is made and signed for testing, a change of any file of it is found, and its MSI is installed,
             upgraded and removed under Wine
-  sim       penstock.sys in the simulator: every scenario of sim/tests
+  sim       the simulator's own tests, and penstock.sys in it: every scenario of sim/tests
   interop   penstock.sys beside wireguard-go, boringtun, gotatun and Linux's own, penstock beside wg (root and /dev/net/tun)
 TEXT
 }
 # Those of a row run at once: none of them keeps every CPU busy from beginning to end.
-rows=(rules fmt lint 'unit loom' 'ctl driver' package sim interop)
+rows=(rules fmt 'lint ctl driver' 'unit loom' 'package sim interop')
 case "${1:-}" in
 -h | --help) usage; exit 0 ;;
 esac
@@ -63,16 +63,20 @@ perform() {
     sim) scenarios ;;
     interop) beside_others ;;
     esac >"$log/$1" 2>&1 || status=$?
-    echo "$status $((SECONDS - start))" >"$log/$1.ended"
+    # Of the CPU: what every process below this one took that has ended.
+    times >"$log/$1.times"
+    local cpu
+    cpu=$(awk 'NR == 2 { split($1 "m" $2, of, /[ms]+/); printf "%d", of[1] * 60 + of[2] + of[3] * 60 + of[4] }' "$log/$1.times")
+    echo "$status $((SECONDS - start)) $cpu" >"$log/$1.ended"
 }
 # tell PART: how it ended; what it printed only if it failed.
 tell() {
-    local status seconds
-    read -r status seconds <"$log/$1.ended"
+    local status seconds cpu
+    read -r status seconds cpu <"$log/$1.ended"
     count "$log/$1"
     if [ "$status" = 0 ]; then
         { grep -E '^(SKIPPED|rules ok)' "$log/$1" || true; }
-        printf '%-8s ok    %4d s\n' "$1" "$seconds"
+        printf '%-8s ok    %4d s, %d of CPU\n' "$1" "$seconds" "$cpu"
     else
         cat "$log/$1"
         [ "$failed" -gt 0 ] || failed=1
@@ -84,8 +88,9 @@ finish() {
     exit "$1"
 }
 unit() {
-    # What plain `cargo test` runs, the protocol beside other implementations, and the pure parts of the crates that stand on NT.
-    cargo test --quiet --locked &&
+    # What plain `cargo test` runs but for the simulator, whose tests are built once, for the driver; the protocol beside other
+    # implementations, and the pure parts of the crates that stand on NT.
+    cargo test --quiet --locked -p abi -p crypto -p ctl -p inf -p declarations &&
         cargo test --quiet --locked --manifest-path crypto/others/Cargo.toml --target-dir "${CARGO_TARGET_DIR:-target}" &&
         cargo test --quiet --locked -p callout --no-default-features &&
         (. scripts/wdk/env.sh && cargo test --quiet --locked -p nt -p netadapter -p callout --lib)
@@ -108,8 +113,9 @@ beside_others() {
     fi
 }
 scenarios() {
-    local run=(cargo test --quiet --locked --release -p sim --features driver)
-    "${run[@]}" --test '*' || return
+    # What runs beside it has clocks of its own, and comes first.
+    local run=(nice cargo test --quiet --locked --release -p sim --features driver)
+    "${run[@]}" || return
     # The same by the other ways packets can take, injected, and by sockets alone with several as one, but for those that
     # choose their ways.
     local policy file skip=()
