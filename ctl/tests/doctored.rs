@@ -52,6 +52,7 @@ fn said(up: bool, configuration: &[u8], now_s: u64, discarded: impl Fn(Discard) 
         up,
         set: Set::parse(configuration).unwrap(),
         statistics: Statistics::parse(&block).unwrap(),
+        firewall: None,
         now_s,
     };
     findings(&facts).iter().map(ToString::to_string).collect()
@@ -81,7 +82,13 @@ fn every_trouble_is_told_with_what_to_do() {
 #[test]
 fn windows_is_looked_at() {
     let text = |driver, filtering, start_options: &str| -> String {
-        let facts = machine::Facts { driver, filtering, start_options: start_options.to_owned() };
+        let signature = match driver {
+            Service::Running => Some(Ok(())),
+            Service::Stopped => Some(Err("nobody signed it\n".to_owned())),
+            Service::Absent => None,
+        };
+        let start_options = start_options.to_owned();
+        let facts = machine::Facts { driver, signature, filtering, start_options };
         machine::findings(&facts).iter().map(ToString::to_string).collect()
     };
     let all = [

@@ -245,6 +245,23 @@ fn doctor_says_what_is_missing() {
     ] {
         assert!(told.contains(said), "{said} is not in:\n{told}");
     }
+    // A driver's service whose file nobody signed.
+    let _policy = prefix::policy();
+    let file =
+        format!("binPath={}", prefix::path(std::path::Path::new(&prefix::built("penstock.exe"))));
+    let sc = |arguments: &[&str]| {
+        let mut there = prefix::wine();
+        there.arg("sc").args(arguments);
+        printed(&run(there, b""))
+    };
+    let made = sc(&["create", "penstock", &file]);
+    assert!(made.ends_with("exit Some(0)\n"), "{made}");
+    let mut there = prefix::penstock();
+    there.arg("doctor");
+    let told = printed(&run(there, b""));
+    sc(&["delete", "penstock"]);
+    assert!(told.contains("BAD driver: installed, and not loaded\n"), "{told}");
+    assert!(told.contains("BAD the driver's signature: "), "{told}");
 }
 
 /// What Windows reads before the first instruction: imports come from System32, and addresses are not known beforehand.

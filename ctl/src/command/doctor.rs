@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use abi::ioctl::{AdapterState, SET_ADAPTER_STATE, Set};
 use abi::statistics::Statistics;
+use ctl::doctor::firewall::Firewall;
 use ctl::doctor::{Finding, interface, machine};
 use ctl::driver::{self, Device, Driver, Failure};
 use ctl::show::now_s;
@@ -22,8 +23,9 @@ pub(crate) fn doctor() -> Outcome {
         ),
     };
     findings.extend(of_machine(names.len()));
+    let firewall = firewall();
     for name in &names {
-        findings.extend(of_interface(&driver, name).unwrap_or_else(|failure| {
+        findings.extend(of_interface(&driver, name, firewall.as_ref()).unwrap_or_else(|failure| {
             let advice = "ask as an administrator; an interface may also have gone meanwhile";
             vec![Finding::bad(name, failure.to_string(), advice)]
         }));
@@ -52,13 +54,19 @@ fn of_machine(_: usize) -> Vec<Finding> {
     use ctl::policy::{Registry, Value};
     use ctl::windows::registry::LocalMachine;
     use ctl::windows::services::state;
+    use ctl::windows::signature::verify;
+
+    use super::driver::installed_file;
 
     /// Where Windows says what it was started with.
     const CONTROL: &str = r"SYSTEM\CurrentControlSet\Control";
     let read = || {
         let options = LocalMachine.value(CONTROL, "SystemStartOptions")?;
+        // Of a service that is being removed, nothing is left to ask for.
+        let file = installed_file().unwrap_or_default().filter(|file| file.exists());
         Ok(machine::Facts {
             driver: state("penstock")?,
+            signature: file.map(|file| verify(&file).map_err(|error| said(&error))),
             filtering: state("BFE")?,
             start_options: match options {
                 Some(Value::Text(options)) => options,
@@ -73,7 +81,56 @@ fn of_machine(_: usize) -> Vec<Finding> {
     )
 }
 
-fn of_interface(driver: &impl Driver, name: &str) -> Result<Vec<Finding>, Failure> {
+/// A firewall of Linux has its own ways to be looked at.
+#[cfg(unix)]
+fn firewall() -> Option<Firewall> {
+    None
+}
+
+/// Windows'; nothing, if it cannot be read.
+#[cfg(windows)]
+fn firewall() -> Option<Firewall> {
+    use ctl::policy::tunnel::Listed;
+    use ctl::policy::{Registry, Value};
+    use ctl::windows::registry::LocalMachine;
+
+    /// The machine's own, and Group Policy's.
+    const KEYS: [&str; 2] = [
+        r"SYSTEM\CurrentControlSet\Services\SharedAccess\Parameters\FirewallPolicy",
+        r"SOFTWARE\Policies\Microsoft\WindowsFirewall",
+    ];
+    const PROFILES: [&str; 4] =
+        ["DomainProfile", "StandardProfile", "PrivateProfile", "PublicProfile"];
+    let number = |profile: &str, name: &str| {
+        let values =
+            KEYS.iter().rev().map(|key| LocalMachine.value(&format!(r"{key}\{profile}"), name));
+        values.into_iter().find_map(|value| match value {
+            Ok(Some(Value::Dword(number))) => Some(number),
+            _ => None,
+        })
+    };
+    // What no rule lets in is blocked, unless a profile says otherwise.
+    let refuses = PROFILES.iter().any(|profile| {
+        number(profile, "EnableFirewall") == Some(1)
+            && number(profile, "DefaultInboundAction") != Some(0)
+    });
+    let mut rules = Vec::new();
+    for key in KEYS {
+        let key = format!(r"{key}\FirewallRules");
+        for name in LocalMachine.names(&key).ok()? {
+            if let Ok(Some(Value::Text(rule))) = LocalMachine.value(&key, &name) {
+                rules.push(rule);
+            }
+        }
+    }
+    Some(Firewall { refuses, rules })
+}
+
+fn of_interface(
+    driver: &impl Driver,
+    name: &str,
+    firewall: Option<&Firewall>,
+) -> Result<Vec<Finding>, Failure> {
     let device = driver.open(name)?;
     let configuration = driver::get(&*device)?;
     let counted = driver::get_statistics(&*device)?;
@@ -81,7 +138,8 @@ fn of_interface(driver: &impl Driver, name: &str) -> Result<Vec<Finding>, Failur
     else {
         return Err(Failure::Unknown);
     };
-    let facts = interface::Facts { name, up: is_up(&*device)?, set, statistics, now_s: now_s() };
+    let facts =
+        interface::Facts { name, up: is_up(&*device)?, set, statistics, firewall, now_s: now_s() };
     Ok(interface::findings(&facts))
 }
 

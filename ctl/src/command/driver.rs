@@ -202,7 +202,7 @@ fn hold(services: &[String]) -> Outcome {
 fn status() -> Outcome {
     let named = |error: io::Error| Failure::new(DRIVER, said(&error));
     let service = services::state(DRIVER).map_err(named)?;
-    let image = services::command_line(DRIVER).map_err(named)?;
+    let file = installed_file().map_err(named)?;
     let options = LocalMachine.value(r"SYSTEM\CurrentControlSet\Control", "SystemStartOptions");
     let testing = matches!(
         options,
@@ -211,16 +211,18 @@ fn status() -> Outcome {
     let inf = beside().and_then(|inf| fs::read(inf).ok());
     let facts = Facts {
         service,
-        installed: image.and_then(|image| driver_store::version_of(&file_of(&image)).ok()),
+        installed: file.and_then(|file| driver_store::version_of(&file).ok()),
         beside: inf.and_then(|inf| Version::of_inf(&String::from_utf8_lossy(&inf))),
         testing,
     };
     print(&facts.to_string())
 }
 
-/// The file of a driver's service, which says it as the kernel has it.
-fn file_of(image: &str) -> PathBuf {
+/// The file of the driver's service, if there is one, which says it as the kernel has it.
+pub(super) fn installed_file() -> io::Result<Option<PathBuf>> {
     let windows = PathBuf::from(env::var_os("SystemRoot").unwrap_or_else(|| r"C:\Windows".into()));
-    let image = image.strip_prefix(r"\??\").unwrap_or(image);
-    windows.join(image.strip_prefix(r"\SystemRoot\").unwrap_or(image))
+    Ok(services::command_line(DRIVER)?.map(|image| {
+        let image = image.strip_prefix(r"\??\").unwrap_or(&image);
+        windows.join(image.strip_prefix(r"\SystemRoot\").unwrap_or(image))
+    }))
 }

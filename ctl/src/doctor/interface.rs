@@ -5,6 +5,7 @@ use abi::ioctl::{Peer, Set};
 use abi::statistics::{Counter, Statistics};
 
 use super::Finding;
+use super::firewall::{self, Firewall};
 use crate::key::PublicKey;
 use crate::show::handshake_s;
 
@@ -74,6 +75,8 @@ pub struct Facts<'a> {
     pub set: Set<'a>,
     /// What it counted.
     pub statistics: Statistics<'a>,
+    /// The firewall, where there is Windows'.
+    pub firewall: Option<&'a Firewall>,
     /// Seconds of 1970 now.
     pub now_s: u64,
 }
@@ -99,6 +102,11 @@ pub fn findings(facts: &Facts<'_>) -> Vec<Finding> {
             "there are none",
             "add one by `set` or `addconf`",
         ));
+    }
+    let port = facts.set.listen_port().unwrap_or(0);
+    if let Some(firewall) = facts.firewall.filter(|_| facts.up && port != 0) {
+        let waited_for = facts.set.peers().filter(|peer| peer.endpoint().is_none()).count();
+        findings.push(firewall::finding(about("firewall"), firewall, port, waited_for));
     }
     for peer in facts.set.peers() {
         let about = about(&format!("peer {}", PublicKey(*peer.public_key())));

@@ -17,6 +17,8 @@ pub enum Service {
 pub struct Facts {
     /// The driver's.
     pub driver: Service,
+    /// Why Windows does not trust who signed its file, if it does not; nothing, where there is no file.
+    pub signature: Option<Result<(), String>>,
     /// The Base Filtering Engine's.
     pub filtering: Service,
     /// What Windows was started with (`SystemStartOptions`).
@@ -58,7 +60,15 @@ pub fn findings(facts: &Facts) -> Vec<Finding> {
     } else {
         Finding::good("signatures", "Windows loads drivers that Microsoft signed")
     };
-    vec![driver, filtering, signatures]
+    let signature = facts.signature.as_ref().map(|signature| match signature {
+        Ok(()) => Finding::good("the driver's signature", "Windows trusts who signed it"),
+        Err(why) => Finding::bad(
+            "the driver's signature",
+            why.trim_end(),
+            "install the package that Microsoft signed; on a machine for tests, trust the certificate of the one that you have",
+        ),
+    });
+    [driver].into_iter().chain(signature).chain([filtering, signatures]).collect()
 }
 
 /// The finding where the driver is simulated.

@@ -4,6 +4,7 @@
 
 use std::fmt;
 
+pub mod firewall;
 pub mod interface;
 pub mod machine;
 

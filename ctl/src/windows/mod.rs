@@ -26,6 +26,7 @@ pub mod registry;
 pub mod seal;
 pub mod service_main;
 pub mod services;
+pub mod signature;
 mod software_device;
 pub mod token;
 pub mod watch;

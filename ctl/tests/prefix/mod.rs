@@ -59,7 +59,7 @@ fn wine_in(prefix: &Path) -> Command {
     let mut wine = Command::new("wine");
     wine.env("WINEPREFIX", prefix)
         .env("WINEDEBUG", "-all,+eventlog")
-        .env("WINEDLLOVERRIDES", "mscoree,mshtml=;winemenubuilder.exe,winedbg.exe=d")
+        .env("WINEDLLOVERRIDES", "mscoree,mshtml=;winemenubuilder.exe,winedbg.exe,explorer.exe=d")
         .stdin(Stdio::null());
     wine
 }
