@@ -17,13 +17,14 @@ use abi::{
         writer::{InterfaceFields, PeerFields},
     },
     policy::Policy,
-    statistics,
+    statistics::{self, Kind},
 };
 use crypto::{
     aead::wipe_stack,
     protocol::{ConfigError, InterfaceStatus, PeerStatus, Visitor, allowed_ips::Prefix},
     sync::Shared,
 };
+use netadapter::QueueCounts;
 use nt::{
     access,
     closing::Closing,
@@ -140,7 +141,7 @@ impl DeviceEvents for Context {
                 request.complete(Err(NtError::BUFFER_TOO_SMALL), 0);
             }
             ioctl::READ_LOG_LINE => self.device.log.read(passive.lend(), request),
-            ioctl::GET_STATISTICS => self.get_statistics(request),
+            ioctl::GET_STATISTICS => self.get_statistics(request, control),
             ioctl::RELOAD_POLICY => {
                 request.complete(self.reload_policy(control, passive), 0);
             }
@@ -316,15 +317,33 @@ impl Context {
     }
 
     /// GET_STATISTICS.
-    fn get_statistics(&self, mut request: Request) {
-        let mut block = [0; statistics::LEN];
-        let written = self
-            .device
-            .counters
-            .write(&mut block, self.device.tunnel.staged_discards())
-            .ok_or(NtError::BUFFER_TOO_SMALL)
-            .and_then(|_| request.output()?.write(&block));
-        request.complete(written, statistics::LEN);
+    fn get_statistics(&self, mut request: Request, control: Control) {
+        let written = self.try_get_statistics(&mut request, control);
+        let len = *written.as_ref().unwrap_or(&0);
+        request.complete(written.map(drop), len);
+    }
+
+    fn try_get_statistics(
+        &self,
+        request: &mut Request,
+        control: Control,
+    ) -> Result<usize, NtError> {
+        let Device { core, counters, tunnel, adapter, .. } = &*self.device;
+        let (room, mut block) = (control.output_len.min(statistics::ROOM), Vec::new());
+        block.try_reserve_exact(room).map_err(|_| NtError::INSUFFICIENT_RESOURCES)?;
+        block.resize(room, 0);
+        let dpc = |cpu| core.processors.longest_dpc_100ns(cpu);
+        let len = counters.write(&mut block, tunnel.staged_discards(), dpc);
+        let mut len = len.ok_or(NtError::BUFFER_TOO_SMALL)?;
+        let receive = adapter.rx().counts().map(|counts| (Kind::ReceiveQueue, counts));
+        let transmit = [(Kind::TransmitQueue, (0, adapter.tx().counts()))];
+        for (kind, (number, counts)) in receive.chain(transmit) {
+            let QueueCounts { packets, bytes, waiting, most_waiting } = counts;
+            let words = [packets, bytes, waiting, most_waiting];
+            len = statistics::write_part(&mut block, len, kind, number, &words);
+        }
+        request.output()?.write(block.get(..len).unwrap_or_default())?;
+        Ok(len)
     }
 }
 

@@ -21,7 +21,7 @@ use abi::{
     discard::Discard,
     events::Event,
     places,
-    statistics::{self, Counter},
+    statistics::{self, Counter, Kind, OF_CPU},
 };
 use nt::{irql::AtMostDispatch, processor, recorder, status::NtError};
 
@@ -34,9 +34,13 @@ pub(crate) struct Counters {
     discards: [AtomicU64; Discard::COUNT],
 }
 
-/// One CPU's share, on cache lines of its own.
-#[repr(align(64))]
-struct Own([AtomicU64; Counter::COUNT]);
+/// One CPU's share, on cache lines of its own. A debugger finds the counts first.
+#[repr(C, align(64))]
+struct Own {
+    counts: [AtomicU64; Counter::COUNT],
+    /// As [`Counter::LongestAtDispatch100ns`], of this CPU.
+    longest_100ns: AtomicU64,
+}
 
 impl Own {
     const PLACES: Places = places!("OwnCounters");
@@ -61,7 +65,10 @@ impl Counters {
         let cpus = processor::maximum() as usize;
         let mut own = Vec::new();
         own.try_reserve_exact(cpus).map_err(|_| NtError::INSUFFICIENT_RESOURCES)?;
-        own.resize_with(cpus, || Own([const { AtomicU64::new(0) }; Counter::COUNT]));
+        own.resize_with(cpus, || Own {
+            counts: [const { AtomicU64::new(0) }; Counter::COUNT],
+            longest_100ns: AtomicU64::new(0),
+        });
         Ok(Self {
             own,
             counters: [const { AtomicU64::new(0) }; Counter::COUNT],
@@ -78,7 +85,7 @@ impl Counters {
         level.pinned(|level| {
             let own = self.own.get(processor::current(level) as usize);
             for (counter, amount) in amounts {
-                match own.and_then(|Own(own)| own.get(*counter as usize)) {
+                match own.and_then(|own| own.counts.get(*counter as usize)) {
                     Some(value) => {
                         // Relaxed, and two steps: at DISPATCH_LEVEL nobody else writes what is this CPU's.
                         let sum = value.load(Ordering::Relaxed).wrapping_add(*amount as u64);
@@ -109,6 +116,15 @@ impl Counters {
         }
     }
 
+    /// Keeps the longest time that a CPU stayed at `DISPATCH_LEVEL`, where it still is.
+    pub(crate) fn stayed(&self, cpu: u32, took_100ns: u64) {
+        let longest = self.own.get(cpu as usize).map(|own| &own.longest_100ns);
+        // Relaxed: as above.
+        if let Some(longest) = longest.filter(|l| l.load(Ordering::Relaxed) < took_100ns) {
+            longest.store(took_100ns, Ordering::Relaxed);
+        }
+    }
+
     /// Keeps the greatest value seen; returns whether it is this one.
     pub(crate) fn raise(&self, counter: Counter, value: u64) -> bool {
         let greatest = self.counters.get(counter as usize);
@@ -129,20 +145,40 @@ impl Counters {
         recorder::note(Event::Discarded, [reason as u64, packets as u64, 0, 0]);
     }
 
-    /// Writes the statistics block, `elsewhere` being discards that were counted elsewhere; `None` if
-    /// `out` is too short.
-    pub(crate) fn write(&self, out: &mut [u8], elsewhere: [(Discard, u64); 2]) -> Option<usize> {
+    /// Writes the statistics block, with a part for each CPU that has counted anything. `elsewhere` is discards that were counted
+    /// elsewhere, and `dpc_100ns` the longest DPC of a CPU. `None` if `out` is too short.
+    pub(crate) fn write(
+        &self,
+        out: &mut [u8],
+        elsewhere: [(Discard, u64); 2],
+        dpc_100ns: impl Fn(u32) -> u64,
+    ) -> Option<usize> {
         let read = |values: &[AtomicU64], at: usize| {
             values.get(at).map_or(0, |value| value.load(Ordering::Relaxed))
         };
+        let cpus = || (0_u32..).zip(&self.own);
         let counted = |counter: Counter| {
-            let own = self.own.iter().map(|Own(own)| read(own, counter as usize));
+            if counter == Counter::LongestDpc100ns {
+                return cpus().map(|(cpu, _)| dpc_100ns(cpu)).fold(0, u64::max);
+            }
+            let own = self.own.iter().map(|own| read(&own.counts, counter as usize));
             // What was taken back may be more than what is counted in common.
             own.fold(read(&self.counters, counter as usize), u64::wrapping_add)
         };
-        statistics::write(out, counted, |reason| {
+        let len = statistics::write(out, counted, |reason| {
             let too = elsewhere.iter().filter(|(other, _)| *other == reason).map(|(_, n)| *n);
             too.fold(read(&self.discards, reason as usize), u64::wrapping_add)
-        })
+        })?;
+        Some(cpus().fold(len, |len, (cpu, own)| {
+            let words = OF_CPU.map(|counter| match counter {
+                Counter::LongestDpc100ns => dpc_100ns(cpu),
+                Counter::LongestAtDispatch100ns => own.longest_100ns.load(Ordering::Relaxed),
+                counter => read(&own.counts, counter as usize),
+            });
+            if words == [0; OF_CPU.len()] {
+                return len;
+            }
+            statistics::write_part(out, len, Kind::Cpu, cpu, &words)
+        }))
     }
 }

@@ -27,7 +27,7 @@ use nt::{
     irql::{AtMostDispatch, Passive},
     mutex::Mutex,
     process::Process,
-    recorder,
+    processor, recorder,
     status::NtError,
 };
 
@@ -166,7 +166,12 @@ impl Device {
     pub(crate) fn note_time_at_dispatch(&self, began: Now, packets: usize, level: &AtMostDispatch) {
         let ended = nt::time::monotonic();
         let took_100ns = nt::time::to_100ns(ended.saturating_sub(began.monotonic.0));
-        self.core.processors.note(ended, took_100ns, packets, level);
+        let cpu = level.pinned(|level| {
+            let cpu = processor::current(level);
+            self.counters.stayed(cpu, took_100ns);
+            cpu
+        });
+        self.core.processors.note(cpu, ended, took_100ns, packets);
         if self.counters.raise(Counter::LongestAtDispatch100ns, took_100ns) {
             self.note(events::Event::LongestAtDispatch, [took_100ns, packets as u64, 0]);
         }

@@ -29,7 +29,7 @@ use nt::{
     processor::{self, Processor},
     status::NtError,
     thread::{self, Thread},
-    time::monotonic,
+    time::{monotonic, to_100ns},
 };
 
 mod choice;
@@ -113,6 +113,8 @@ struct Post {
     errands: AtomicU64,
     /// Whether an errand is being done. Written by its CPU only, at `DISPATCH_LEVEL`.
     is_at_work: AtomicBool,
+    /// The longest time its DPC took. Written by it alone.
+    longest_dpc_100ns: AtomicU64,
 }
 
 impl Processors {
@@ -205,17 +207,16 @@ impl Processors {
         self.set.get(at.checked_rem(count)?)
     }
 
-    /// Notes that this CPU was kept at `DISPATCH_LEVEL` until `ended`, for so long and so many packets.
-    pub(crate) fn note(
-        &self,
-        ended: Duration,
-        took_100ns: u64,
-        packets: usize,
-        level: &AtMostDispatch,
-    ) {
-        if let Some(cpu) = self.cpu(level.pinned(processor::current)) {
+    /// Notes that a CPU was kept at `DISPATCH_LEVEL` until `ended`, for so long and so many packets.
+    pub(crate) fn note(&self, index: u32, ended: Duration, took_100ns: u64, packets: usize) {
+        if let Some(cpu) = self.cpu(index) {
             cpu.post.account.note(ended, took_100ns, packets);
         }
+    }
+
+    /// The longest time that the DPC of a CPU took; 0 of one that is not in the set. Any IRQL.
+    pub(crate) fn longest_dpc_100ns(&self, index: u32) -> u64 {
+        self.cpu(index).map_or(0, |cpu| cpu.post.longest_dpc_100ns.load(Ordering::Relaxed))
     }
 
     /// Waits until every errand that a CPU was about is over, and what it referred to was dropped.
@@ -250,6 +251,7 @@ impl Cpu {
             stop: AtomicBool::new(false),
             errands: AtomicU64::new(0),
             is_at_work: AtomicBool::new(false),
+            longest_dpc_100ns: AtomicU64::new(0),
         };
         let post = Shared::try_new(post).map_err(|_| NtError::INSUFFICIENT_RESOURCES)?;
         let mut dpc = Dpc::try_new(post.clone(), serve)?;
@@ -335,9 +337,20 @@ impl Post {
 /// The DPC's routine: does what there is, as far as it may, and leaves the rest to the thread.
 fn serve(post: &Shared<Post>, level: &Dispatch<'_>) {
     let level = level.at_most();
-    while !post.account.is_spent(monotonic()) {
-        let Some(errand) = post.queue.pop(&At(level)) else { return };
+    let began = monotonic();
+    let mut now = began;
+    loop {
+        if post.account.is_spent(now) {
+            post.more.set();
+            break;
+        }
+        let Some(errand) = post.queue.pop(&At(level)) else { break };
         post.run(errand, level);
+        now = monotonic();
     }
-    post.more.set();
+    let took_100ns = to_100ns(now.saturating_sub(began));
+    // Relaxed: at DISPATCH_LEVEL nobody else writes what is this CPU's.
+    if post.longest_dpc_100ns.load(Ordering::Relaxed) < took_100ns {
+        post.longest_dpc_100ns.store(took_100ns, Ordering::Relaxed);
+    }
 }

@@ -3,6 +3,10 @@
 //! Words are little-endian, in the order of [`Counter::ALL`], then one word per discard reason in
 //! the order of [`Discard::ALL`]. Both lists only grow at their end, and both lengths are in the
 //! header, so an old tool reads a new driver and the other way round.
+//!
+//! Behind them stand *parts*, as many as the buffer has room for and the header's last word says: what of it one CPU counted, or one
+//! queue. Each says its kind, its number and how many words it has, so that kinds and words may be added. What a driver without parts
+//! leaves 0 is their number.
 
 use crate::{
     discard::{Direction, Discard},
@@ -11,13 +15,58 @@ use crate::{
 
 /// Version of the block's layout.
 pub const VERSION: u32 = 1;
-/// Bytes of the header: version, counter words, discard words, reserved (each a `u32`).
+/// Bytes of the header: version, counter words, discard words, parts (each a `u32`).
 pub const HEADER_LEN: usize = 16;
-/// Bytes of the whole block this version writes.
+/// Bytes of the block this version writes, without parts.
 pub const LEN: usize = HEADER_LEN + 8 * (Counter::COUNT + Discard::COUNT);
-/// Room that a reader gives it: a newer driver counts more, and writes nothing where all of it has no room.
-pub const ROOM: usize = 16 << 10;
-const _: () = assert!(LEN <= ROOM / 4);
+/// Room that a reader gives it: a newer driver counts more, and writes nothing where all of it but the parts has no room. The parts of as
+/// many CPUs as there can be have room, too.
+pub const ROOM: usize = 256 << 10;
+/// What readers without parts gave it.
+const FIRST_ROOM: usize = 16 << 10;
+const _: () = assert!(LEN <= FIRST_ROOM / 4);
+const _: () = assert!(LEN + (2048 + 64) * (PART_HEAD_LEN + 8 * OF_CPU.len()) <= ROOM);
+
+/// Bytes of a part before its words: kind, number, words, reserved (each a `u32`).
+const PART_HEAD_LEN: usize = 16;
+
+/// What a part is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Kind {
+    /// A CPU, by its index through all groups: the words of [`OF_CPU`].
+    Cpu = 0,
+    /// A receive queue: the words of [`QueueCounter`].
+    ReceiveQueue = 1,
+    /// A transmit queue: the same.
+    TransmitQueue = 2,
+}
+
+/// What is counted by CPU. Their sum is the adapter's, and the longest of times; but no CPU has in `PacketsIn` and `BytesIn` what the driver
+/// itself answered ([`Counter::TooBigTold`]), nor are they less by what a ring that stopped did not take.
+pub const OF_CPU: [Counter; 7] = [
+    Counter::Chunks,
+    Counter::PacketsSealed,
+    Counter::PacketsOpened,
+    Counter::PacketsIn,
+    Counter::BytesIn,
+    Counter::LongestAtDispatch100ns,
+    Counter::LongestDpc100ns,
+];
+
+table! {
+    /// What a queue counts.
+    QueueCounter {
+        /// Packets that it took: of the driver, or of the network stack.
+        Packets,
+        /// Their bytes; 0 of a transmit queue, which does not look at them.
+        Bytes,
+        /// Packets that wait for it now.
+        Waiting,
+        /// The most that it found waiting.
+        MostWaiting,
+    }
+}
 
 table! {
     /// What an adapter counts besides discards.
@@ -124,6 +173,12 @@ table! {
         TooBigUntold,
         /// TCP connections whose maximum segment size was lowered on its way out or in.
         MssLowered,
+        /// Packets and keepalives that were sealed.
+        PacketsSealed,
+        /// Packets and keepalives that were opened, or turned out not to be what they seemed.
+        PacketsOpened,
+        /// Longest time that one of our DPCs took on what CPUs do for each other, in 100 ns, whichever adapter that was for.
+        LongestDpc100ns,
     }
 }
 
@@ -132,6 +187,37 @@ table! {
 pub struct Statistics<'a> {
     counters: &'a [u8],
     discards: &'a [u8],
+    parts: &'a [u8],
+}
+
+/// A part of the block.
+#[derive(Clone, Copy, Debug)]
+pub struct Part<'a> {
+    kind: u32,
+    /// Of the CPU or the queue.
+    pub number: u32,
+    words: &'a [u8],
+}
+
+impl Part<'_> {
+    /// Whether it is of a kind.
+    #[must_use]
+    pub fn is(&self, kind: Kind) -> bool {
+        self.kind == kind as u32
+    }
+
+    /// The value of one of [`OF_CPU`], of a CPU; 0 if the driver is older than it.
+    #[must_use]
+    pub fn of_cpu(&self, counter: Counter) -> u64 {
+        let at = OF_CPU.iter().position(|other| *other == counter);
+        at.map_or(0, |at| word(self.words, at))
+    }
+
+    /// The value of `counter`, of a queue; 0 if the driver is older than it.
+    #[must_use]
+    pub fn of_queue(&self, counter: QueueCounter) -> u64 {
+        word(self.words, counter as usize)
+    }
 }
 
 impl<'a> Statistics<'a> {
@@ -139,12 +225,26 @@ impl<'a> Statistics<'a> {
     #[must_use]
     pub fn parse(block: &'a [u8]) -> Option<Self> {
         let (header, words) = block.split_first_chunk::<HEADER_LEN>()?;
-        let [version, counters, discards, _] = split_u32(header);
+        let [version, counters, discards, parts] = split_u32(header);
         let counters = usize::try_from(counters).ok()?.checked_mul(8)?;
         let discards = usize::try_from(discards).ok()?.checked_mul(8)?;
         let (counters, rest) = words.split_at_checked(counters)?;
-        let (discards, _) = rest.split_at_checked(discards)?;
-        (version == VERSION).then_some(Self { counters, discards })
+        let (discards, rest) = rest.split_at_checked(discards)?;
+        let all = Self { counters, discards, parts: rest };
+        (version == VERSION && all.parts().count() >= parts as usize).then_some(all)
+    }
+
+    /// What single CPUs and queues counted.
+    pub fn parts(&self) -> impl Iterator<Item = Part<'a>> + use<'a> {
+        let mut rest = self.parts;
+        core::iter::from_fn(move || {
+            let (head, others) = rest.split_first_chunk::<PART_HEAD_LEN>()?;
+            let [kind, number, words, _] = split_u32(head);
+            let (words, others) =
+                others.split_at_checked(usize::try_from(words).ok()?.checked_mul(8)?)?;
+            rest = others;
+            Some(Part { kind, number, words })
+        })
     }
 
     /// The value of `counter`; 0 if the driver is older than it.
@@ -213,6 +313,24 @@ pub fn write(
     Some(LEN)
 }
 
+/// Adds a part to a block of `len` bytes, if `out` has room for it; returns how long the block is.
+pub fn write_part(out: &mut [u8], len: usize, kind: Kind, number: u32, values: &[u64]) -> usize {
+    let Some((block, rest)) = out.split_at_mut_checked(len) else { return len };
+    let part = PART_HEAD_LEN.saturating_add(values.len().saturating_mul(8));
+    let parts = block.first_chunk_mut::<HEADER_LEN>().and_then(|head| head.last_chunk_mut::<4>());
+    let (Some(parts), Some(place)) = (parts, rest.get_mut(..part)) else { return len };
+    *parts = u32::from_le_bytes(*parts).saturating_add(1).to_le_bytes();
+    let (head, words) = place.split_at_mut(PART_HEAD_LEN);
+    for (slot, value) in head.chunks_exact_mut(4).zip([kind as u32, number, values.len() as u32, 0])
+    {
+        slot.copy_from_slice(&value.to_le_bytes());
+    }
+    for (slot, value) in words.chunks_exact_mut(8).zip(values) {
+        slot.copy_from_slice(&value.to_le_bytes());
+    }
+    len.saturating_add(part)
+}
+
 fn split_u32(bytes: &[u8; HEADER_LEN]) -> [u32; 4] {
     let mut words = [0; 4];
     for (word, chunk) in words.iter_mut().zip(bytes.chunks_exact(4)) {
@@ -279,6 +397,27 @@ mod tests {
         block[0] = 1;
         block[4..8].fill(0xFF);
         assert!(Statistics::parse(&block).is_none(), "a count past the end");
+    }
+
+    #[test]
+    fn parts_read_back_as_far_as_there_is_room() {
+        let mut block = [0; LEN + 200];
+        let mut len = write(&mut block, |_| 1, |_| 2).unwrap();
+        len = write_part(&mut block, len, Kind::Cpu, 7, &[5, 6]);
+        len = write_part(&mut block, len, Kind::ReceiveQueue, 1, &[8; QueueCounter::COUNT]);
+        assert_eq!(len, LEN + 32 + 48);
+        assert_eq!(write_part(&mut block, len, Kind::Cpu, 8, &[0; 14]), len, "no room");
+        let read = Statistics::parse(&block[..len]).unwrap();
+        let parts: std::vec::Vec<_> = read.parts().collect();
+        assert_eq!((read.counter(Counter::Chunks), parts.len()), (1, 2));
+        assert!(parts[0].is(Kind::Cpu) && parts[1].is(Kind::ReceiveQueue));
+        assert_eq!((parts[0].number, parts[0].of_cpu(Counter::PacketsSealed)), (7, 6));
+        assert_eq!(parts[0].of_cpu(Counter::PacketsOpened), 0, "an older driver's");
+        assert_eq!(parts[0].of_cpu(Counter::PacketsOut), 0, "not counted by CPU");
+        assert_eq!(parts[1].of_queue(QueueCounter::MostWaiting), 8);
+        for cut in LEN..len {
+            assert!(Statistics::parse(&block[..cut]).is_none(), "{cut} bytes");
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@
 use abi::discard::Discard;
 use abi::ioctl::writer::{InterfaceFields, PeerFields};
 use abi::ioctl::{AllowedIp, Set, UNIX_EPOCH_FILETIME, Writer, interface_flag, peer_flag};
-use abi::statistics::{self, Counter, Statistics};
+use abi::statistics::{self, Counter, Kind, Statistics};
 
 use ctl::key::PublicKey;
 use ctl::show::fields::{self, Field};
@@ -168,6 +168,42 @@ fn prometheus_has_numbers_and_no_secrets() {
     for secret in [[0x11; 32], [0x55; 32]] {
         let secret = PublicKey(secret).to_string();
         assert!(!text.contains(&secret), "{text}");
+    }
+}
+
+#[test]
+fn what_cpus_and_queues_counted_is_shown_in_each_way() {
+    let answer = everything();
+    let mut block = vec![0; statistics::LEN + 1000];
+    let mut len = statistics::write(&mut block, |_| 0, |_| 0).unwrap();
+    for (kind, number, words) in [
+        (Kind::Cpu, 9, &[1, 2, 3, 4, 5, 60, 70, 8][..]),
+        (Kind::ReceiveQueue, 1, &[10, 20, 0, 30]),
+        (Kind::TransmitQueue, 0, &[0; 4]),
+    ] {
+        len = statistics::write_part(&mut block, len, kind, number, words);
+    }
+    let shown = Shown { statistics: Statistics::parse(&block[..len]), ..shown(&answer) };
+    let text = for_a_person(&shown, PLAIN, false);
+    let cpu = "CPU 9: Chunks 1, PacketsSealed 2, PacketsOpened 3, PacketsIn 4, BytesIn 5, LongestAtDispatch100ns 60, LongestDpc100ns 70";
+    for line in [cpu, "receive queue 1: Packets 10, Bytes 20, MostWaiting 30"] {
+        assert!(text.lines().any(|other| other == line), "no {line} in\n{text}");
+    }
+    assert!(!text.contains("transmit queue 0"), "it counted nothing\n{text}");
+    let value = json::interface(&shown, false);
+    let parts = &value["statistics"]["parts"];
+    assert_eq!(
+        (&parts["CPU 9"]["BytesIn"], &parts["receive queue 1"]["MostWaiting"]),
+        (&5.into(), &30.into())
+    );
+    let text = prometheus::write(&[shown]);
+    for line in [
+        "penstock_cpu_packets_sealed_total{interface=\"wg0\",cpu=\"9\"} 2",
+        "penstock_cpu_longest_dpc_seconds{interface=\"wg0\",cpu=\"9\"} 0.000007",
+        "penstock_queue_packets_total{interface=\"wg0\",direction=\"receive\",queue=\"1\"} 10",
+        "penstock_queue_most_waiting{interface=\"wg0\",direction=\"transmit\",queue=\"0\"} 0",
+    ] {
+        assert!(text.lines().any(|other| other == line), "no {line} in\n{text}");
     }
 }
 

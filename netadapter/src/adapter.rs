@@ -20,6 +20,7 @@ use nt::{
 };
 
 use crate::{
+    queue_counts::Counting,
     rx_pool::RxPool,
     rx_queue::{MOST_RX_QUEUES, RxQueue, RxQueueContext},
     tx_packet::TxBatch,
@@ -125,7 +126,8 @@ impl Adapter {
         let receive_queues = NonZeroU32::new(1 << most.ilog2()).unwrap_or(NonZeroU32::MIN);
         let (queues, waiting) = (receive_queues.get() as usize, config.waiting_packets.get());
         let rx = RxQueue::try_new(pool, queues, waiting, passive)?;
-        let tx = TxQueue(Shared::try_new(Notifier::new(Kind::Transmit, passive))?);
+        let notifier = Shared::try_new(Notifier::new(Kind::Transmit, passive))?;
+        let tx = TxQueue { notifier, counting: Shared::try_new(Counting::default())? };
         let speed = LinkSpeed { bits_per_second: config.speed_bits_per_second };
         let data_path = DataPath {
             max_frame_bytes,
@@ -232,7 +234,7 @@ struct AdapterContext<D> {
 impl<D: Datapath> AdapterEvents for AdapterContext<D> {
     fn create_tx_queue(&self, init: QueueInit<'_>, passive: &mut Passive) -> Result<(), NtError> {
         init.create(passive, |parts| {
-            TxQueueContext::try_new(parts, self.tx.0.clone(), self.datapath.clone())
+            TxQueueContext::try_new(parts, self.tx.clone(), self.datapath.clone())
         })
     }
 

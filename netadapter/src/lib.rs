@@ -30,6 +30,7 @@ extern crate alloc;
 extern crate std;
 
 mod adapter;
+mod queue_counts;
 mod ring;
 mod rx_pool;
 mod rx_queue;
@@ -40,6 +41,7 @@ mod tx_queue;
 
 pub use adapter::{Adapter, Config, Datapath};
 pub use nt::netcx::{Checksums, Finding, Piece, RxChecksums};
+pub use queue_counts::QueueCounts;
 pub use rx_pool::{RxBuffer, RxPool, RxStash};
 pub use rx_queue::{Indication, MOST_RX_QUEUES, RxQueue};
 pub use steering::LastFlow;

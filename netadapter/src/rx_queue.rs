@@ -24,6 +24,7 @@ use nt::{
 
 use crate::{
     adapter::Datapath,
+    queue_counts::{Counting, QueueCounts},
     ring,
     rx_pool::{Places, RxBuffer, RxPool, Waiting},
     steering::{LastFlow, Steering},
@@ -46,6 +47,7 @@ struct Line {
     notifier: Notifier,
     /// The object's identity, once there is one.
     identity: AtomicUsize,
+    counting: Counting,
 }
 
 /// The most receive queues of an adapter.
@@ -72,6 +74,7 @@ impl RxQueue {
                 waiting: Waiting::new(pool.clone(), limit),
                 notifier: Notifier::new(Kind::Receive, passive),
                 identity: AtomicUsize::new(0),
+                counting: Counting::default(),
             });
         }
         let checksums = AtomicU8::new(WANTED.iter().sum());
@@ -94,6 +97,11 @@ impl RxQueue {
         // A table may name a queue that is gone until the stack has seen that.
         let (line, inside) = enter(number).or_else(|| enter(0))?;
         Some(Indication { places: line.waiting.places(count), wake: Wake(inside) })
+    }
+
+    /// The numbers of all queues there may be, and what each counted. Any IRQL.
+    pub fn counts(&self) -> impl Iterator<Item = (u32, QueueCounts)> {
+        (0..).zip(self.0.lines.iter().map(|line| line.counting.read()))
     }
 
     /// The queue that a packet goes to, as the stack has said. Any IRQL.
@@ -255,8 +263,15 @@ impl<D: Datapath> PacketQueueEvents for RxQueueContext<D> {
             return self.empty(rings);
         }
         let Some(line) = self.queue.line(self.number) else { return };
-        let mut waiting = line.waiting.consume();
-        ring::fill(rings, || waiting.next().map(|(buffer, layer3)| (buffer.lend(), layer3)));
+        line.counting.found(line.waiting.count());
+        let (mut waiting, mut packets, mut bytes) = (line.waiting.consume(), 0, 0);
+        ring::fill(rings, || {
+            let (buffer, layer3) = waiting.next()?;
+            packets += 1;
+            bytes += buffer.as_slice().len() as u64;
+            Some((buffer.lend(), layer3))
+        });
+        line.counting.took(packets, bytes);
     }
 
     fn cancel(&self, rings: &mut Rings<'_>, _level: &AtMostDispatch) {

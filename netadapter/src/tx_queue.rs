@@ -20,6 +20,7 @@ use nt::{
 
 use crate::{
     adapter::Datapath,
+    queue_counts::{Counting, QueueCounts},
     ring::{Slots, distance},
     tx_packet::TxBatch,
 };
@@ -34,7 +35,10 @@ pub(crate) struct TxState {
 
 /// The adapter's transmit side, from any thread.
 #[derive(Clone, Debug)]
-pub struct TxQueue(pub(crate) Shared<Notifier>);
+pub struct TxQueue {
+    pub(crate) notifier: Shared<Notifier>,
+    pub(crate) counting: Shared<Counting>,
+}
 
 impl TxQueue {
     /// Has the packets offered again that [`Datapath::transmit`] left in the ring.
@@ -46,7 +50,13 @@ impl TxQueue {
     ///
     /// `<= DISPATCH_LEVEL`.
     pub fn resume(&self) {
-        self.0.notify();
+        self.notifier.notify();
+    }
+
+    /// What it counted. Any IRQL.
+    #[must_use]
+    pub fn counts(&self) -> QueueCounts {
+        self.counting.read()
     }
 }
 
@@ -55,24 +65,26 @@ pub(crate) struct TxQueueContext<D> {
     state: TxState,
     draining: AtomicBool,
     datapath: Shared<D>,
+    counting: Shared<Counting>,
 }
 
 impl<D: Datapath> TxQueueContext<D> {
     /// The context of a queue with `parts`.
     pub(crate) fn try_new(
         parts: &QueueParts,
-        notifier: Shared<Notifier>,
+        TxQueue { notifier, counting }: TxQueue,
         datapath: Shared<D>,
     ) -> Result<Self, NtError> {
         let slots = Slots::try_new(parts.packet_count())?;
         let state = TxState { slots, view: parts.view(), notifier };
-        Ok(Self { state, draining: AtomicBool::new(false), datapath })
+        Ok(Self { state, draining: AtomicBool::new(false), datapath, counting })
     }
 
     /// Offers the new packets, or returns them if the queue is being cancelled; then returns what is
     /// done.
     fn run(&self, rings: &mut Rings<'_>, level: &AtMostDispatch) {
         let packets = rings.packets();
+        self.counting.found(distance(packets.next, packets.end, packets.mask));
         let next = if self.draining.load(Ordering::Relaxed) {
             let unseen = distance(packets.next, packets.end, packets.mask);
             let indices = (0..unseen).map(|at| crate::ring::step(packets.next, at, packets.mask));
@@ -87,7 +99,15 @@ impl<D: Datapath> TxQueueContext<D> {
             self.count(Discard::NoMemory, unmapped);
             next
         };
+        self.count_taken(rings, next);
         self.state.slots.return_done(rings, next);
+    }
+
+    /// Counts the packets before `next`, which are new until they are returned.
+    #[inline(never)] // Nothing of it is on the stack while they are sent.
+    fn count_taken(&self, rings: &Rings<'_>, next: u32) {
+        let packets = rings.packets();
+        self.counting.took(distance(packets.next, next, packets.mask), 0);
     }
 
     /// Counts discarded packets, if there are any.

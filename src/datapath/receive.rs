@@ -182,7 +182,7 @@ impl Device {
     /// turn comes.
     fn open_packets(&self, work: &mut Receiving, level: &AtMostDispatch) {
         let Some(work) = work else { return };
-        let bytes = work.bytes();
+        let (bytes, opened) = (work.bytes(), work.packets_left());
         let (Some(keypair), Some(datagrams)) = (&work.keypair, work.datagrams.take()) else {
             return;
         };
@@ -198,7 +198,8 @@ impl Device {
                 verify(packets, worth);
             }
         });
-        self.counters.add_here(&[(Counter::PayloadWrittenIn, written)], level);
+        let counts = [(Counter::PayloadWrittenIn, written), (Counter::PacketsOpened, opened)];
+        self.counters.add_here(&counts, level);
     }
 
     /// Which checksums of received packets are verified.

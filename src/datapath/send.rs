@@ -260,7 +260,9 @@ impl Device {
                 counter = counter.wrapping_add(packets.len() as u64);
             }
         });
-        self.counters.add_here(&[(Counter::PayloadWrittenOut, written)], level);
+        let counts =
+            [(Counter::PayloadWrittenOut, written), (Counter::PacketsSealed, packets.len())];
+        self.counters.add_here(&counts, level);
         // The bytes are in the run: the ring may have its slots back.
         work.packets.clear();
         work.held = Held::default();

@@ -7,7 +7,7 @@ use abi::statistics::{Counter, Statistics};
 use serde_json::{Map, Value, json};
 use zeroize::Zeroizing;
 
-use super::{Shown, handshake_s};
+use super::{Shown, handshake_s, of_part};
 use crate::key::{PublicKey, SecretKey};
 
 /// An interface.
@@ -58,7 +58,13 @@ fn statistics(statistics: &Statistics<'_>) -> Value {
     let counters = counters.map(|row| (row.name().to_owned(), statistics.counter(*row).into()));
     let discards = Discard::ALL.iter();
     let discards = discards.map(|row| (row.name().to_owned(), statistics.discarded(*row).into()));
+    let parts = statistics.parts().filter_map(|part| {
+        let (name, values) = of_part(&part)?;
+        let values = values.into_iter().map(|(name, value)| (name.to_owned(), value.into()));
+        Some((name, Value::Object(values.collect())))
+    });
     json!({
+        "parts": Value::Object(parts.collect()),
         "counters": Value::Object(counters.collect()),
         "discards": Value::Object(discards.collect()),
         "waiting": statistics.waiting(),

@@ -4,7 +4,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use abi::ioctl::{Peer, Set, UNIX_EPOCH_FILETIME};
-use abi::statistics::Statistics;
+use abi::statistics::{Kind, OF_CPU, Part, QueueCounter, Statistics};
 use zeroize::Zeroizing;
 
 pub mod fields;
@@ -28,7 +28,8 @@ impl Shown<'_> {
     /// A text with room for whatever is shown, so that no copy of a key is left behind when it grows.
     #[must_use]
     pub fn room(&self) -> Zeroizing<String> {
-        let statistics = if self.statistics.is_some() { 32 << 10 } else { 0 };
+        let statistics = self.statistics.as_ref();
+        let statistics = statistics.map_or(0, |all| (32 << 10) + 512 * all.parts().count());
         Zeroizing::new(String::with_capacity(
             1024 + self.name.len() + 6 * self.set.len_bytes() + statistics,
         ))
@@ -45,4 +46,23 @@ pub fn handshake_s(peer: &Peer<'_>) -> u64 {
 #[must_use]
 pub fn now_s() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// Of what a part is, and what it counted; `None` of a kind that a newer driver has.
+fn of_part(part: &Part<'_>) -> Option<(String, Vec<(&'static str, u64)>)> {
+    let number = part.number;
+    if part.is(Kind::Cpu) {
+        let values = OF_CPU.iter().map(|counter| (counter.name(), part.of_cpu(*counter)));
+        return Some((format!("CPU {number}"), values.collect()));
+    }
+    let queue = if part.is(Kind::ReceiveQueue) {
+        "receive queue"
+    } else if part.is(Kind::TransmitQueue) {
+        "transmit queue"
+    } else {
+        return None;
+    };
+    let values = QueueCounter::ALL.iter();
+    let values = values.map(|counter| (counter.name(), part.of_queue(*counter)));
+    Some((format!("{queue} {number}"), values.collect()))
 }

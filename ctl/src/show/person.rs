@@ -9,7 +9,7 @@ use abi::statistics::{Counter, Statistics};
 use zeroize::Zeroizing;
 
 use super::style::Style;
-use super::{Shown, handshake_s};
+use super::{Shown, handshake_s, of_part};
 use crate::key::{PublicKey, SecretKey};
 
 /// How it is shown.
@@ -129,6 +129,14 @@ impl Lines<'_, '_> {
         {
             if count != 0 {
                 self.print(format_args!("  {label:<24}{count:>12}\n"));
+            }
+        }
+        for part in statistics.parts() {
+            let Some((name, values)) = of_part(&part) else { continue };
+            let values = values.into_iter().filter(|(_, value)| *value != 0);
+            let values: Vec<_> = values.map(|(name, value)| format!("{name} {value}")).collect();
+            if !values.is_empty() {
+                self.print(format_args!("{}: {}\n", style.label(&name), values.join(", ")));
             }
         }
         for (direction, label) in

@@ -4,7 +4,7 @@
 use std::fmt::Write;
 
 use abi::discard::{Direction, Discard};
-use abi::statistics::Counter;
+use abi::statistics::{Counter, Kind, OF_CPU, QueueCounter};
 
 use super::{Shown, handshake_s};
 use crate::key::PublicKey;
@@ -40,6 +40,8 @@ pub fn write(all: &[Shown<'_>]) -> String {
             page.sample(name, &labels, statistics.discarded(*reason));
         }
     }
+    of_cpus(&mut page, all);
+    of_queues(&mut page, all);
     type Read = fn(&abi::ioctl::Peer<'_>) -> u64;
     let of_peers: [(&str, &str, &str, Read); 3] = [
         ("penstock_peer_received_bytes_total", "counter", "Bytes received of a peer.", |peer| {
@@ -66,6 +68,54 @@ pub fn write(all: &[Shown<'_>]) -> String {
         }
     }
     page.0
+}
+
+/// What each CPU counted.
+fn of_cpus(page: &mut Page, all: &[Shown<'_>]) {
+    for counter in OF_CPU {
+        let (name, per_unit) = metric(counter);
+        let name = name.replacen("penstock_", "penstock_cpu_", 1);
+        let kind = if per_unit.is_some() { "gauge" } else { "counter" };
+        page.heading(&name, kind, counter.description());
+        for (interface, statistics) in counted(all) {
+            for part in statistics.parts().filter(|part| part.is(Kind::Cpu)) {
+                let number = part.number.to_string();
+                let labels = [("interface", interface), ("cpu", &*number)];
+                let value = part.of_cpu(counter);
+                match per_unit {
+                    Some(per_second) => page.sample(&name, &labels, value as f64 / per_second),
+                    None => page.sample(&name, &labels, value),
+                }
+            }
+        }
+    }
+}
+
+/// What each queue counted.
+fn of_queues(page: &mut Page, all: &[Shown<'_>]) {
+    for (name, kind, counter) in [
+        ("penstock_queue_packets_total", "counter", QueueCounter::Packets),
+        ("penstock_queue_bytes_total", "counter", QueueCounter::Bytes),
+        ("penstock_queue_waiting", "gauge", QueueCounter::Waiting),
+        ("penstock_queue_most_waiting", "gauge", QueueCounter::MostWaiting),
+    ] {
+        page.heading(name, kind, counter.description());
+        for (interface, statistics) in counted(all) {
+            for part in statistics.parts() {
+                let direction = if part.is(Kind::ReceiveQueue) {
+                    "receive"
+                } else if part.is(Kind::TransmitQueue) {
+                    "transmit"
+                } else {
+                    continue;
+                };
+                let number = part.number.to_string();
+                let labels =
+                    [("interface", interface), ("direction", direction), ("queue", &*number)];
+                page.sample(name, &labels, part.of_queue(counter));
+            }
+        }
+    }
 }
 
 /// The interfaces whose statistics were read.

@@ -40,6 +40,11 @@ impl Waiting {
         Places { waiting: self, left, chain: None }
     }
 
+    /// How many there are, and places that were promised.
+    pub(crate) fn count(&self) -> u32 {
+        self.count.load(Ordering::Relaxed)
+    }
+
     /// Takes buffers out, the oldest first. Only one consumer at a time.
     pub(crate) fn consume(&self) -> Consumption<'_> {
         Consumption { waiting: self, taken: 0 }

@@ -296,6 +296,7 @@ fn a_log_line_is_waited_for_answered_and_given_up() {
 #[test]
 fn statistics_need_room_for_the_block() {
     with_tunnel(6, |tunnel| {
+        // There is no room for a part.
         for len in 0..statistics::LEN + 9 {
             let mut buffer = vec![0; len];
             let done = tunnel.handle().device_io_control(ioctl::GET_STATISTICS, &[], &mut buffer);

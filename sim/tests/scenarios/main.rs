@@ -41,6 +41,7 @@
 //! | [`shapes`] | lists in single bytes, in fragments, coalesced rightly and wrongly |
 //! | [`firewall`] | a flow that the firewall must not forget |
 //! | [`nic_buffers`] | the network card's buffers are few, withheld, or all out |
+//! | [`parts`] | what CPUs and queues counted adds up |
 //! | [`capture`] | packets as a trace has them, and who may have one |
 //! | [`debugger`], [`recipes`] | what WinDbg's script shows of a machine, and finds by it |
 //! | [`load_unload`] | a hundred times, and nothing left |
@@ -80,6 +81,7 @@ mod nic_buffers;
 mod outer_marks;
 mod outer_offloads;
 mod outer_routing;
+mod parts;
 mod path_mtu;
 mod peer_removal;
 mod policy;
