@@ -254,10 +254,10 @@ fn tell(thread: &Thread, handle: u64, told: Option<[u64; 4]>) {
         let _ = thread.call(call, &[source as u64, code, level, any, all, 0, context]);
         machine.release(source);
     }
-    if let Some(provider) = lock(&tracing.state).providers.get_mut(&handle) {
-        if let Some(at) = provider.told_by.iter().position(|id| *id == own) {
-            provider.told_by.remove(at);
-        }
+    if let Some(provider) = lock(&tracing.state).providers.get_mut(&handle)
+        && let Some(at) = provider.told_by.iter().position(|id| *id == own)
+    {
+        provider.told_by.remove(at);
     }
     machine.world().wake(tracing.key());
 }
