@@ -57,8 +57,9 @@ esac
 
 bindings=${OUT_DIR:-}/call_unsafe_wdf_function_binding.rs
 if [ "$crate" = wdk_sys ] && grep -qsF "r\"$workspace/" "$bindings"; then
-    sed "s|r\"$workspace/|r\"|" "$bindings" >"$bindings.new"
-    mv "$bindings.new" "$bindings"
+    # Of its own name: Cargo may compile the crate twice at once, for code that is run and for code that is only checked.
+    sed "s|r\"$workspace/|r\"|" "$bindings" >"$bindings.$$"
+    mv "$bindings.$$" "$bindings"
 fi
 # wdk is no crate of the workspace, and run from its own folder; what it expands has that path.
 [ "$crate" != wdk ] || cd "$workspace"
