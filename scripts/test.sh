@@ -36,6 +36,10 @@ for part in "$@"; do
 done
 
 scripts/setup.sh
+# Both compilers are tried once, and what an earlier one made is removed: not while parts that run at once build.
+for compiler in rustc "${PENSTOCK_RUST:-/usr/bin}/rustc"; do
+    (RUSTC=$compiler && . scripts/wdk/env.sh)
+done
 log=$(mktemp -d)
 trap 'rm -rf "$log"' EXIT
 passed=0 failed=0 skipped=0
@@ -109,7 +113,7 @@ beside_others() {
     # The command line beside `wg`, where there is what interop.sh needs, too.
     if (. scripts/namespaces.sh && can_make_namespaces) >/dev/null; then
         cargo test --quiet --locked -p ctl --features driver --test beside_wg --test hostile_requests --test brought_up \
-            --test traced
+            --test traced --test dumped
     fi
 }
 scenarios() {

@@ -259,7 +259,18 @@ fn doctor_says_what_is_missing() {
     let mut there = prefix::penstock();
     there.arg("doctor");
     let told = printed(&run(there, b""));
+    let mut there = prefix::penstock();
+    there.arg("dump");
+    let dump = printed(&run(there, b""));
     sc(&["delete", "penstock"]);
+    for part in [
+        "\n# doctor\n\n",
+        "\n# driver\n\ninstalled: ",
+        "\n# interfaces\n\ncannot be read: ",
+        "\n# policy\n\n",
+    ] {
+        assert!(dump.contains(part), "{part} is not in:\n{dump}");
+    }
     assert!(told.contains("BAD driver: installed, and not loaded\n"), "{told}");
     assert!(told.contains("BAD the driver's signature: "), "{told}");
 }

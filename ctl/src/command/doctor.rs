@@ -1,7 +1,5 @@
 //! `doctor`: what keeps tunnels from working, and what to do.
 
-use std::fmt::Write as _;
-
 use abi::ioctl::{AdapterState, SET_ADAPTER_STATE, Set};
 use abi::statistics::Statistics;
 use ctl::doctor::firewall::Firewall;
@@ -14,6 +12,23 @@ use super::{Outcome, print, reach};
 
 /// Looks at the machine and every interface; fails if something is not as it should be.
 pub(crate) fn doctor() -> Outcome {
+    let findings = found();
+    print(&text(&findings))?;
+    let bad = findings.iter().filter(|finding| finding.advice.is_some()).count();
+    match bad {
+        0 => Ok(()),
+        1 => Err(super::Failure::Told("1 thing is not as it should be".to_owned())),
+        _ => Err(super::Failure::Told(format!("{bad} things are not as they should be"))),
+    }
+}
+
+/// Findings, as they are printed.
+pub(super) fn text(findings: &[Finding]) -> String {
+    findings.iter().map(ToString::to_string).collect()
+}
+
+/// What is found of the machine and every interface.
+pub(super) fn found() -> Vec<Finding> {
     let driver = reach::driver();
     let (names, mut findings) = match driver.names() {
         Ok(names) => (names, Vec::new()),
@@ -30,18 +45,7 @@ pub(crate) fn doctor() -> Outcome {
             vec![Finding::bad(name, failure.to_string(), advice)]
         }));
     }
-    let mut text = String::new();
-    for finding in &findings {
-        // A push to a String cannot fail.
-        let _ = write!(text, "{finding}");
-    }
-    print(&text)?;
-    let bad = findings.iter().filter(|finding| finding.advice.is_some()).count();
-    match bad {
-        0 => Ok(()),
-        1 => Err(super::Failure::Told("1 thing is not as it should be".to_owned())),
-        _ => Err(super::Failure::Told(format!("{bad} things are not as they should be"))),
-    }
+    findings
 }
 
 #[cfg(unix)]

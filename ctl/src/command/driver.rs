@@ -200,6 +200,11 @@ fn hold(services: &[String]) -> Outcome {
 }
 
 fn status() -> Outcome {
+    print(&installed()?)
+}
+
+/// What is installed, for a person.
+pub(super) fn installed() -> Result<String, Failure> {
     let named = |error: io::Error| Failure::new(DRIVER, said(&error));
     let service = services::state(DRIVER).map_err(named)?;
     let file = installed_file().map_err(named)?;
@@ -215,7 +220,7 @@ fn status() -> Outcome {
         beside: inf.and_then(|inf| Version::of_inf(&String::from_utf8_lossy(&inf))),
         testing,
     };
-    print(&facts.to_string())
+    Ok(facts.to_string())
 }
 
 /// The file of the driver's service, if there is one, which says it as the kernel has it.

@@ -11,6 +11,7 @@ mod doctor;
 mod down;
 #[cfg(windows)]
 mod driver;
+mod dump;
 #[cfg(windows)]
 mod folder;
 #[cfg(windows)]
@@ -77,6 +78,8 @@ enum Command {
     Driver(driver::Command),
     /// Look for what keeps tunnels from working, and say what to do.
     Doctor,
+    /// Write what a report of a fault needs: versions, what doctor finds, interfaces with what was counted, and policy.
+    Dump(dump::Dump),
     /// What the driver does, as it does it: its packets.
     #[command(subcommand)]
     Trace(trace::Command),
@@ -106,6 +109,7 @@ pub(crate) fn run() -> ExitCode {
         #[cfg(windows)]
         Some(Command::Service(command)) => command.run(),
         Some(Command::Doctor) => doctor::doctor(),
+        Some(Command::Dump(dump)) => dump.run(),
         Some(Command::Up(up)) => up.run(),
         Some(Command::Down(down)) => down.run(),
         Some(Command::Policy(command)) => command.run(),

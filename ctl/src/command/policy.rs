@@ -69,6 +69,11 @@ fn apply() -> Outcome {
 }
 
 fn show(name: Option<&str>) -> Outcome {
+    print(&shown(name)?)
+}
+
+/// What all values come to, or one.
+pub(super) fn shown(name: Option<&str>) -> Result<String, Failure> {
     let mut text = String::new();
     let mut row = |name: &str, range: &str, about: &str, set_to: &str| {
         text += &format!("{name}\n  {range}\n  {about}\n{set_to}");
@@ -95,16 +100,16 @@ fn show(name: Option<&str>) -> Outcome {
         let tunnels = tunnel::tunnels(&REGISTRY);
         let tunnels =
             tunnels.map_err(|error| Failure::new(tunnel::KEY, ctl::words::said(&error)))?;
-        tunnels.iter().for_each(|tunnel| text += &shown(tunnel));
+        tunnels.iter().for_each(|tunnel| text += &of_tunnel(tunnel));
     }
     match name {
         Some(name) if text.is_empty() => Err(Failure::Told(unknown(name))),
-        _ => print(&text),
+        _ => Ok(text),
     }
 }
 
 /// A tunnel by policy, as a file would have it: it has no secrets.
-fn shown(tunnel: &PolicyTunnel) -> String {
+fn of_tunnel(tunnel: &PolicyTunnel) -> String {
     let mut text = format!("  {}\n", tunnel.name);
     if let Some((config, from)) = &tunnel.config {
         text += &format!("    here: (from {from})\n");
