@@ -59,15 +59,18 @@ fn both_begin_at_once() {
             machines::ping(&pair.alpha, &pair.beta);
             machines::ping(&pair.beta, &pair.alpha);
             // A peer has one handshake under way: to answer the other's initiation is to give up one's own, so both
-            // responses come too late. One side, who is first by chance, tries again after 5 s, and then it is done.
-            assert_eq!(messages(pair), [(3, 2), (3, 2)], "seed {seed}");
-            assert!(world.now() - begun >= Duration::from_secs(5), "seed {seed}");
+            // responses come too late. One side, who is first by chance, tries again after 5 s, and then it is done; if both
+            // chose the same time, it is as before, 5 s later.
+            let late = Ledger::of(&pair.alpha).discards(Direction::Inbound);
+            assert!((1..=3).contains(&late), "seed {seed}: {late} late responses");
+            assert_eq!(messages(pair), [(2 * late + 1, late + 1); 2], "seed {seed}");
+            assert!(world.now() - begun >= Duration::from_secs(5 * late), "seed {seed}");
             for station in [&pair.alpha, &pair.beta] {
                 assert_eq!(station.endpoint().counts().packets_in, 6, "seed {seed}");
                 assert_eq!(
                     Ledger::of(station).discards(Direction::Inbound),
-                    1,
-                    "seed {seed}: the late response"
+                    late,
+                    "seed {seed}: the late responses"
                 );
             }
         });
