@@ -42,7 +42,7 @@ for place in "${places[@]}"; do
         package without-console penstock.exe penstockw.exe
         package inf penstock.inf
         package catalog penstock.cat penstock.inf penstock.sys
-        ../../scripts/installer.sh penstock.msi .
+        ../../scripts/installer.sh "$PWD/penstock.msi" "$PWD"
     )
 done
 
