@@ -1,8 +1,7 @@
 //! `dump`: what a report of a fault needs, as one text, and no secret.
 
 use std::env::consts;
-use std::fs::OpenOptions;
-use std::io::Write as _;
+use std::fs;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -25,9 +24,7 @@ impl Dump {
     pub(crate) fn run(self) -> Outcome {
         let text = text();
         let Some(file) = self.output else { return print(&text) };
-        let made = OpenOptions::new().write(true).create(true).truncate(true).open(&file);
-        let written = made.and_then(|mut file| file.write_all(text.as_bytes()));
-        written.map_err(|error| Failure::new(file.display(), said(&error)))
+        fs::write(&file, text).map_err(|error| Failure::new(file.display(), said(&error)))
     }
 }
 

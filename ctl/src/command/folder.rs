@@ -85,11 +85,12 @@ pub(crate) fn manage(running: &Running) -> Result<(), Event> {
         Failure::Told(why) => failed(&why),
         Failure::Unread => Event::ManagerFailed,
     })?;
+    let own = folder_of(CONFIGURATIONS).map_err(|error| failed(&said(&error)))?;
     let by_policy = folder_of(POLICY).map_err(|error| failed(&said(&error)))?;
     let signals = running.signals();
     follow_policy::watch(&signals).map_err(|error| failed(&said(&error)))?;
     running.started();
-    let (mut files, mut policy) = (Files::default(), Follow::default());
+    let (mut files, mut policy) = (Files::of(own), Follow::default());
     let mut tunnels = PolicyTunnels::of(by_policy);
     loop {
         let well = files.act(&program, &signals) & policy.act() & tunnels.act(&program);
@@ -102,14 +103,20 @@ pub(crate) fn manage(running: &Running) -> Result<(), Event> {
 }
 
 /// The files that administrators put into a folder.
-#[derive(Default)]
 struct Files {
-    /// The folder, and whether whoever watches it is still to do so.
+    /// The folder unless policy names another.
+    own: PathBuf,
+    /// The folder that is watched, and whether whoever watches it is still to do so.
     watched: Option<(PathBuf, Arc<AtomicBool>)>,
     told: Told,
 }
 
 impl Files {
+    /// Those in `own`, unless policy names another folder.
+    fn of(own: PathBuf) -> Self {
+        Self { own, watched: None, told: Told::default() }
+    }
+
     /// Does all that is to be done now; whether all of it could be.
     fn act(&mut self, program: &str, signals: &Sender<Signal>) -> bool {
         self.told.is_well = true;
@@ -126,7 +133,7 @@ impl Files {
     fn follow(&mut self, signals: &Sender<Signal>) -> io::Result<PathBuf> {
         let named = policy::text(TextPolicy::ConfigurationFolder, &LocalMachine);
         let folder = match named.from {
-            From::Default => folder_of(CONFIGURATIONS)?,
+            From::Default => self.own.clone(),
             // Somebody else's: it stays as it is, and each of its files is judged.
             _ => PathBuf::from(&named.value),
         };

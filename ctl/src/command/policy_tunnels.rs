@@ -8,7 +8,7 @@ use ctl::config::Config;
 use ctl::policy::tunnel::{self, Absent, PolicyTunnel};
 use ctl::service::definition::file_of;
 use ctl::service::events::Event;
-use ctl::service::folder::{Action, actions, tunnel_of};
+use ctl::service::folder::{Action, Service, actions, tunnel_of};
 use ctl::windows::event_log::tell_key;
 use ctl::windows::policy_section::PolicySection;
 use ctl::windows::registry::LocalMachine;
@@ -48,9 +48,10 @@ impl PolicyTunnels {
             tunnel::tunnels(&LocalMachine)?
         };
         let kept = self.kept()?;
+        let services = services::tunnels()?;
         let named: Vec<_> = tunnels.iter().map(|tunnel| tunnel.name.clone()).collect();
         for tunnel in tunnels {
-            self.keep(tunnel, &kept)?;
+            self.keep(tunnel, &kept, &services);
         }
         for name in self.absent.gone(&kept, &named, Instant::now()) {
             fs::remove_file(self.folder.join(format!("{name}{ENDING}")))?;
@@ -70,10 +71,10 @@ impl PolicyTunnels {
     }
 
     /// Has the file of a tunnel be what policy says; what cannot be taken of that is told, and changes nothing.
-    fn keep(&mut self, tunnel: PolicyTunnel, kept: &[String]) -> io::Result<()> {
+    fn keep(&mut self, tunnel: PolicyTunnel, kept: &[String], services: &[Service]) {
         let refused = tunnel.refused.iter().map(|(from, why)| format!("{why} (from {from})"));
         let mut refused: Vec<_> = refused.collect();
-        let other = self.other_file(&tunnel.name)?;
+        let other = self.other_file(&tunnel.name, services);
         let is_other = other.is_some();
         refused.extend(
             other.map(|file| format!("a service of this name is there for {file}: remove it")),
@@ -84,7 +85,7 @@ impl PolicyTunnels {
         let event = Event::TunnelByPolicyRefused;
         self.told.note(format!("policy {}", tunnel.name), event, &tunnel.name, why);
         self.told.is_well = is_well;
-        let Some((config, _)) = tunnel.config.filter(|_| !is_other) else { return Ok(()) };
+        let Some((config, _)) = tunnel.config.filter(|_| !is_other) else { return };
         // As it was written first: names differ in more than case, and the file is bound to its name.
         let is_it = |kept: &&String| kept.eq_ignore_ascii_case(&tunnel.name);
         let (name, is_kept) = match kept.iter().find(is_it) {
@@ -93,19 +94,17 @@ impl PolicyTunnels {
         };
         let failed = self.write(name, config, is_kept).err();
         self.told.note(format!("write {name}"), event, name, failed);
-        Ok(())
     }
 
     /// The file that the tunnel's service is for, if it is none of these.
-    fn other_file(&self, name: &str) -> io::Result<Option<String>> {
-        let services = services::tunnels()?;
+    fn other_file<'s>(&self, name: &str, services: &'s [Service]) -> Option<&'s str> {
         let is_of =
             |service: &str| tunnel_of(service).is_some_and(|of| of.eq_ignore_ascii_case(name));
         let service = services.iter().find(|service| is_of(&service.name));
         let file =
             service.map(|service| file_of(&service.command_line).unwrap_or("something else"));
         let ours = format!(r"{}\{name}{ENDING}", self.folder.display());
-        Ok(file.filter(|file| !file.eq_ignore_ascii_case(&ours)).map(str::to_owned))
+        file.filter(|file| !file.eq_ignore_ascii_case(&ours))
     }
 
     /// Writes the file of a tunnel, if it is to be another, and starts its service anew.

@@ -22,6 +22,11 @@ pub(super) fn get(name: &str) -> Result<Zeroizing<Vec<u8>>, Failure> {
     driver().open(name).and_then(|device| driver::get(&*device)).map_err(no_access)
 }
 
+/// The names of all interfaces.
+pub(super) fn names(driver: &impl Driver) -> Result<Vec<String>, Failure> {
+    driver.names().map_err(|error| Failure::new("Unable to list interfaces", error))
+}
+
 /// How an interface does, without its secrets, as its service tells whoever may not ask the driver. None where there is no such service.
 pub(super) fn told_by_service(name: &str) -> Option<Vec<u8>> {
     #[cfg(unix)]

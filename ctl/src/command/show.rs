@@ -14,7 +14,7 @@ use ctl::show::{Shown, json, now_s, prometheus};
 use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
-use super::reach::{driver, no_access, told_by_service};
+use super::reach::{driver, names, no_access, told_by_service};
 use super::{Failure, Outcome, print};
 
 /// How often `--watch` looks.
@@ -77,8 +77,7 @@ impl Show {
 
     fn once(&self) -> Outcome {
         let driver = driver();
-        let names =
-            || driver.names().map_err(|error| Failure::new("Unable to list interfaces", error));
+        let names = || names(&driver);
         let (names, several) = match &*self.what {
             "interfaces" => return print(&(names()?.join(" ") + "\n")),
             "all" => (names()?, true),
@@ -132,7 +131,7 @@ impl Show {
 /// All interfaces with what was counted, for a person and without secrets, whatever this program was told to show.
 pub(super) fn without_secrets() -> Result<String, Failure> {
     let driver = driver();
-    let names = driver.names().map_err(|error| Failure::new("Unable to list interfaces", error))?;
+    let names = names(&driver)?;
     let manner = Manner { style: Style { colours: false }, shows_secrets: false, now_s: now_s() };
     let mut texts = Vec::new();
     for name in &names {

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use abi::policy::TextPolicy;
 
 use super::{Effective, From, GROUP, LOCAL, Registry, Value};
-use crate::config::value::network;
+use crate::config::value::{network, prefix};
 use crate::config::{Config, Endpoint, Prefix};
 use crate::tunnel::is_name;
 
@@ -79,7 +79,7 @@ pub fn check(policy: TextPolicy, text: &str) -> Result<(), String> {
         TextPolicy::AllowedInterfaces => {
             is_name(part.strip_suffix('*').unwrap_or(part)) || part == "*"
         }
-        _ => prefix(part).is_some() || is_host_name(part.strip_prefix("*.").unwrap_or(part)),
+        _ => prefix(part).is_ok() || is_host_name(part.strip_prefix("*.").unwrap_or(part)),
     };
     match parts(text).iter().position(|part| !is_part(part)) {
         None => Ok(()),
@@ -122,19 +122,10 @@ fn is_host_name(text: &str) -> bool {
 }
 
 fn is_address(part: &str, address: IpAddr) -> bool {
-    prefix(part).is_some_and(|prefix| {
+    prefix(part).is_ok_and(|prefix| {
         address.is_ipv4() == prefix.address.is_ipv4()
             && network(Prefix { address, ..prefix }) == network(prefix)
     })
-}
-
-fn prefix(text: &str) -> Option<Prefix> {
-    let (address, length) =
-        text.split_once('/').map_or((text, None), |(at, length)| (at, Some(length)));
-    let address: IpAddr = address.parse().ok()?;
-    let most = if address.is_ipv4() { 32 } else { 128 };
-    let length = length.map_or(Some(most), |length| length.parse().ok())?;
-    (length <= most).then_some(Prefix { address, length })
 }
 
 #[cfg(test)]

@@ -3,11 +3,11 @@
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::windows::fs::{MetadataExt, OpenOptionsExt};
-use std::os::windows::io::{AsRawHandle, FromRawHandle, OwnedHandle};
+use std::os::windows::io::AsRawHandle;
 use std::path::{self, Path};
 use std::ptr::null_mut;
 
-use windows_sys::Win32::Foundation::{ERROR_ALREADY_EXISTS, INVALID_HANDLE_VALUE};
+use windows_sys::Win32::Foundation::ERROR_ALREADY_EXISTS;
 use windows_sys::Win32::Security::{
     DACL_SECURITY_INFORMATION, GROUP_SECURITY_INFORMATION, GetKernelObjectSecurity,
     OWNER_SECURITY_INFORMATION, PROTECTED_DACL_SECURITY_INFORMATION, SetFileSecurityW,
@@ -174,11 +174,8 @@ pub fn create(path: &Path) -> io::Result<File> {
             null_mut(),
         )
     };
-    if handle == INVALID_HANDLE_VALUE {
-        return Err(io::Error::last_os_error());
-    }
     // SAFETY: it was just made, and nobody else has it.
-    Ok(unsafe { OwnedHandle::from_raw_handle(handle) }.into())
+    unsafe { super::owned(handle) }.map(File::from)
 }
 
 /// Makes a folder for such files; one that is there becomes one.

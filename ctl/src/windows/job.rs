@@ -5,13 +5,13 @@
 //! Source: <https://learn.microsoft.com/windows/win32/procthread/job-objects>.
 
 use std::io;
-use std::os::windows::io::{AsRawHandle, FromRawHandle, OwnedHandle};
+use std::os::windows::io::{AsRawHandle, OwnedHandle};
 use std::os::windows::process::CommandExt;
 use std::process::{Child, Command};
 use std::ptr::null;
 use std::time::Duration;
 
-use windows_sys::Win32::Foundation::{HANDLE, INVALID_HANDLE_VALUE, WAIT_OBJECT_0, WAIT_TIMEOUT};
+use windows_sys::Win32::Foundation::{WAIT_OBJECT_0, WAIT_TIMEOUT};
 use windows_sys::Win32::System::Diagnostics::ToolHelp::{
     CreateToolhelp32Snapshot, TH32CS_SNAPTHREAD, THREADENTRY32, Thread32First, Thread32Next,
 };
@@ -34,7 +34,9 @@ impl Job {
     /// Starts a program, whose creation flags these are besides.
     pub(super) fn start(command: &mut Command, flags: u32) -> io::Result<Self> {
         // SAFETY: no attributes and no name.
-        let job = owned(unsafe { CreateJobObjectW(null(), null()) })?;
+        let job = unsafe { CreateJobObjectW(null(), null()) };
+        // SAFETY: it was just made, and nobody else has it.
+        let job = unsafe { super::owned(job) }?;
         let child = command.creation_flags(flags | CREATE_SUSPENDED).spawn()?;
         let mut started = Self { job, child };
         let runs = started.limit(JOB_OBJECT_LIMIT_KILL_ON_JOB_CLOSE).and_then(|()| {
@@ -88,7 +90,9 @@ impl Job {
 /// Lets the threads of a process go on; of one that was started suspended there is one.
 fn resume(process: u32) -> io::Result<()> {
     // SAFETY: all threads; the process is not looked at then.
-    let list = owned(unsafe { CreateToolhelp32Snapshot(TH32CS_SNAPTHREAD, 0) })?;
+    let list = unsafe { CreateToolhelp32Snapshot(TH32CS_SNAPTHREAD, 0) };
+    // SAFETY: it was just made, and nobody else has it.
+    let list = unsafe { super::owned(list) }?;
     let mut entry =
         THREADENTRY32 { dwSize: size_of::<THREADENTRY32>() as u32, ..Default::default() };
     // SAFETY: the list is open; the structure says how long it is.
@@ -97,8 +101,9 @@ fn resume(process: u32) -> io::Result<()> {
     while there != 0 {
         if entry.th32OwnerProcessID == process {
             // SAFETY: takes a number, and gives a handle or none.
-            let thread =
-                owned(unsafe { OpenThread(THREAD_SUSPEND_RESUME, 0, entry.th32ThreadID) })?;
+            let thread = unsafe { OpenThread(THREAD_SUSPEND_RESUME, 0, entry.th32ThreadID) };
+            // SAFETY: it was just opened, and nobody else has it.
+            let thread = unsafe { super::owned(thread) }?;
             // SAFETY: the thread is open for it.
             if unsafe { ResumeThread(thread.as_raw_handle()) } == u32::MAX {
                 return Err(io::Error::last_os_error());
@@ -109,13 +114,4 @@ fn resume(process: u32) -> io::Result<()> {
         there = unsafe { Thread32Next(list.as_raw_handle(), &raw mut entry) };
     }
     resumed
-}
-
-/// A handle that was just opened.
-fn owned(handle: HANDLE) -> io::Result<OwnedHandle> {
-    if handle.is_null() || handle == INVALID_HANDLE_VALUE {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: nobody else has it.
-    Ok(unsafe { OwnedHandle::from_raw_handle(handle) })
 }

@@ -33,10 +33,26 @@ pub mod watch;
 mod wide;
 
 use std::io;
+use std::os::windows::io::{FromRawHandle, OwnedHandle};
+
+use windows_sys::Win32::Foundation::{HANDLE, INVALID_HANDLE_VALUE};
 
 /// The error of a function that returns its number, of which 0 is none.
 fn checked(code: u32) -> io::Result<()> {
     if code == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(code.cast_signed())) }
+}
+
+/// The handle that a function has just opened, or its error.
+///
+/// # Safety
+///
+/// Nobody else has it.
+unsafe fn owned(handle: HANDLE) -> io::Result<OwnedHandle> {
+    if handle.is_null() || handle == INVALID_HANDLE_VALUE {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: it is open, and nobody else's.
+    Ok(unsafe { OwnedHandle::from_raw_handle(handle) })
 }
 
 /// The error of a function that returns whether it did something.

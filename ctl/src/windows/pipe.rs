@@ -6,12 +6,12 @@
 
 use std::fs::File;
 use std::io;
-use std::os::windows::io::{AsRawHandle, FromRawHandle, OwnedHandle};
+use std::os::windows::io::{AsRawHandle, OwnedHandle};
 use std::ptr::null_mut;
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 
-use windows_sys::Win32::Foundation::{ERROR_PIPE_CONNECTED, INVALID_HANDLE_VALUE};
+use windows_sys::Win32::Foundation::ERROR_PIPE_CONNECTED;
 use windows_sys::Win32::Security::{
     DACL_SECURITY_INFORMATION, RevertToSelf, SetKernelObjectSecurity,
 };
@@ -156,11 +156,8 @@ fn instance(path: &[u16], access: &Access, flags: u32) -> io::Result<OwnedHandle
             &raw const attributes,
         )
     };
-    if handle == INVALID_HANDLE_VALUE {
-        return Err(io::Error::last_os_error());
-    }
     // SAFETY: it was just made, and nobody else has it.
-    Ok(unsafe { OwnedHandle::from_raw_handle(handle) })
+    unsafe { super::owned(handle) }
 }
 
 #[cfg(test)]

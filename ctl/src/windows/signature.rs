@@ -48,5 +48,5 @@ pub fn verify(path: &Path) -> io::Result<()> {
     let mut action = WINTRUST_ACTION_GENERIC_VERIFY_V2;
     // SAFETY: nobody is shown anything; the structures are whole, and live as long as the call.
     let told = unsafe { verify(INVALID_HANDLE_VALUE, &raw mut action, (&raw mut data).cast()) };
-    if told == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(told)) }
+    super::checked(told.cast_unsigned())
 }

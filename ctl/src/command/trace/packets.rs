@@ -14,7 +14,7 @@ use ctl::words::said;
 
 use super::{Failure, Outcome};
 use crate::command::note;
-use crate::command::reach::{driver, no_access};
+use crate::command::reach::{driver, names, no_access};
 
 /// How often it is asked what was seen.
 const READ_EVERY: Duration = Duration::from_millis(20);
@@ -75,9 +75,7 @@ impl Packets {
         if let Some(name) = &self.name {
             return Ok(name.clone());
         }
-        let names = driver().names();
-        let names = names.map_err(|error| Failure::new("Unable to list interfaces", error))?;
-        match &*names {
+        match &*names(&driver())? {
             [name] => Ok(name.clone()),
             [] => Err(Failure::Told("there is no interface".to_owned())),
             several => Err(Failure::new("say which interface is meant", several.join(", "))),
