@@ -4,8 +4,9 @@
 # usage: scripts/installer-test.sh
 #
 # Needs the package: scripts/package.sh. Where the driver is staged, a stand-in writes down how it was called
-# (scripts/installer/standin.c), for Wine has no driver store. Wine 8 rolls back in an order of its own: that each action has
-# one that undoes it is a rule of the tables (inf/src/installer/rules.rs). Its exit codes are those of msiexec, modulo 256.
+# (scripts/installer/standin.c), for Wine has no driver store. Wine 8 rolls back in an order of its own, and does not bring an
+# old product back: that each action has one that undoes it, in the right place, is a rule of the tables
+# (inf/src/installer/rules.rs). Its exit codes are those of msiexec, modulo 256.
 set -euo pipefail
 cd "$(dirname "$(readlink -f "$0")")/.."
 here=$PWD folder=$(mktemp -d)
@@ -137,7 +138,11 @@ gone 'after the removal of the package'
 
 touch "$drive/fail"
 same 'a driver that cannot be staged is a failure (1627; on Windows 1603)' 91 "$(installer /i "$folder/1.msi")"
-called 'the service is not started then' '1.0 penstockw.exe: driver install'
+called 'the service is not started then, and what was staged is taken back' '1.0 penstockw.exe: driver install
+1.0 penstockw.exe: driver remove --for-upgrade'
+same 'a failure leaves no program but the one that Wine could not delete' penstockw.exe "$(ls "$there")"
+rm -r "$there"
+gone 'after it failed'
 
 echo "$passed passed, $failed failed"
 [ $failed = 0 ]

@@ -41,12 +41,28 @@ static void WINAPI serve(DWORD count, char **arguments) {
     is(SERVICE_RUNNING);
 }
 
+// A program that runs is not deleted: Wine deletes files before it calls what undoes an action.
+static void stay(const char *path) {
+    char line[MAX_PATH + 8];
+    STARTUPINFOA startup = {sizeof startup};
+    PROCESS_INFORMATION started;
+    snprintf(line, sizeof line, "\"%s\" stay", path);
+    if (CreateProcessA(path, line, NULL, NULL, FALSE, 0, NULL, NULL, &startup, &started)) {
+        CloseHandle(started.hThread);
+        CloseHandle(started.hProcess);
+    }
+}
+
 int main(int count, char **arguments) {
     char line[200] = "";
     for (int at = 1; at < count; at++)
         snprintf(line + strlen(line), sizeof line - strlen(line), "%s%s", at > 1 ? " " : "", arguments[at]);
     char path[MAX_PATH] = "";
     GetModuleFileNameA(NULL, path, sizeof path);
+    if (!strcmp(line, "stay")) {
+        Sleep(5000);
+        return 0;
+    }
     char call[sizeof line + sizeof path];
     snprintf(call, sizeof call, "%s: %s", strrchr(path, '\\') ? strrchr(path, '\\') + 1 : path, line);
     say(call);
@@ -54,5 +70,9 @@ int main(int count, char **arguments) {
         SERVICE_TABLE_ENTRYA table[] = {{"PenstockManager", serve}, {NULL, NULL}};
         return !StartServiceCtrlDispatcherA(table);
     }
-    return !strcmp(line, "driver install") && GetFileAttributesA("C:\\fail") != INVALID_FILE_ATTRIBUTES;
+    if (!strcmp(line, "driver install") && GetFileAttributesA("C:\\fail") != INVALID_FILE_ATTRIBUTES) {
+        stay(path);
+        return 1;
+    }
+    return 0;
 }
