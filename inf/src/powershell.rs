@@ -8,8 +8,9 @@
 
 use std::fmt;
 
-use tree_sitter::{Node, Parser};
+use tree_sitter::{Node, Parser, Tree};
 
+mod commands;
 mod tests;
 
 /// What is broken.
@@ -35,6 +36,8 @@ enum Rule {
     Alias,
     /// Parameters by their names (PSAvoidUsingPositionalParameters), one position excepted.
     Named,
+    /// A command is one that is known to be there, and has the parameters that it is given (PSUseCompatibleCommands).
+    Known,
     /// No Write-Host (PSAvoidUsingWriteHost).
     WriteHost,
     /// No text is run (PSAvoidUsingInvokeExpression).
@@ -59,6 +62,7 @@ impl Rule {
         Self::Supports,
         Self::Alias,
         Self::Named,
+        Self::Known,
         Self::WriteHost,
         Self::Expression,
         Self::Verb,
@@ -173,6 +177,8 @@ const HARMLESS: &[&str] =
     &["New-Object", "Set-StrictMode", "Start-Sleep", "Start-Job", "Remove-Job"];
 /// What is run to change something, though its verb says nothing of that.
 const RUNNING: &[&str] = &["Invoke-PenstockInstaller"];
+/// What the scripts share.
+const MODULE: &str = include_str!("../../scripts/deploy/Penstock.psm1");
 const SECRETS: &[&str] = &["password", "privatekey", "presharedkey", "secret", "passphrase"];
 
 struct Problem {
@@ -191,17 +197,16 @@ impl fmt::Display for Problem {
 /// A script that is judged.
 struct Report<'a> {
     source: &'a str,
+    /// Functions that it can call, with their parameters.
+    functions: Vec<(&'a str, Vec<&'a str>)>,
     problems: Vec<Problem>,
 }
 
 /// What is wrong with the script of this name.
 fn check(name: &str, source: &str) -> Vec<Problem> {
-    let mut parser = Parser::new();
-    parser
-        .set_language(&tree_sitter_powershell::LANGUAGE.into())
-        .expect("the grammar is of this parser's version");
-    let tree = parser.parse(source, None).expect("nothing stops the parser");
-    let mut report = Report { source, problems: Vec::new() };
+    let tree = parse(source);
+    let functions = [functions(source), functions(MODULE)].concat();
+    let mut report = Report { source, functions, problems: Vec::new() };
     let root = tree.root_node();
     report.whole(name, root);
     for node in all(root) {
@@ -219,6 +224,30 @@ fn check(name: &str, source: &str) -> Vec<Problem> {
     let mut problems = report.problems;
     problems.sort_by_key(|problem| problem.line);
     problems
+}
+
+fn parse(source: &str) -> Tree {
+    let mut parser = Parser::new();
+    parser
+        .set_language(&tree_sitter_powershell::LANGUAGE.into())
+        .expect("the grammar is of this parser's version");
+    parser.parse(source, None).expect("nothing stops the parser")
+}
+
+/// The functions of a script, with their parameters.
+fn functions(source: &str) -> Vec<(&str, Vec<&str>)> {
+    let tree = parse(source);
+    let functions =
+        all(tree.root_node()).into_iter().filter(|node| node.kind() == "function_statement");
+    let text = |node: Node<'_>| source.get(node.byte_range()).unwrap_or_default();
+    functions
+        .map(|function| {
+            let name = children(function, "function_name").next().map_or("", text);
+            let parameters =
+                all(function).into_iter().filter(|node| node.kind() == "script_parameter");
+            (name, parameters.map(|node| parameter_name(source, node)).collect())
+        })
+        .collect()
 }
 
 /// A node and all below it.
@@ -298,20 +327,15 @@ impl<'a> Report<'a> {
         }
         let parameters = parameters.map(all).unwrap_or_default();
         for parameter in parameters.iter().filter(|node| node.kind() == "script_parameter") {
-            let name = self.parameter_name(*parameter);
+            let name = parameter_name(self.source, *parameter);
             if !has_line(help, &format!(".PARAMETER {name}")) {
                 self.tell(*parameter, Rule::Help, format!("nothing is said of {name}"));
             }
         }
     }
 
-    fn parameter_name(&self, parameter: Node<'_>) -> &'a str {
-        let variable = children(parameter, "variable").next();
-        variable.map_or("", |variable| self.text(variable)).trim_start_matches('$')
-    }
-
     fn parameter(&mut self, node: Node<'_>) {
-        let name = self.parameter_name(node);
+        let name = parameter_name(self.source, node);
         let typed = all(node).into_iter().any(|node| {
             node.kind() == "attribute" && children(node, "type_literal").next().is_some()
         });
@@ -379,6 +403,9 @@ impl<'a> Report<'a> {
         {
             self.asked(node, command);
         }
+        if !noun.is_empty() {
+            self.known(node, command, &elements);
+        }
         let mut positions = 0;
         for (at, element) in elements.iter().enumerate() {
             let after = at.checked_sub(1).and_then(|before| elements.get(before));
@@ -404,6 +431,23 @@ impl<'a> Report<'a> {
         });
         if secret {
             self.tell(node, Rule::Secret, format!("{command} is given a secret"));
+        }
+    }
+
+    fn known(&mut self, node: Node<'_>, command: &str, elements: &[Node<'_>]) {
+        let own = self.functions.iter().find(|(name, _)| *name == command);
+        let Some(parameters) =
+            own.map(|(_, own)| own.as_slice()).or_else(|| commands::parameters(command))
+        else {
+            self.tell(node, Rule::Known, format!("{command}: its table has no such command"));
+            return;
+        };
+        let parameters = parameters.to_vec();
+        for element in elements.iter().filter(|element| element.kind() == "command_parameter") {
+            let name = self.text(*element).trim_matches(['-', ':']);
+            if !parameters.contains(&name) && !commands::COMMON.contains(&name) {
+                self.tell(*element, Rule::Known, format!("{command} has no parameter {name}"));
+            }
         }
     }
 
@@ -461,6 +505,12 @@ impl<'a> Report<'a> {
                 && (is_in_function || guard.end_byte() < node.start_byte())
         })
     }
+}
+
+fn parameter_name<'a>(source: &'a str, parameter: Node<'_>) -> &'a str {
+    let variable = children(parameter, "variable").next();
+    let text = variable.and_then(|variable| source.get(variable.byte_range()));
+    text.unwrap_or_default().trim_start_matches('$')
 }
 
 fn has_line(text: &str, wanted: &str) -> bool {

@@ -60,7 +60,8 @@ if ($PSCmdlet.ShouldProcess($to, "Export $Name")) {
     if ($IncludeSecret) {
         # Protected: what the folder grants is not inherited. The system and administrators, everything.
         $access = Get-Acl -LiteralPath $to
-        $access.SetSecurityDescriptorSddlForm('D:PAI(A;;FA;;;SY)(A;;FA;;;BA)')
+        $part = [System.Security.AccessControl.AccessControlSections]::Access
+        $access.SetSecurityDescriptorSddlForm('D:PAI(A;;FA;;;SY)(A;;FA;;;BA)', $part)
         Set-Acl -LiteralPath $to -AclObject $access
     }
     Set-Content -LiteralPath $to -Value $text -Encoding Ascii

@@ -12,7 +12,8 @@
 .PARAMETER Name
     The object's name.
 .PARAMETER Setting
-    Values, as `penstock policy show` lists them, numbers or texts. None may be a secret: everybody may read policies.
+    Values, as `penstock policy show` lists them, numbers or texts; a tunnel is called Tunnels\NAME. None may be or hold a
+    secret: everybody may read policies.
 .PARAMETER Target
     The organisational unit to which it is linked, as OU=Servers,DC=example,DC=org. Without it, it is linked nowhere.
 .PARAMETER Template
@@ -80,15 +81,21 @@ function Set-PolicyValue {
     if ($Data -is [int] -or $Data -is [long]) { $kind = 'DWord' }
     if ($Data -is [byte[]]) { $kind = 'Binary' }
     $known = @{ Name = $Name; Domain = $Domain; Key = "HKLM\$Key"; ValueName = $Value }
-    $present = Get-GPRegistryValue @known -ErrorAction SilentlyContinue
-    if ($null -ne $present -and "$($present.Value)" -eq "$Data") { return }
+    # An object or value that is not there is an error; if it is another, setting it says so.
+    try { $present = Get-GPRegistryValue @known } catch { $present = $null }
+    if ($null -ne $present -and "$($present.Type)" -eq $kind) {
+        # Texts come back with the zero that ends them.
+        if ("$($present.Value)".TrimEnd([char]0) -ceq "$Data") { return }
+    }
     if ($PSCmdlet.ShouldProcess("$Name, HKLM\$Key\$Value", 'Set')) {
         $null = Set-GPRegistryValue @known -Type $kind -Value $Data
     }
 }
 
 foreach ($value in $Setting.Keys) {
-    if ($value -match 'PrivateKey|PresharedKey|Password|Secret') { throw "$value is not set: everybody may read policies" }
+    if ("$value $($Setting[$value])" -match 'PrivateKey|PresharedKey|Password|Secret') {
+        throw "$value is not set: everybody may read policies. The machine makes the private key of a tunnel by policy."
+    }
 }
 if ($Template) {
     $store = "\\$Domain\SYSVOL\$Domain\Policies\PolicyDefinitions"
@@ -101,17 +108,22 @@ if ($Template) {
         $to = Join-Path -Path $store -ChildPath $file
         $same = (Test-Path -LiteralPath $to) -and (Get-FileHash -LiteralPath $to).Hash -eq (Get-FileHash -LiteralPath $from).Hash
         if (-not $same -and $PSCmdlet.ShouldProcess($to, 'Copy the template')) {
+            $null = New-Item -ItemType Directory -Path (Split-Path -Path $to -Parent) -Force
             Copy-Item -LiteralPath $from -Destination $to -Force
         }
     }
 }
-$there = $null -ne (Get-GPO -Name $Name -Domain $Domain -ErrorAction SilentlyContinue)
+# One that is not there is an error; if it is another, making it says so.
+try { $there = $null -ne (Get-GPO -Name $Name -Domain $Domain) } catch { $there = $false }
 if (-not $there -and $PSCmdlet.ShouldProcess($Name, 'Make the Group Policy object')) {
     $null = New-GPO -Name $Name -Domain $Domain -Comment 'Penstock'
     $there = $true
 }
 foreach ($value in $Setting.Keys) {
-    Set-PolicyValue -Key 'SOFTWARE\Policies\Penstock' -Value $value -Data $Setting[$value]
+    $key = 'SOFTWARE\Policies\Penstock'
+    $folder, $leaf = $value -split '\\', 2
+    if ($leaf) { $key = "$key\$folder" } else { $leaf = $value }
+    Set-PolicyValue -Key $key -Value $leaf -Data $Setting[$value]
 }
 if ($Certificate) {
     $path = (Resolve-Path -LiteralPath $Certificate).ProviderPath

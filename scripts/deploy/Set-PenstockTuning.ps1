@@ -29,6 +29,9 @@ Set-StrictMode -Version 3.0
 $ErrorActionPreference = 'Stop'
 Import-Module -Name (Join-Path -Path $PSScriptRoot -ChildPath 'Penstock.psm1')
 
+foreach ($name in $Value.Keys) {
+    if ($name -notmatch '^[A-Za-z]+$') { throw "$name is no value of this machine's: a tunnel has a file, or is set by policy" }
+}
 $program = Get-PenstockProgram
 $settings = @(foreach ($name in $Value.Keys) { "$name=$($Value[$name])" })
 if ($settings.Count -gt 0) {
@@ -38,17 +41,17 @@ $key = 'HKLM:\SOFTWARE\Penstock'
 $before = @{}
 if (Test-Path -LiteralPath $key) {
     $item = Get-Item -LiteralPath $key
-    foreach ($name in $item.GetValueNames()) { $before[$name] = $item.GetValue($name) }
+    foreach ($name in $item.GetValueNames()) { $before[$name] = "$($item.GetValueKind($name)) $($item.GetValue($name))" }
 } elseif ($Value.Count -gt 0 -and $PSCmdlet.ShouldProcess($key, 'Make the key')) {
     $null = New-Item -Path $key -Force
 }
 $changed = $false
 foreach ($name in $Value.Keys) {
     $data = $Value[$name]
-    if ($before.ContainsKey($name) -and "$($before[$name])" -eq "$data") { continue }
+    $kind = 'String'
+    if ($data -is [int] -or $data -is [long]) { $kind = 'DWord' }
+    if ($before.ContainsKey($name) -and $before[$name] -ceq "$kind $data") { continue }
     if ($PSCmdlet.ShouldProcess($name, "Set to $data")) {
-        $kind = 'String'
-        if ($data -is [int]) { $kind = 'DWord' }
         $null = New-ItemProperty -LiteralPath $key -Name $name -PropertyType $kind -Value $data -Force
         $changed = $true
     }

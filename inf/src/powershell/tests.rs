@@ -62,6 +62,9 @@ const BREACHES: &[breaches::Breach<Rule>] = &[
     (Rule::Supports, "SupportsShouldProcess = $true", "PositionalBinding = $false"),
     (Rule::Alias, "Get-Item -LiteralPath $key", "gi -LiteralPath $key"),
     (Rule::Named, "Get-Item -LiteralPath $key", "Get-Item $key $name"),
+    (Rule::Known, "Get-Item -LiteralPath $key", "Get-Item -LiteralPaths $key"),
+    (Rule::Known, "exit 0", "Get-Everything\nexit 0"),
+    (Rule::Known, "-Path $program -Argument", "-Path $program -Arguments"),
     (Rule::WriteHost, "exit 0", "Write-Host -Object 'set'\nexit 0"),
     (Rule::Expression, "exit 0", "Invoke-Expression -Command $key\nexit 0"),
     (
