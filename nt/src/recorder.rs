@@ -127,7 +127,7 @@ impl Drop for Recorder {
 }
 
 /// Notes that `event` happened, with the IRQL it happened at; nothing above `DISPATCH_LEVEL`, or if it is not to be noted, or
-/// there is no recorder. Any IRQL; raises to `DISPATCH_LEVEL` meanwhile.
+/// there is no recorder. Any IRQL; is at `DISPATCH_LEVEL` meanwhile.
 #[inline(never)] // Many call it, none often.
 pub fn note(event: Event, words: [u64; 4]) {
     let wanted = WANTED.load(Ordering::Relaxed);
@@ -136,9 +136,15 @@ pub fn note(event: Event, words: [u64; 4]) {
     }
     let irql = irql::current();
     if irql <= DISPATCH_LEVEL as u8 {
-        // SAFETY: just looked at, and whoever raises it lowers it again before this thread goes on.
-        let level = unsafe { AtMostDispatch::assume() };
-        level.pinned(|level| write(event, irql, words, level));
+        if irql == DISPATCH_LEVEL as u8 {
+            // SAFETY: just looked at, and whoever changes it changes it back before this thread goes on.
+            let level = unsafe { Dispatch::assume() };
+            write(event, irql, words, &level);
+        } else {
+            // SAFETY: as above.
+            let level = unsafe { AtMostDispatch::assume() };
+            level.pinned(|level| write(event, irql, words, level));
+        }
         if wanted & event.bit() != 0 {
             // SAFETY: who owns it takes it from here before it goes, when nobody notes any more.
             let bell = unsafe { BELL.load(Ordering::Acquire).as_ref() };
