@@ -70,13 +70,14 @@ PY
         gcab --create --zip "$cab" penstock/penstock.{sys,pdb,inf,cat}
     )
 }
-sign_again() { # an MSI that was changed, by the package's signer
+sign_again() { # sign_again FILE [OPTION...]: what was changed, by the package's signer
     local chain=target/package/test-chain
-    osslsigncode sign -certs $chain/signer.pem -ac $chain/root.pem -key $chain/signer.key -h sha256 -add-msi-dse \
+    osslsigncode sign -certs $chain/signer.pem -ac $chain/root.pem -key $chain/signer.key -h sha256 "${@:2}" \
         -in "$1" -out "$1.new" >/dev/null && mv "$1.new" "$1"
 }
+without_pages() { unsign "$1" && sign_again "$1"; }
 repairable() { # a table says another thing
-    unsign "$1" && msibuild "$1" -q "UPDATE \`Property\` SET \`Value\` = '0' WHERE \`Property\` = 'ARPNOREPAIR'" && sign_again "$1"
+    unsign "$1" && msibuild "$1" -q "UPDATE \`Property\` SET \`Value\` = '0' WHERE \`Property\` = 'ARPNOREPAIR'" && sign_again "$1" -add-msi-dse
 }
 repacked() { # repacked MSI COMMAND: its cabinet has what the command makes of the files in it
     unsign "$1" && msiinfo extract "$1" penstock.cab >"$folder/cab"
@@ -85,7 +86,7 @@ repacked() { # repacked MSI COMMAND: its cabinet has what the command makes of t
         eval "$2"
         gcab --create --zip ../cab penstock.exe penstockw.exe penstock.{sys,inf,cat}
     )
-    msibuild "$1" -a penstock.cab "$folder/cab" && sign_again "$1"
+    msibuild "$1" -a penstock.cab "$folder/cab" && sign_again "$1" -add-msi-dse
 }
 other_file() { repacked "$1" 'echo >>penstock.cat'; }
 with_console() { repacked "$1" 'cp penstock.exe penstockw.exe'; }
@@ -97,6 +98,7 @@ expect 'a copy of the package does not hold' 0 scripts/verify-package.sh "$folde
 changed driver/penstock.sys 'penstock.sys: its signature does not hold' flip
 changed driver/penstock.sys 'penstock.sys is not the one in the catalog' flip
 changed driver/penstock.sys 'penstock.sys: its signature does not hold' unsign
+changed driver/penstock.sys 'penstock.sys has no hashes of its pages' without_pages
 changed driver/penstock.cat 'penstock.cat: its signature does not hold' flip
 changed program/penstock.exe 'penstock.exe: its signature does not hold' flip
 changed program/penstock.exe 'penstock.exe: its signature does not hold' unsign

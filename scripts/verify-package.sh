@@ -33,6 +33,10 @@ for file in driver/penstock.{sys,cat} program/penstock.exe installer/penstock.ms
     holds "${file#*/} is not signed by certificates/signer.cer" by_signer "$out/$file"
 done
 holds 'penstock.sys is not the one in the catalog' signed -catalog "$out/driver/penstock.cat" -in "$out/driver/penstock.sys"
+paged() { # the signature has hashes of FILE's pages, and they are right
+    signed -in "$1" | awk -F ' *: ' '/^Page hash  /{has = $2} /^Calculated page hash/{made = $2} END {exit !has || has != made}'
+}
+holds 'penstock.sys has no hashes of its pages, or wrong ones' paged "$out/driver/penstock.sys"
 # osslsigncode knows no INF files: the catalog must have the hash that we make of ours.
 listed() { od -An -v -tx1 "$out/driver/penstock.cat" | tr -d " \n" | grep -iqF "0420$(package digest "$1")"; }
 for file in penstock.inf penstock.sys; do
