@@ -28,7 +28,7 @@ the command line for Windows, its run:  gcc-mingw-w64-x86-64-win32 wine64 wine
 the peer in the demo, and its tool:     wireguard-go wireguard-tools
 throughput:                             iperf3
 namespaces, TUN devices, ping, files:   iproute2 iputils-ping ethtool netcat-openbsd
-processes and tables in scripts:        procps python3
+processes and tables in scripts:        procps python3 python3-pip
 the driver's functions and lines:       gdb
 signatures, the package's cabinet, MSI: openssl osslsigncode gcab msitools
 WinDbg's script, tried on a simulation: nodejs

@@ -113,7 +113,7 @@ beside_others() {
     # The command line beside `wg`, where there is what interop.sh needs, too.
     if (. scripts/namespaces.sh && can_make_namespaces) >/dev/null; then
         cargo test --quiet --locked -p ctl --features driver --test beside_wg --test hostile_requests --test brought_up \
-            --test traced --test dumped
+            --test traced --test recorded --test dumped
     fi
 }
 scenarios() {

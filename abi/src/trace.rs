@@ -16,6 +16,13 @@ pub const PROVIDER_NAME: &str = "Penstock";
 /// The provider, as a GUID of `{8C898724-58A0-59CD-07A6-CE95C5FF66F7}`: what tools make of `*Penstock`.
 pub const PROVIDER: (u32, u16, u16, [u8; 8]) =
     (0x8C89_8724, 0x58A0, 0x59CD, [0x07, 0xA6, 0xCE, 0x95, 0xC5, 0xFF, 0x66, 0xF7]);
+/// The same, as memory has it.
+pub const PROVIDER_BYTES: [u8; 16] = {
+    let (first, second, third, [h, i, j, k, l, m, n, o]) = PROVIDER;
+    let ([a, b, c, d], [e, f], [g, p]) =
+        (first.to_le_bytes(), second.to_le_bytes(), third.to_le_bytes());
+    [a, b, c, d, e, f, g, p, h, i, j, k, l, m, n, o]
+};
 /// What each event says of its provider, and the provider of itself (`EventProviderSetTraits`): length and name.
 pub const TRAITS: &[u8] = &const { traits::<{ 2 + PROVIDER_NAME.len() + 1 }>() };
 /// `WINEVENT_CHANNEL_TRACELOGGING`.

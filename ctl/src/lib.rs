@@ -9,6 +9,7 @@ pub mod change;
 pub mod config;
 pub mod doctor;
 pub mod driver;
+pub mod etl;
 pub mod key;
 #[cfg(unix)]
 pub mod linux;

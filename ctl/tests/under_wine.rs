@@ -225,6 +225,36 @@ fn without_the_driver_there_is_no_interface() {
     }
 }
 
+/// A log file is read without a driver. Wine takes a session's calls, and does nothing: what it refuses is refused before.
+#[test]
+fn log_files_are_read_the_same() {
+    let file = "tests/files/penstock.etl";
+    let lines = both(&["trace", "decode", file], b"");
+    assert!(lines.contains(" MessageMade (start) Cpu=1 Irql=0 tunnel=1 type=1 "), "{lines}");
+    assert!(
+        lines.contains("Z verbose Discarded Cpu=0 Irql=2 reason=NoPeer packets=1\n"),
+        "{lines}"
+    );
+    let json = both(&["trace", "decode", "--json", file], b"");
+    assert_eq!(json.lines().count(), lines.lines().count());
+    both(&["trace", "decode", "tests/under_wine.rs"], b"");
+    let session = |arguments: &[&str]| {
+        let mut there = prefix::penstock();
+        there.arg("trace").args(arguments);
+        printed(&run(there, b""))
+    };
+    let refused = session(&["start", "-o", r"\\server\share\x.etl"]);
+    let on_a_drive = "its file is to be on a drive of this machine";
+    assert_eq!(refused, format!("Unable to start `Penstock': {on_a_drive}\nexit Some(1)\n"));
+    // What Wine says of the calls: the session's name, the provider, that it is enabled, level and keywords.
+    let started = session(&["start", "-o", r"C:\x.etl", "--keywords", "handshakes,discards"]);
+    assert!(started.contains("StartTraceW") && started.contains("L\"Penstock\""), "{started}");
+    let enabled = "{8c898724-58a0-59cd-07a6-ce95c5ff66f7}, 1, 4, c, 0, 0, ";
+    assert!(started.contains(enabled) && started.ends_with("exit Some(0)\n"), "{started}");
+    let stopped = session(&["stop"]);
+    assert!(stopped.contains("ControlTraceW") && stopped.ends_with("exit Some(0)\n"), "{stopped}");
+}
+
 /// Wine has services, and neither the driver nor the Base Filtering Engine among them.
 #[test]
 fn doctor_says_what_is_missing() {

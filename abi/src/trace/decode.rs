@@ -105,7 +105,8 @@ impl<'e> Fields<'e> {
             4 => Value::Unsigned(self.bits(1)?),
             6 => Value::Unsigned(self.bits(2)?),
             8 | 13 => Value::Unsigned(self.bits(4)?),
-            10 => Value::Unsigned(self.bits(8)?),
+            // And FILETIME.
+            10 | 17 => Value::Unsigned(self.bits(8)?),
             // INT8, 16, 32 and 64.
             3 => Value::Signed((self.bits(1)? as i8).into()),
             5 => Value::Signed((self.bits(2)? as i16).into()),
@@ -120,8 +121,8 @@ impl<'e> Fields<'e> {
             23 => text(self.counted()?),
             // BINARY, and COUNTEDBINARY.
             14 | 25 => Value::Bytes(self.counted()?),
-            // GUID.
-            15 => Value::Bytes(take(&mut self.values, 16)?),
+            // GUID, and SYSTEMTIME.
+            15 | 18 => Value::Bytes(take(&mut self.values, 16)?),
             _ => return None,
         })
     }

@@ -80,7 +80,7 @@ enum Command {
     Doctor,
     /// Write what a report of a fault needs: versions, what doctor finds, interfaces with what was counted, and policy.
     Dump(dump::Dump),
-    /// What the driver does, as it does it: its packets.
+    /// What the driver does, as it does it: its events, its packets.
     #[command(subcommand)]
     Trace(trace::Command),
     /// The driver's policy: the values that an administrator may set.

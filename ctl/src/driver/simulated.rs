@@ -46,16 +46,20 @@ impl Driver for Simulated {
     }
 
     fn open(&self, name: &str) -> Result<Box<dyn Device>, Failure> {
-        // A name is one file of the directory.
-        if name.is_empty() || name.contains(['/', '\0']) {
-            return Err(io::Error::from(io::ErrorKind::NotFound).into());
-        }
-        let path = self.directory.join(format!("{name}.sock"));
-        Ok(Box::new(Socket(RefCell::new(UnixStream::connect(path)?))))
+        Ok(Box::new(Socket(RefCell::new(self.connect(name)?))))
     }
 }
 
 impl Simulated {
+    /// A connection to the interface's socket.
+    pub(crate) fn connect(&self, name: &str) -> io::Result<UnixStream> {
+        // A name is one file of the directory.
+        if name.is_empty() || name.contains(['/', '\0']) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        UnixStream::connect(self.directory.join(format!("{name}.sock")))
+    }
+
     /// Whether a simulated driver is behind the name.
     fn answers(&self, name: &str) -> bool {
         let query = (AdapterState::Query as u32).to_le_bytes();

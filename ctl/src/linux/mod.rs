@@ -22,6 +22,8 @@ use crate::tunnel::guid::Guid;
 use crate::tunnel::system::{Before, COMMAND_MAX, Dns, Interface, System, too_long};
 use crate::tunnel::{Plan, Step};
 
+pub mod trace_session;
+
 /// Where programs are looked for, whatever the environment says.
 const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 /// The interpreter of a file's commands.

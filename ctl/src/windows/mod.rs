@@ -29,6 +29,7 @@ pub mod services;
 pub mod signature;
 mod software_device;
 pub mod token;
+pub mod trace_session;
 pub mod watch;
 mod wide;
 

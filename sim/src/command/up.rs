@@ -16,6 +16,7 @@ use sim::host::linux::Linux;
 use sim::host::linux::bridge::Bridge;
 use sim::host::linux::tun::{Tun, check_name};
 use sim::host::uapi::policy::Setting;
+use sim::host::uapi::trace::{self, Sessions};
 use sim::host::uapi::{self, Configured, Handle, Server, request::SetRequest, translate};
 use sim::nt::Mark;
 use sim::nt::machine::Options;
@@ -121,8 +122,9 @@ impl Up {
         netio::adopt(computer.machine(), tun.index(), tunnel.adapter().luid());
         let bridge = Bridge::join(computer.machine(), &tun, tunnel.adapter());
         let process = Process::start("penstock", Token::administrator());
+        let sessions = Sessions::new(tunnel.machine().clone());
         let configured =
-            Arc::new(Interface { tunnel: tunnel.clone(), linux: linux.clone(), process });
+            Arc::new(Interface { tunnel: tunnel.clone(), linux: linux.clone(), process, sessions });
         let server = Server::listen(&world, Path::new(uapi::DIRECTORY), &self.name, configured)
             .map_err(|error| {
                 Failure::new(format!("{}/{}.sock: {error}", uapi::DIRECTORY, self.name))
@@ -206,6 +208,7 @@ struct Interface {
     linux: Arc<Linux>,
     /// Whoever makes control requests.
     process: Arc<Process>,
+    sessions: Sessions,
 }
 
 impl Configured for Interface {
@@ -226,6 +229,14 @@ impl Configured for Interface {
 
     fn set_policy(&self, settings: &[Setting]) -> Result<(), i32> {
         self.tunnel.set_policy(settings).map_err(translate::errno_of)
+    }
+
+    fn start_trace(&self, request: &trace::Request) -> Result<(), i32> {
+        self.sessions.start(request)
+    }
+
+    fn stop_trace(&self, name: &str) -> Result<(u64, String), i32> {
+        self.sessions.stop(name)
     }
 
     fn open(&self) -> Result<Box<dyn Handle>, i32> {

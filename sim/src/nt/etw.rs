@@ -120,6 +120,10 @@ pub struct Kept {
     pub events: Vec<Traced>,
     /// Events it had no room for.
     pub lost: u64,
+    /// When it began, and when it ended, in 100 ns since 1601.
+    pub began: u64,
+    /// See [`Kept::began`].
+    pub ended: u64,
 }
 
 /// A provider.
@@ -187,7 +191,8 @@ impl Machine {
         let number = {
             let mut state = lock(&tracing.state);
             let number = state.number();
-            state.sessions.insert(number, (wanted, Kept::default()));
+            let kept = Kept { began: timer::system_time(self), ..Kept::default() };
+            state.sessions.insert(number, (wanted, kept));
             number
         };
         self.tell_providers(&wanted.provider, None);
@@ -208,7 +213,8 @@ impl Machine {
     pub fn end_trace(&self, number: u64) -> Kept {
         let tracing = self.extension::<Tracing>();
         let ended = lock(&tracing.state).sessions.remove(&number);
-        let Some((wanted, kept)) = ended else { return Kept::default() };
+        let Some((wanted, mut kept)) = ended else { return Kept::default() };
+        kept.ended = timer::system_time(self);
         self.tell_providers(&wanted.provider, None);
         kept
     }

@@ -21,6 +21,7 @@ pub mod cng;
 pub mod crash;
 pub mod dbg;
 pub mod dpc;
+pub mod etl;
 pub mod etw;
 pub mod ex;
 pub mod fwp;

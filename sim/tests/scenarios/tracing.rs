@@ -12,22 +12,15 @@ use abi::events::{Event, Keyword, RECORDS};
 use abi::policy::Policy;
 use abi::trace::{self, decode, decode::Value};
 use sim::host::memory::pair::{Pair, Station};
-use sim::nt::etw::{AT_BOOT, Guid, Kept, Traced, Wanted};
+use sim::nt::etw::{AT_BOOT, Kept, Traced, Wanted};
 use sim::nt::machine::{Machine, Options};
 use sim::nt::wsk;
 
 use crate::machines;
 use crate::machines::accounting::Ledger;
 
-/// The provider, as memory has it.
-fn provider() -> Guid {
-    let (first, second, third, last) = trace::PROVIDER;
-    let front = [&first.to_le_bytes()[..], &second.to_le_bytes(), &third.to_le_bytes()].concat();
-    [front, last.to_vec()].concat().try_into().unwrap()
-}
-
 fn wanted(level: u8, any: u64) -> Wanted {
-    Wanted { provider: provider(), level, any, all: 0 }
+    Wanted { provider: trace::PROVIDER_BYTES, level, any, all: 0 }
 }
 
 /// Ends a session, after the driver told it all there was.

@@ -20,9 +20,6 @@ use crate::command::reach::{driver, names, no_access};
 const READ_EVERY: Duration = Duration::from_millis(20);
 
 /// Arguments of `trace packets`.
-///
-/// Outside there are datagrams, which only their ends can read; their IP and UDP headers are made by this program. Inside are
-/// packets as the network stack has them, if policy allows it (TraceInner). No key is ever among them.
 #[derive(Args)]
 pub(crate) struct Packets {
     /// The interface; may be left out if there is one alone.

@@ -74,7 +74,7 @@ mod tests {
 
     use abi::ioctl::{GET, SET};
 
-    use super::super::{Configured, Handle, SetRequest, Setting};
+    use super::super::{Configured, Handle, SetRequest, Setting, trace};
     use super::*;
     use crate::verifier::schedule::lock;
 
@@ -96,6 +96,14 @@ mod tests {
 
         fn set_policy(&self, _: &[Setting]) -> Result<(), i32> {
             Ok(())
+        }
+
+        fn start_trace(&self, _: &trace::Request) -> Result<(), i32> {
+            Ok(())
+        }
+
+        fn stop_trace(&self, _: &str) -> Result<(u64, String), i32> {
+            Ok((0, String::new()))
         }
 
         fn open(&self) -> Result<Box<dyn Handle>, i32> {

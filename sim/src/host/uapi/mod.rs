@@ -3,7 +3,8 @@
 //! A Unix socket at `/var/run/wireguard/NAME.sock`, mode 0600. A request is a block of lines ended
 //! by an empty one; it is read to its end before anything is answered or done. `set=1` becomes one
 //! SET IOCTL, `get=1` one GET; an error is an `errno=` line with the negative number that `wg`
-//! expects. One connection may carry several requests. `policy=1` and `ioctl=CODE` are ours ([`policy`], [`ioctl`]).
+//! expects. One connection may carry several requests. `policy=1`, `trace=` and `ioctl=CODE` are ours ([`policy`], [`trace`],
+//! [`ioctl`]).
 //!
 //! Source: wireguard.com/xplatform; `wg`'s side of it.
 
@@ -21,6 +22,7 @@ use crate::verifier::schedule::{World, lock};
 pub mod ioctl;
 pub mod policy;
 pub mod request;
+pub mod trace;
 pub mod translate;
 
 use policy::Setting;
@@ -57,6 +59,20 @@ pub trait Configured: Send + Sync {
     ///
     /// A positive errno.
     fn set_policy(&self, settings: &[Setting]) -> Result<(), i32>;
+
+    /// Starts a session of event tracing.
+    ///
+    /// # Errors
+    ///
+    /// A positive errno.
+    fn start_trace(&self, request: &trace::Request) -> Result<(), i32>;
+
+    /// Stops one: the events it lost, and its file.
+    ///
+    /// # Errors
+    ///
+    /// A positive errno.
+    fn stop_trace(&self, name: &str) -> Result<(u64, String), i32>;
 
     /// Opens an administrator's handle, for the control requests of one connection.
     ///
@@ -237,6 +253,7 @@ fn text_answer(
     reader: &mut impl BufRead,
 ) -> io::Result<String> {
     let (mut parser, mut settings) = (SetParser::default(), Vec::new());
+    let mut session = trace::Request::default();
     let mut wrong: Option<i32> = None;
     for number in 0.. {
         let line = match &read_line(reader)? {
@@ -259,6 +276,9 @@ fn text_answer(
                 settings.extend(setting);
                 setting.is_none().then_some(libc::EINVAL)
             }
+            (Ok(first), Ok(line)) if [trace::START, trace::STOP].contains(&first.as_str()) => {
+                session.line(&line).is_none().then_some(libc::EINVAL)
+            }
             _ => Some(libc::EINVAL),
         };
     }
@@ -268,6 +288,11 @@ fn text_answer(
         (Ok(policy::FIRST_LINE), None) => {
             errno_line(configured.set_policy(&settings).err().unwrap_or(0))
         }
+        (Ok(trace::START), None) => errno_line(configured.start_trace(&session).err().unwrap_or(0)),
+        (Ok(trace::STOP), None) => match configured.stop_trace(&session.name) {
+            Ok((lost, file)) => format!("lost={lost}\nfile={file}\n") + &errno_line(0),
+            Err(errno) => errno_line(errno),
+        },
         (Ok("get=1"), None) => match configured.get() {
             Ok(text) => text + &errno_line(0),
             Err(errno) => errno_line(errno),
@@ -330,6 +355,14 @@ mod tests {
             if settings.is_empty() { Err(libc::EIO) } else { Ok(()) }
         }
 
+        fn start_trace(&self, request: &trace::Request) -> Result<(), i32> {
+            if request.level == 4 { Ok(()) } else { Err(libc::EEXIST) }
+        }
+
+        fn stop_trace(&self, name: &str) -> Result<(u64, String), i32> {
+            if name == "a" { Ok((7, "/b=c".to_owned())) } else { Err(libc::ENOENT) }
+        }
+
         fn open(&self) -> Result<Box<dyn Handle>, i32> {
             Err(-1)
         }
@@ -363,6 +396,12 @@ mod tests {
             ("policy=1\nSendEngine=2\nFastPath=\n\n", vec!["errno=0\n\n"]),
             ("policy=1\nSendEngine=1\nNoSuch=1\n\n", vec!["errno=-22\n\n"]),
             ("policy=1\n\n", vec!["errno=-5\n\n"]),
+            ("trace=start\nname=a\nfile=/b=c\nlevel=4\nkeywords=3\n\n", vec!["errno=0\n\n"]),
+            ("trace=start\nname=a\nfile=/b\nlevel=5\n\n", vec!["errno=-17\n\n"]),
+            ("trace=start\nlevel=256\n\n", vec!["errno=-22\n\n"]),
+            ("trace=start\nevents=all\n\n", vec!["errno=-22\n\n"]),
+            ("trace=stop\nname=a\n\n", vec!["lost=7\nfile=/b=c\nerrno=0\n\n"]),
+            ("trace=stop\nname=b\n\n", vec!["errno=-2\n\n"]),
             ("ioctl=1\ninput=0\noutput=0\n\n", vec!["status=-1\ninformation=0\nerrno=0\n\n"]),
             (&format!("set=1\n{long}\n\n"), vec!["errno=-22\n\n"]),
             (&format!("{long}\n\nget=1\n\n"), vec!["errno=-22\n\n", "listen_port=7\nerrno=0\n\n"]),
