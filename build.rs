@@ -8,9 +8,12 @@ use std::error::Error;
 
 mod version_resource;
 
+const NATVIS: &str = "scripts/windbg/penstock.natvis";
+
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-changed=version_resource.rs");
+    println!("cargo::rerun-if-changed={NATVIS}");
     if env::var("CARGO_CFG_TARGET_OS")? != "windows" {
         return Ok(());
     }
@@ -28,6 +31,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     ] {
         println!("cargo::rustc-cdylib-link-arg={argument}");
     }
+    // How debuggers show our structures: goes into the PDB.
+    let folder = env::var("CARGO_MANIFEST_DIR")?;
+    println!("cargo::rustc-cdylib-link-arg=/NATVIS:{folder}/{NATVIS}");
     let version = version_resource::compile(
         "penstock.sys",
         "FILETYPE 3\nFILESUBTYPE 6",

@@ -4,5 +4,6 @@
 mod aead;
 mod code;
 mod curve25519;
+mod natvis;
 mod panics;
 mod rules;
