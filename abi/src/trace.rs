@@ -204,8 +204,38 @@ fn activity(tunnel: u64, handshake: u64) -> Guid {
 mod tests {
     use std::vec::Vec;
 
+    use sha1::{Digest, Sha1};
+
     use super::*;
     use crate::events::Keyword;
+
+    /// As tools make a provider's GUID of its name, if they are told `*Penstock`. Source, of the known answer too: the crate
+    /// `tracelogging`, <https://docs.rs/tracelogging/0.1.0/tracelogging/struct.Guid.html>.
+    #[test]
+    fn the_provider_is_what_tools_make_of_its_name() {
+        let of = |name: &str| {
+            // {482C2DB2-C390-47C8-87F8-1A15BFC130FB}, as RFC 4122 has it on the wire.
+            let namespace = 0x482C_2DB2_C390_47C8_87F8_1A15_BFC1_30FB_u128.to_be_bytes();
+            let upper = name.to_uppercase();
+            let name = upper.encode_utf16().flat_map(u16::to_be_bytes);
+            let hash = Sha1::digest(namespace.into_iter().chain(name).collect::<Vec<u8>>());
+            let mut guid: Guid = *hash.first_chunk().unwrap();
+            // A UUID of version 5, which memory has as it was hashed.
+            guid[7] = guid[7] & 0x0F | 0x50;
+            guid
+        };
+        let memory = |(first, second, third, rest): (u32, u16, u16, [u8; 8])| {
+            let mut guid = [0; 16];
+            guid[..4].copy_from_slice(&first.to_le_bytes());
+            guid[4..6].copy_from_slice(&second.to_le_bytes());
+            guid[6..8].copy_from_slice(&third.to_le_bytes());
+            guid[8..].copy_from_slice(&rest);
+            guid
+        };
+        let known = 0x545B_8B36_0834_3471_u64.to_be_bytes();
+        assert_eq!(of("MyProvider"), memory((0xB386_4C38, 0x4273, 0x58C5, known)));
+        assert_eq!(of(PROVIDER_NAME), memory(PROVIDER));
+    }
 
     #[test]
     fn sessions_get_what_they_ask_for() {
