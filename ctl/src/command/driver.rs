@@ -4,6 +4,7 @@ use std::path::{self, Path, PathBuf};
 use std::{env, fs, io};
 
 use clap::Subcommand;
+use ctl::doctor::machine::takes_test_signatures;
 use ctl::policy::engine::Writable;
 use ctl::policy::{LOCAL, Registry, Value};
 use ctl::service::driver_package::{Facts, Version};
@@ -209,10 +210,8 @@ pub(super) fn installed() -> Result<String, Failure> {
     let service = services::state(DRIVER).map_err(named)?;
     let file = installed_file().map_err(named)?;
     let options = LocalMachine.value(r"SYSTEM\CurrentControlSet\Control", "SystemStartOptions");
-    let testing = matches!(
-        options,
-        Ok(Some(Value::Text(options))) if options.to_ascii_uppercase().contains("TESTSIGNING")
-    );
+    let testing =
+        matches!(options, Ok(Some(Value::Text(options))) if takes_test_signatures(&options));
     let inf = beside().and_then(|inf| fs::read(inf).ok());
     let facts = Facts {
         service,

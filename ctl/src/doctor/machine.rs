@@ -25,6 +25,12 @@ pub struct Facts {
     pub start_options: String,
 }
 
+/// Whether a Windows that was started with these options (`SystemStartOptions`) loads drivers that are signed for tests.
+#[must_use]
+pub fn takes_test_signatures(start_options: &str) -> bool {
+    start_options.split_whitespace().any(|option| option.eq_ignore_ascii_case("TESTSIGNING"))
+}
+
 /// Findings of Windows.
 #[must_use]
 pub fn findings(facts: &Facts) -> Vec<Finding> {
@@ -49,9 +55,7 @@ pub fn findings(facts: &Facts) -> Vec<Finding> {
             "the kill switch and `FastPath` need it: `sc start BFE`, as an administrator",
         ),
     };
-    let options = facts.start_options.to_ascii_uppercase();
-    let testing = options.split_whitespace().any(|option| option == "TESTSIGNING");
-    let signatures = if testing {
+    let signatures = if takes_test_signatures(&facts.start_options) {
         Finding::bad(
             "signatures",
             "Windows loads drivers that are signed for tests",
@@ -83,4 +87,22 @@ pub fn simulated(interfaces: usize) -> Finding {
     }
     let plural = if interfaces == 1 { "" } else { "s" };
     Finding::good("driver", format!("simulated, {interfaces} interface{plural}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_option_is_a_word_of_its_own() {
+        for (options, expected) in [
+            (" TESTSIGNING NOEXECUTE=OPTIN", true),
+            ("noexecute=optin  testsigning", true),
+            (" NOTESTSIGNING", false),
+            ("TESTSIGNING=OFF", false),
+            ("", false),
+        ] {
+            assert_eq!(takes_test_signatures(options), expected, "{options:?}");
+        }
+    }
 }
