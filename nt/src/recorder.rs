@@ -73,8 +73,8 @@ const _: () = assert!(align_of::<Line>() == align_of::<Ring>());
 /// The rings, which are written to until this is dropped.
 #[derive(Debug)]
 pub struct Recorder {
-    /// In dumps.
-    shown: Option<Shown>,
+    /// In dumps: the rings, and what leads to them.
+    shown: [Option<Shown>; 2],
     lines: Vec<Line>,
 }
 
@@ -101,8 +101,10 @@ impl Recorder {
         // Release: who finds the rings finds them made.
         DESCRIPTOR.rings.store(lines.as_ptr().expose_provenance() as u64, Ordering::Release);
         // SAFETY: the lines stay where they are until this is dropped, which shows them no more before.
-        let shown = unsafe { Shown::new(&*lines) };
-        Ok(Self { shown, lines })
+        let rings = unsafe { Shown::new(&*lines) };
+        // SAFETY: a static of the image, which is nonpaged.
+        let descriptor = unsafe { Shown::new(&DESCRIPTOR) };
+        Ok(Self { shown: [rings, descriptor], lines })
     }
 
     /// How much memory the rings take.
@@ -121,7 +123,7 @@ impl Drop for Recorder {
     fn drop(&mut self) {
         DESCRIPTOR.rings.store(0, Ordering::Release);
         DESCRIPTOR.ring_count.store(0, Ordering::Relaxed);
-        self.shown = None;
+        self.shown = [None, None];
         self.lines.clear();
     }
 }
