@@ -124,7 +124,7 @@ scenarios() {
     # choose their ways.
     local policy file skip=()
     for file in callouts filter_engine filter_clash both_paths injection neighbour clones loopback shapes firewall \
-        nic_buffers held faults refusals clocks flood life_cycle policy policy_change allocations zero_copy outer_offloads debugger recipes; do
+        nic_buffers held faults refusals clocks flood life_cycle policy policy_change allocations zero_copy outer_offloads debugger small_dumps recipes; do
         skip+=(--skip "$file::")
     done
     for policy in SendEngine=1 FastPath=0,OuterSegmentation=1,OuterCoalescing=1; do

@@ -4,8 +4,9 @@
 //     .scriptload penstock.js        then   !pen_help
 //
 // It begins at the exported PenstockDescriptor (abi/src/descriptor.rs), which says where this very build of the driver has
-// what: so the driver's .sys is enough, symbols are not needed. What a dump does not hold is said line by line, and the rest is
-// shown. No key is read, because the descriptor does not say where one is.
+// what: so the driver's .sys is enough, symbols are not needed. What a dump does not hold as memory, the data that the driver put
+// behind it may have (abi/src/dump.rs; a line of it says so); what neither has is said line by line, and the rest is shown. No key
+// is read, because the descriptor does not say where one is.
 //
 // WinDbg's JavaScript is ECMAScript 6 with the object `host` and nothing else. A 64-bit value is a host.Int64, on which + and ==
 // lose bits: its methods are used. A function's answer is what WinDbg shows, so each command returns lines.
@@ -22,7 +23,86 @@ const TIERS = ["portable", "SSE2", "AVX2", "AVX-512", "AVX-512 with IFMA"];
 const TIMERS = ["retransmit", "keepalive", "new handshake", "erase", "persistent keepalive"];
 const STATES = ["queued", "running", "done"];
 
-function values(at, count, size) { return host.memory.readMemoryValues(at, count, size); }
+/// What the driver put behind the dump: under which GUID, what it begins with, and how a line ends that is of it.
+const TAG = "8E0F3F702D3B4B579C7A5C1B8E0A6D41";
+const DATA_MAGIC = "PENSDUMP";
+const BEHIND = " [secondary data]";
+
+/// What a debugger's command prints.
+function printed(command) { return Array.from(host.namespace.Debugger.Utility.Control.ExecuteCommand(command)); }
+
+/// The bytes under our GUID. `.enumtag` prints them by sixteen, with letters behind.
+/// Source: WDD debuggercmds/-enumtag--enumerate-secondary-callback-data-.
+function tagged() {
+    const bytes = [];
+    let left = 0;
+    for (const line of printed(".enumtag")) {
+        const head = /^\s*\{([0-9A-F-]+)\} - 0x([0-9A-F]+) bytes/i.exec(line);
+        if (head) left = head[1].replace(/-/g, "").toUpperCase() === TAG ? parseInt(head[2], 16) : 0;
+        const pairs = head ? [] : line.trim().split(/[ -]/, Math.min(left, 16));
+        if (!pairs.every(pair => /^[0-9A-F]{2}$/i.test(pair))) continue;
+        pairs.forEach(pair => bytes.push(parseInt(pair, 16)));
+        left -= pairs.length;
+    }
+    return bytes;
+}
+
+/// The parts of memory in the data behind the dump, as far as they are there.
+class Behind {
+    constructor() {
+        this.bytes = tagged();
+        this.parts = [];
+        if (String.fromCharCode.apply(null, this.bytes.slice(0, 8)) !== DATA_MAGIC || this.number(8, 4) !== 1) return;
+        let begin = 16 + 16 * this.number(12, 4);
+        for (let part = 16, end = begin; part < end; part += 16) {
+            const length = this.number(part + 8, 4);
+            if (begin + length <= this.bytes.length) this.parts.push({ at: this.number(part, 8), length, begin });
+            begin += length;
+        }
+    }
+    number(at, size) {
+        if (size === 8) return new host.Int64(this.number(at, 4), this.number(at + 4, 4));
+        return this.bytes.slice(at, at + size).reduceRight((all, byte) => all * 256 + byte, 0);
+    }
+    /// So many values, or undefined.
+    values(at, count, size) {
+        const bytes = count * size, place = part => number(at.subtract(part.at));
+        const part = this.parts.find(part => at.compareTo(part.at) >= 0 && place(part) + bytes <= part.length);
+        return part && Array.from({ length: count }, (_, index) => this.number(part.begin + place(part) + index * size, size));
+    }
+}
+
+/// Where values are from: the data behind the dump, once they were needed; whether they are asked first; and whether what is said
+/// next is of them.
+const source = { behind: null, first: false, told: false };
+
+function fromBehind(at, count, size) {
+    source.behind = source.behind || new Behind();
+    const found = source.behind.values(int64(at), count, size);
+    if (found) source.told = true;
+    return found;
+}
+
+function values(at, count, size) {
+    const found = source.first && fromBehind(at, count, size);
+    if (found) return found;
+    try {
+        return host.memory.readMemoryValues(at, count, size);
+    } catch (error) {
+        const instead = fromBehind(at, count, size);
+        if (instead) return instead;
+        throw error;
+    }
+}
+
+/// Lines, each of which says whether it is of what was put behind the dump.
+class Lines extends Array {
+    push(line) {
+        super.push(source.told ? line + BEHIND : line);
+        source.told = false;
+    }
+}
+
 function u8(at) { return values(at, 1, 1)[0]; }
 function u16(at) { return values(at, 1, 2)[0]; }
 function u32(at) { return values(at, 1, 4)[0]; }
@@ -43,6 +123,7 @@ function attempt(lines, what, body) {
     try {
         body();
     } catch (error) {
+        source.told = false;
         lines.push(`${what}: not to be had here (${error.message})`);
     }
 }
@@ -91,7 +172,8 @@ class Driver {
         }
         const version = u32(at.add(8));
         if (version !== VERSION) throw new Error(`the driver's descriptor is version ${version}, this script knows ${VERSION}: take the driver's own script`);
-        this.at = at;
+        // Of a driver that is not at work, or of the image's file, where the dump does not hold the image's variables.
+        if (isNull(u64(at.add(16)))) source.first = fromBehind(at, 1, 8) !== undefined;
         this.core_at = u64(at.add(16));
         this.recorder = u64(at.add(24));
         this.words = values(at.add(32), 2, 4);
@@ -99,6 +181,7 @@ class Driver {
         this.places = {};
         const groups = number(u64(at.add(104)));
         for (let group = 0; group < groups; group++) this.readGroup(at.add(112 + 32 * group));
+        source.told = false;
     }
     readGroup(at) {
         const prefix = this.text(at).trim();
@@ -143,17 +226,22 @@ class Driver {
         if (isNull(this.core_at)) throw new Error("the driver is not at work: it is being loaded or unloaded, or its DriverEntry failed");
         return new Struct(this, "Core", this.core_at);
     }
+    get cpus() {
+        return this.core.inner("processors", "Processors").vector("set", this.size("Cpu")).map(at => new Struct(this, "Cpu", at));
+    }
     get devices() {
         const desk = this.core.inner("workers", "Workers").shared("desk", "Desk");
         return desk.vector("devices", 8).map(at => new Device(this, this.shared(u64(at), "Device")));
     }
-    /// Every peer there is, with its adapter; what cannot be read is noted in `lines`.
+    /// Every adapter there is; what cannot be read is noted in `lines`.
+    eachDevice(lines, body) {
+        for (const device of this.devices) attempt(lines, "an adapter", () => body(device));
+    }
+    /// Every peer, with its adapter.
     each(lines, body) {
-        for (const device of this.devices) {
-            attempt(lines, "an adapter", () => {
-                for (const peer of device.peers()) attempt(lines, `  peer at ${hex(peer.at)}`, () => body(peer, device));
-            });
-        }
+        this.eachDevice(lines, device => {
+            for (const peer of device.peers()) attempt(lines, `  peer at ${hex(peer.at)}`, () => body(peer, device));
+        });
     }
     /// Now, in nanoseconds since boot, as of the last clock tick; undefined if the dump does not hold it.
     get now() {
@@ -179,6 +267,14 @@ class Device {
         this.tunnel = struct.inner("tunnel", "Tunnel");
     }
     get number() { return number(this.tunnel.u64("number")); }
+    /// How many peers, which a small dump may not hold.
+    get peerCount() {
+        try {
+            return plural(this.peers().length, "peer");
+        } catch (error) {
+            return "peers not to be had here";
+        }
+    }
     peers() {
         const slots = this.tunnel.vector("peers", 8).map(at => this.driver.shared(u64(at), "Peer"));
         return slots.map((struct, slot) => struct && new Peer(this.driver, struct, slot)).filter(peer => peer !== null);
@@ -246,6 +342,7 @@ class Lane {
     }
     get length() { return number(this.struct.u64("len")); }
     get owned() { return this.struct.u8("owned") !== 0; }
+    toString() { return `${this.name} ${plural(this.length, "chunk")}${this.owned ? " (owned)" : ""}`; }
     *chunks() {
         const kind = `${this.way}Chunk`;
         let chunk = this.struct.shared("head", kind);
@@ -279,38 +376,26 @@ function timerLines(driver, peer) {
     return lines;
 }
 
+/// Each with what it is for, what is said if it finds nothing, and what it does.
 const commands = {
-    help: ["what there is", () => Object.keys(commands).map(name => `!pen_${name} - ${commands[name][0]}`)],
+    help: ["what there is", "", (driver, lines) => Object.keys(commands).forEach(name => lines.push(`!pen_${name} - ${commands[name][0]}`))],
 
-    adapters: ["every adapter", driver => {
-        const lines = [];
-        for (const device of driver.devices) {
-            attempt(lines, "an adapter", () => {
-                const { struct, tunnel } = device;
-                lines.push(`adapter ${device.number} at ${hex(struct.at)}: ${tunnel.u8("up") ? "up" : "down"}, `
-                    + `${isNull(struct.u64("sockets")) ? "no sockets" : "sockets open"}, port asked for ${struct.u16("port") || "any"}, `
-                    + `MTU ${tunnel.u32("mtu")}, LUID ${hex(struct.u64("luid"))}, ${plural(device.peers().length, "peer")}, `
-                    + `${struct.u64("failures")} sends failed, ${plural(number(struct.u64("errands")), "errand")} out`);
-            });
-        }
-        return lines.length > 0 ? lines : ["there is no adapter"];
-    }],
+    adapters: ["every adapter", "there is no adapter", (driver, lines) => driver.eachDevice(lines, device => {
+        const { struct, tunnel } = device;
+        lines.push(`adapter ${device.number} at ${hex(struct.at)}: ${tunnel.u8("up") ? "up" : "down"}, `
+            + `${isNull(struct.u64("sockets")) ? "no sockets" : "sockets open"}, port asked for ${struct.u16("port") || "any"}, `
+            + `MTU ${tunnel.u32("mtu")}, LUID ${hex(struct.u64("luid"))}, ${device.peerCount}, `
+            + `${struct.u64("failures")} sends failed, ${plural(number(struct.u64("errands")), "errand")} out`);
+    })],
 
-    peers: ["every peer, or those of adapter N", (driver, adapter) => {
-        const lines = [];
-        driver.each(lines, (peer, device) => {
-            if (adapter === undefined || number(int64(adapter)) === device.number) lines.push(`adapter ${device.number}, peer ${peer.slot}: ${peer}`);
-        });
-        return lines.length > 0 ? lines : ["there is no peer"];
-    }],
+    peers: ["every peer, or those of adapter N", "there is no peer", (driver, lines, adapter) => driver.each(lines, (peer, device) => {
+        if (adapter === undefined || number(int64(adapter)) === device.number) lines.push(`adapter ${device.number}, peer ${peer.slot}: ${peer}`);
+    })],
 
-    peer: ["all about the peer at ADDRESS, which !pen_peers tells", (driver, address) => {
-        if (address === undefined) return ["!pen_peer ADDRESS; !pen_peers tells the addresses"];
-        const lines = [];
-        let found = false;
+    peer: ["all about the peer at ADDRESS, which !pen_peers tells", "there is no such peer", (driver, lines, address) => {
+        if (address === undefined) return lines.push("!pen_peer ADDRESS; !pen_peers tells the addresses");
         driver.each(lines, (peer, device) => {
             if (!same(peer.at, int64(address))) return;
-            found = true;
             const { struct } = peer;
             lines.push(`adapter ${device.number}, peer ${peer.slot}: ${peer}`);
             attempt(lines, "  what is set", () => {
@@ -320,40 +405,28 @@ const commands = {
                     + `latest handshake ${isNull(handshake) ? "never" : new Date(number(handshake) / 1e6).toISOString()}`);
             });
             attempt(lines, "  what waits", () => lines.push(`  staged ${struct.u64("staged_bytes")} bytes, ${struct.u64("staged_discarded")} packets discarded; `
-                + peer.lanes.map(lane => `${lane.name} ${plural(lane.length, "chunk")}${lane.owned ? " (owned)" : ""}`).join(", ")));
+                + peer.lanes.join(", ")));
             attempt(lines, "  sessions", () => peer.keypairs.forEach(([part, keypair]) => lines.push(`  ${keypairLine(driver, part, keypair)}`)));
             attempt(lines, "  timers", () => timerLines(driver, peer).forEach(line => lines.push(`  timer: ${line}`)));
         });
-        if (!found) lines.push(`there is no peer at ${hex(int64(address))}`);
-        return lines;
     }],
 
-    keypairs: ["every session: ages and counters, never keys", driver => {
-        const lines = [];
+    keypairs: ["every session: ages and counters, never keys", "there is no session", (driver, lines) => {
         driver.each(lines, (peer, device) => peer.keypairs.forEach(([part, keypair]) => {
             lines.push(`adapter ${device.number}, peer ${peer.slot}, ${keypairLine(driver, part, keypair)}`);
         }));
-        return lines.length > 0 ? lines : ["there is no session"];
     }],
 
-    queues: ["what waits: for a CPU, for a worker, in a peer's order", driver => {
-        const lines = [];
-        attempt(lines, "CPUs", () => {
-            for (const at of driver.core.inner("processors", "Processors").vector("set", driver.size("Cpu"))) {
-                const cpu = new Struct(driver, "Cpu", at);
-                attempt(lines, "a CPU", () => {
-                    const post = cpu.shared("post", "Post");
-                    const account = post.inner("account", "Account");
-                    lines.push(`CPU ${cpu.u32("index")}: ${post.u8("served") ? "has work" : "idle"}${post.u8("is_at_work") ? ", at work" : ""}, `
-                        + `last at it for ${account.u32("time_100ns") / 10} us and ${plural(account.u32("packets"), "packet")} of a tick`);
-                });
-            }
-        });
-        for (const device of driver.devices) {
-            attempt(lines, "an adapter", () => {
-                const queue = device.struct.inner("handshakes", "HandshakeQueue");
-                lines.push(`adapter ${device.number}: ${plural(number(queue.u64("waiting")), "handshake message")} of ${queue.u64("most")} at most`);
-            });
+    queues: ["what waits: for a CPU, for a worker, in a peer's order", "nothing waits", (driver, lines) => {
+        attempt(lines, "CPUs", () => driver.cpus.forEach(cpu => attempt(lines, "a CPU", () => {
+            const post = cpu.shared("post", "Post");
+            const account = post.inner("account", "Account");
+            lines.push(`CPU ${cpu.u32("index")}: ${post.u8("served") ? "has work" : "idle"}${post.u8("is_at_work") ? ", at work" : ""}, `
+                + `last at it for ${account.u32("time_100ns") / 10} us and ${plural(account.u32("packets"), "packet")} of a tick`);
+        })));
+        driver.eachDevice(lines, device => {
+            const queue = device.struct.inner("handshakes", "HandshakeQueue");
+            lines.push(`adapter ${device.number}: ${plural(number(queue.u64("waiting")), "handshake message")} of ${queue.u64("most")} at most`);
             attempt(lines, "  peers for a worker", () => {
                 const place = driver.place("Peer", "attached");
                 let peer = device.struct.inner("service", "ServiceQueue").shared("head", "Peer"), count = 0;
@@ -362,19 +435,14 @@ const commands = {
                 }
                 lines.push(`  ${plural(count, "peer")} for a worker`);
             });
-        }
+        });
         driver.each(lines, (peer, device) => {
             const waiting = peer.lanes.filter(lane => lane.length > 0 || lane.owned);
-            if (waiting.length > 0) {
-                const told = waiting.map(lane => `${lane.name} ${plural(lane.length, "chunk")}${lane.owned ? " (owned)" : ""}`);
-                lines.push(`  adapter ${device.number}, peer ${peer.slot}: ${told.join(", ")}`);
-            }
+            if (waiting.length > 0) lines.push(`  adapter ${device.number}, peer ${peer.slot}: ${waiting.join(", ")}`);
         });
-        return lines;
     }],
 
-    inflight: ["every chunk of packets under way", driver => {
-        const lines = [];
+    inflight: ["every chunk of packets under way", "nothing is under way", (driver, lines) => {
         driver.each(lines, (peer, device) => peer.lanes.forEach(lane => {
             const name = `adapter ${device.number}, peer ${peer.slot}, ${lane.name}`;
             attempt(lines, name, () => {
@@ -387,11 +455,9 @@ const commands = {
                 }
             });
         }));
-        return lines.length > 0 ? lines : ["nothing is under way"];
     }],
 
-    buffers: ["run buffers, and receive buffers by who has them", driver => {
-        const lines = [];
+    buffers: ["run buffers, and receive buffers by who has them", "", (driver, lines) => {
         attempt(lines, "run buffers", () => runs(driver).forEach(({ name, free, made }) => {
             lines.push(`run buffers for ${name}: ${free} of ${made} free, ${made - free} away`);
         }));
@@ -400,74 +466,57 @@ const commands = {
             lines.push(`receive buffers of ${memory.u32("buffer_bytes")} bytes: ${memory.u32("buffers")} made, ${listed} free or waiting, `
                 + `${held} held, ${lent} lent to the stack`);
         });
-        return lines;
     }],
 
-    discards: ["what each adapter counted, and every discard by its reason", driver => {
-        const lines = [];
-        for (const device of driver.devices) {
-            attempt(lines, "an adapter", () => {
-                const show = ([name, value]) => lines.push(`  ${name} ${value}`);
-                lines.push(`adapter ${device.number}`);
-                device.counters().filter(([, value]) => !isNull(value)).forEach(show);
-                device.discards().filter(([, value]) => !isNull(value)).forEach(([name, value]) => lines.push(`  discarded ${name} ${value}`));
-            });
-        }
-        return lines;
-    }],
-
-    timers: ["every peer's timers that run", driver => {
-        const lines = [];
-        driver.each(lines, (peer, device) => {
-            lines.push(`adapter ${device.number}, peer ${peer.slot}: ${timerLines(driver, peer).join(", ") || "none runs"}`);
+    discards: ["what each adapter counted, and every discard by its reason", "there is no adapter", (driver, lines) => {
+        driver.eachDevice(lines, device => {
+            const counted = [...device.counters(), ...device.discards().map(([name, value]) => [`discarded ${name}`, value])];
+            const behind = source.told;
+            for (const line of [`adapter ${device.number}`, ...counted.filter(([, value]) => !isNull(value)).map(([name, value]) => `  ${name} ${value}`)]) {
+                source.told = behind;
+                lines.push(line);
+            }
         });
-        return lines.length > 0 ? lines : ["there is no peer"];
     }],
 
-    log: ["the last N records of the flight recorder, 32 unless told", (driver, most) => {
-        const lines = [], records = readRecords(driver, lines);
-        const last = records[records.length - 1];
+    timers: ["every peer's timers that run", "there is no peer", (driver, lines) => driver.each(lines, (peer, device) => {
+        lines.push(`adapter ${device.number}, peer ${peer.slot}: ${timerLines(driver, peer).join(", ") || "none runs"}`);
+    })],
+
+    log: ["the last N records of the flight recorder, 32 unless told", "nothing was recorded", (driver, lines, most) => {
+        const records = readRecords(driver, lines), last = records[records.length - 1];
         for (const record of records.slice(-(most === undefined ? 32 : number(int64(most))))) {
             const before = (last.high - record.high) * 4294967296 + (last.low - record.low);
+            source.told = record.behind;
             lines.push(`${before} ticks before, CPU ${record.cpu}, IRQL ${record.irql}: ${record.text}`);
         }
-        return lines.length > 0 ? lines : ["nothing was recorded"];
     }],
 
-    nbl: ["what of ours others have: sends, and received packets", driver => {
-        const lines = [];
+    nbl: ["what of ours others have: sends, and received packets", "", (driver, lines) => {
         attempt(lines, "sends", () => {
             const away = runs(driver).reduce((sum, { free, made }) => sum + made - free, 0);
             lines.push(`${plural(away, "run")} of datagrams with the network stack, or being filled`);
         });
         attempt(lines, "received packets", () => lines.push(`${plural(receiveBuffers(driver).lent, "received packet")} with NetAdapterCx or the stack above`));
         attempt(lines, "chunks", () => {
-            let sending = 0, receiving = 0;
-            driver.each(lines, peer => peer.lanes.forEach(lane => {
-                if (lane.way === "Send") sending += lane.length; else receiving += lane.length;
-            }));
-            lines.push(`${plural(sending, "chunk")} on the way out, ${plural(receiving, "chunk")} on the way in: these hold the adapter's and the network's packets`);
+            const under_way = { Send: 0, Receive: 0 };
+            driver.each(lines, peer => peer.lanes.forEach(lane => { under_way[lane.way] += lane.length; }));
+            lines.push(`${plural(under_way.Send, "chunk")} on the way out, ${plural(under_way.Receive, "chunk")} on the way in: `
+                + "these hold the adapter's and the network's packets");
         });
-        return lines;
     }],
 
-    verify: ["whether all of it holds together", driver => verify(driver)],
+    verify: ["whether all of it holds together", "", verify],
 
-    tuning: ["policy values, the CPUs that share the work, the vector code", driver => {
-        const lines = [];
+    tuning: ["policy values, the CPUs that share the work, the vector code", "", (driver, lines) => {
         attempt(lines, "vector code", () => lines.push(`vector code: ${TIERS[driver.core.u8("tier")] || "unknown"} is the widest of this machine`));
-        attempt(lines, "CPUs", () => {
-            const set = driver.core.inner("processors", "Processors").vector("set", driver.size("Cpu"));
-            lines.push(`CPUs that seal and open: ${set.map(at => new Struct(driver, "Cpu", at).u32("index")).join(", ")}`);
-        });
-        attempt(lines, "policy", () => {
-            const names = driver.policies, at = driver.core.inner("policies", "Policies").field("values");
-            values(at, names.length, 4).forEach((value, index) => lines.push(`policy ${names[index]} ${value}`));
-        });
-        return lines;
+        attempt(lines, "CPUs", () => lines.push(`CPUs that seal and open: ${driver.cpus.map(cpu => cpu.u32("index")).join(", ")}`));
+        attempt(lines, "policy", () => driver.policies.forEach((name, index) => {
+            lines.push(`policy ${name} ${u32(driver.core.inner("policies", "Policies").field("values").add(4 * index))}`);
+        }));
     }],
 
-    bugcheck: ["what the stop code says, where it is ours, and where to look", driver => bugcheck(driver)],
+    bugcheck: ["what the stop code says, where it is ours, and where to look", "", bugcheck],
 };
 
 function runs(driver) {
@@ -498,8 +547,9 @@ function readRecords(driver, lines) {
     const events = driver.events, discards = driver.discards;
     for (let cpu = 0; cpu < rings_count && !isNull(rings); cpu++) {
         attempt(lines, `the ring of CPU ${cpu}`, () => {
+            source.told = false;
             const ring = rings.add(cpu * ring_bytes), next = values(ring, 2, 4);
-            const words = values(ring.add(records_at), most * record_bytes / 4, 4);
+            const words = values(ring.add(records_at), most * record_bytes / 4, 4), behind = source.told;
             const written = next[1] > 0 ? most : Math.min(most, next[0]);
             for (let back = written; back > 0; back--) {
                 const index = (next[0] + 4294967296 - back) % 4294967296, begin = index % most * record_bytes / 4;
@@ -511,15 +561,15 @@ function readRecords(driver, lines) {
                     const value = rest[2 * word + 1] * 4294967296 + rest[2 * word];
                     return name === "reason" && discards[value] ? `reason ${value} (${discards[value]})` : `${name} ${value}`;
                 });
-                records.push({ cpu, low, high, irql: what >>> 16 & 0xFF, text: [event[0], ...named].join(", ") });
+                records.push({ cpu, low, high, behind, irql: what >>> 16 & 0xFF, text: [event[0], ...named].join(", ") });
             }
         });
     }
     return records.sort((a, b) => a.high - b.high || a.low - b.low);
 }
 
-function verify(driver) {
-    const lines = [], wrong = [];
+function verify(driver, lines) {
+    const wrong = [];
     let adapters = 0, peers = 0, keypairs = 0, chunks = 0;
     const numbers = {};
     const check = (holds, what) => { if (!holds) wrong.push(what); };
@@ -527,14 +577,12 @@ function verify(driver) {
         const references = u64(struct.at.subtract(driver.place(struct.kind, "shared")));
         check(!isNull(references) && references.getHighPart() === 0, `${what} has ${references} references`);
     };
-    for (const device of driver.devices) {
-        attempt(wrong, "an adapter", () => {
-            adapters++;
-            check(!numbers[device.number], `two adapters have number ${device.number}`);
-            numbers[device.number] = true;
-            counted(device.struct, `adapter ${device.number}`);
-        });
-    }
+    driver.eachDevice(wrong, device => {
+        adapters++;
+        check(!numbers[device.number], `two adapters have number ${device.number}`);
+        numbers[device.number] = true;
+        counted(device.struct, `adapter ${device.number}`);
+    });
     driver.each(wrong, (peer, device) => {
         const name = `adapter ${device.number}, peer ${peer.slot}`;
         peers++;
@@ -565,7 +613,8 @@ function verify(driver) {
         check(held + lent + listed === memory.u32("buffers"), "receive buffers are missing");
     });
     lines.push(`looked at ${plural(adapters, "adapter")}, ${plural(peers, "peer")}, ${plural(keypairs, "session")}, ${plural(chunks, "chunk")}`);
-    return wrong.length > 0 ? lines.concat(wrong.map(what => `WRONG: ${what}`)) : lines.concat("all of it holds together");
+    if (wrong.length === 0) lines.push("all of it holds together");
+    wrong.forEach(what => lines.push(`WRONG: ${what}`));
 }
 
 /// What to look at for stop codes that are not ours. Source: WDD debugger/bug-check-0x133, 0xd1, 0x9f, 0xc4, 0x10d.
@@ -577,12 +626,27 @@ const HINTS = {
     0x10D: "the framework found a mistake: !wdfkd.wdfcrashdump penstock",
 };
 
-function bugcheck(driver) {
+/// The stop's code and parameters: as the kernel keeps them, or as the dump's head has them.
+function stopData() {
     const at = host.getModuleSymbolAddress("nt", "KiBugCheckData");
-    if (!at) return ["nt!KiBugCheckData is not known here: .symfix, .reload"];
-    const [code, a, b, c, d] = values(at, 5, 8);
-    if (isNull(code)) return ["no stop: the machine was running"];
-    const lines = [`stop ${hex(code)} (${[a, b, c, d].map(hex).join(", ")})`];
+    try {
+        if (at) return [values(at, 5, 8), ""];
+    } catch (error) {
+        // A small dump does not hold them.
+    }
+    const words = printed(".bugcheck").join(" ").match(/^\s*Bugcheck code ([0-9A-F]+)\s+Arguments (\S+) (\S+) (\S+) (\S+)/i);
+    if (!words) throw new Error("neither nt!KiBugCheckData nor .bugcheck says: .symfix, .reload");
+    const whole = word => {
+        const digits = ("0000000000000000" + word.replace("`", "")).slice(-16);
+        return new host.Int64(parseInt(digits.slice(8), 16), parseInt(digits.slice(0, 8), 16));
+    };
+    return [words.slice(1, 6).map(whole), " [.bugcheck]"];
+}
+
+function bugcheck(none, lines) {
+    const [[code, a, b, c, d], origin] = stopData();
+    if (isNull(code)) return lines.push("no stop: the machine was running");
+    lines.push(`stop ${hex(code)} (${[a, b, c, d].map(hex).join(", ")})${origin}`);
     const low = code.getLowPart();
     if (low === 0x506E7374) {
         attempt(lines, "Penstock panicked", () => lines.push(`Penstock panicked at ${text(a, Math.min(number(b), 512))}:${c}:${d}`));
@@ -591,17 +655,24 @@ function bugcheck(driver) {
     } else {
         lines.push(HINTS[low] || "not a stop code of Penstock's; !analyze -v");
     }
-    attempt(lines, "the last records", () => commands.log[1](driver, 8).forEach(line => lines.push(line)));
-    return lines;
+    attempt(lines, "the last records", () => commands.log[2](new Driver(), lines, 8));
 }
+
+/// Commands that say something where there is no driver.
+const ALONE = ["help", "bugcheck"];
 
 /// Runs a command: what is wrong with all of it is a line, too.
 function run(name, argument) {
+    const lines = new Lines(), [, nothing, body] = commands[name];
     try {
-        return commands[name][1](name === "help" ? null : new Driver(), argument);
+        Object.assign(source, { behind: null, first: false, told: false });
+        body(ALONE.indexOf(name) >= 0 ? null : new Driver(), lines, argument);
+        if (lines.length === 0 && nothing) lines.push(nothing);
     } catch (error) {
-        return [`!pen_${name}: ${error.message}`];
+        source.told = false;
+        lines.push(`!pen_${name}: ${error.message}`);
     }
+    return lines;
 }
 
 function initializeScript() {

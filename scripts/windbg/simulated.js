@@ -5,7 +5,8 @@
 //     node scripts/windbg/simulated.js /tmp/alpha.dump adapters 'log 8'
 //
 // The stand-in for WinDbg's `host` is strict on purpose. The script finds nothing but ECMAScript 6 and `host`; a host.Int64
-// refuses + and == (WinDbg would lose bits silently); memory that the dump does not hold cannot be read.
+// refuses + and == (WinDbg would lose bits silently); memory that the dump does not hold cannot be read. Two of the debugger's
+// commands may be run: what they print is as WinDbg's documentation shows it.
 "use strict";
 const fs = require("fs"), path = require("path"), vm = require("vm");
 const SCRIPT = path.join(__dirname, "penstock.js");
@@ -41,17 +42,42 @@ function big(value) {
 
 function read_dump(file) {
     const all = fs.readFileSync(file), begin = all.indexOf("\n\n") + 2;
-    const symbols = {}, regions = [];
+    const symbols = {}, regions = [], tagged = [];
+    let stop = [];
     let at = begin;
     for (const line of all.toString("latin1", 0, begin - 2).split("\n")) {
         const [kind, first, second] = line.split(" ");
         if (kind === "symbol") symbols[first] = BigInt(second);
         if (kind === "region") regions.push({ base: BigInt(first), data: all.subarray(at, at += Number(second)) });
+        if (kind === "tag") tagged.push({ guid: first, data: all.subarray(at, at += Number(second)) });
+        if (kind === "stop") stop = line.split(" ").slice(1).map(BigInt);
     }
-    return { symbols, regions };
+    return { symbols, regions, tagged, stop };
 }
 
-function make_host({ symbols, regions }) {
+/// As the page of .enumtag shows it, with three hyphens in a GUID. Source: WDD debuggercmds/-enumtag--enumerate-secondary-callback-data-.
+function* enumtag({ tagged }) {
+    for (const { guid, data } of tagged) {
+        yield `{${guid.replace(/(.{8})(.{4})(.{4})/, "$1-$2-$3-")}} - 0x${data.length.toString(16)} bytes`;
+        for (let at = 0; at < data.length; at += 16) {
+            const bytes = [...data.subarray(at, at + 16)];
+            const hex = bytes.map(byte => byte.toString(16).toUpperCase().padStart(2, "0")).join(" ");
+            const letters = bytes.map(byte => byte >= 0x20 && byte < 0x7f ? String.fromCharCode(byte) : ".").join("");
+            yield `  ${hex.padEnd(47)}  ${letters}`;
+        }
+        yield "";
+    }
+}
+
+/// Source: WDD debuggercmds/-bugcheck--display-bug-check-data-.
+function* bugcheck({ stop: [code, ...parameters] }) {
+    const long = word => word.toString(16).padStart(16, "0").replace(/.{8}/, "$&`");
+    yield `Bugcheck code ${code.toString(16).toUpperCase().padStart(8, "0")}`;
+    yield `Arguments ${parameters.map(long).join(" ")}`;
+}
+
+function make_host(dump) {
+    const { symbols, regions } = dump, prints = { ".enumtag": enumtag, ".bugcheck": bugcheck };
     const bytes = (where, count) => {
         const at = big(where);
         const found = regions.find(({ base, data }) => at >= base && at + BigInt(count) <= base + BigInt(data.length));
@@ -72,6 +98,12 @@ function make_host({ symbols, regions }) {
                 return Array.from({ length: count }, (_, index) => readers[size](data, index * size));
             },
         },
+        namespace: { Debugger: { Utility: { Control: {
+            ExecuteCommand(command) {
+                if (!prints[command]) throw new Error(`a command that was not looked into: ${command}`);
+                return { [Symbol.iterator]: () => prints[command](dump) };
+            },
+        } } } },
         getModuleSymbolAddress: (module, name) => {
             const at = symbols[`${module}!${name}`];
             return at === undefined ? undefined : new Int64(at);

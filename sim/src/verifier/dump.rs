@@ -1,11 +1,13 @@
 //! A machine's memory in a file, as a dump has it: what `scripts/windbg` is tried on.
 //!
 //! The driver's image, its pool, and of Windows what the script reads: the time of the last clock tick and the stop's code and
-//! parameters. The file is lines of text, an empty line, and the regions' bytes, one after the other:
+//! parameters. The file is lines of text, an empty line, and the bytes of regions and of data behind the dump, one after the other:
 //!
 //! ```text
 //! symbol penstock!PenstockDescriptor 0x140099000
 //! region 0x140000000 864256 the image
+//! tag 8E0F3F702D3B4B579C7A5C1B8E0A6D41 91234
+//! stop 0x133 0x0 0x501 0x500 0x0
 //! ```
 //!
 //! Pages that the driver's callback takes out of dumps are left out ([`Dump::of`]); what a thread is just at is not in it at all.
@@ -68,6 +70,10 @@ pub struct Dump {
     pub symbols: Vec<(String, u64)>,
     /// The memory.
     pub stretches: Vec<Stretch>,
+    /// Data behind the dump: their GUID, as memory has it, and the bytes.
+    pub tagged: Vec<([u8; 16], Vec<u8>)>,
+    /// What the dump's head says of the stop: its code and parameters, all 0 if there was none.
+    pub stop: [u64; 5],
 }
 
 impl Dump {
@@ -79,6 +85,7 @@ impl Dump {
             .into_iter()
             .flat_map(|stretch| stretch.without(&told.removed))
             .collect();
+        dump.tagged = told.secondary;
         dump
     }
 
@@ -90,6 +97,7 @@ impl Dump {
         let added = |(at, bytes)| Stretch { what: "added by the driver", at, bytes };
         let added: Vec<Stretch> = told.triage.into_iter().map(added).collect();
         dump.stretches.splice(..0, added);
+        dump.tagged = told.secondary;
         dump
     }
 
@@ -112,10 +120,10 @@ impl Dump {
         stretches.push(Stretch { what, at: USER_SHARED_DATA, bytes: shared });
         let stop = machine.stop_report();
         let [a, b, c, d] = stop.as_ref().map_or([0; 4], |stop| stop.parameters);
-        let code = stop.map_or(0, |stop| stop.code.into());
-        let bytes = [code, a, b, c, d].iter().flat_map(|word: &u64| word.to_le_bytes()).collect();
+        let stop = [stop.map_or(0, |stop| stop.code.into()), a, b, c, d];
+        let bytes = stop.iter().flat_map(|word: &u64| word.to_le_bytes()).collect();
         stretches.push(Stretch { what: "KiBugCheckData", at: BUGCHECK_DATA, bytes });
-        Self { symbols, stretches }
+        Self { symbols, stretches, tagged: Vec::new(), stop }
     }
 
     /// Writes the file.
@@ -131,10 +139,21 @@ impl Dump {
         for Stretch { what, at, bytes } in &self.stretches {
             writeln!(file, "region {at:#x} {} {what}", bytes.len())?;
         }
-        writeln!(file)?;
-        for stretch in &self.stretches {
-            file.write_all(&stretch.bytes)?;
+        for (guid, bytes) in &self.tagged {
+            writeln!(file, "tag {} {}", digits(guid), bytes.len())?;
+        }
+        let [code, a, b, c, d] = self.stop;
+        writeln!(file, "stop {code:#x} {a:#x} {b:#x} {c:#x} {d:#x}\n")?;
+        let memory = self.stretches.iter().map(|stretch| &stretch.bytes);
+        for bytes in memory.chain(self.tagged.iter().map(|(_, bytes)| bytes)) {
+            file.write_all(bytes)?;
         }
         file.flush()
     }
+}
+
+/// A GUID's digits, in the order in which they are written.
+fn digits(guid: &[u8; 16]) -> String {
+    let order = [3, 2, 1, 0, 5, 4, 7, 6, 8, 9, 10, 11, 12, 13, 14, 15];
+    order.iter().map(|at: &usize| format!("{:02X}", guid[*at])).collect()
 }

@@ -97,6 +97,7 @@ mod segmentation;
 mod sessions;
 mod shapes;
 mod simd_tiers;
+mod small_dumps;
 mod spreading;
 mod tracing;
 mod two_adapters;

@@ -14,6 +14,7 @@ use sim::verifier::dump::{Dump, Stretch};
 
 use crate::debugger::{IN_A_CHUNK, said, says, stop_of};
 use crate::machines;
+use crate::small_dumps::of_the_file;
 
 /// A line, with `#` for each number.
 fn without_numbers(line: &str) -> String {
@@ -150,10 +151,13 @@ fn stops_and_what_there_is() {
         for (name, code, parameters) in [
             ("0x133", 0x133, [0, 0x501, 0x500, 0]),
             ("0xD1", 0xD1, [8, 2, 0, 0xFFFF_F803_1230_1000]),
+            ("0xC4", 0xC4, [0x32, 4, 0, 0]),
             ("0x9F", 0x9F, [3, 0xFFFF_C001_2345_6780, 0xFFFF_F803_1111_0000, 0]),
             ("panic", u32::from_be_bytes(*b"Pnst"), [0xFFFF_F803_1234_5678, 14, 77, 9]),
         ] {
             tried(name, &stop_of(&running, code, parameters));
         }
+        let stopped = stop_of(&running, 0x133, [0, 0x501, 0x500, 0]);
+        tried("small dump", &of_the_file(&stopped, true));
     });
 }
