@@ -88,7 +88,7 @@ fn a_session_records_what_the_driver_does() {
     let first = lines.split('Z').next().unwrap();
     let today = Command::new("date").args(["-u", "+%Y-%m-%dT%H:"]).output().unwrap().stdout;
     // An hour may have begun meanwhile.
-    assert_eq!(first[..11].as_bytes(), &today[..11], "{first}");
+    assert_eq!(first.as_bytes()[..11], today[..11], "{first}");
 
     let json: Vec<Value> = trace(&["decode", path, "--json"])
         .0

@@ -319,8 +319,8 @@ mod tests {
 
     const PROVIDER: Guid = *b"a provider's own";
 
-    /// A file of one event, whose values are `values`, written by CPU 3 two seconds after the session began.
-    fn file(values: &[u8]) -> Vec<u8> {
+    /// A file of events of CPUs, with their stamps and values. The session began at 500, which are 1,000 a second.
+    fn file(events: &[(u8, i64, &[u8])]) -> Vec<u8> {
         let mut first = vec![0; SYSTEM_HEADER + 280];
         let length = (first.len() as u16).to_le_bytes();
         first[..8].copy_from_slice(&[2, 0, 2, 0xC0, length[0], length[1], 0, 0]);
@@ -331,17 +331,21 @@ mod tests {
         put(SYSTEM_HEADER + 248 + 8, &1000_i64.to_le_bytes());
         put(SYSTEM_HEADER + 248 + 16, &1_000_000_000_i64.to_le_bytes());
         put(SYSTEM_HEADER + 248 + 24, &1_u32.to_le_bytes());
-        let mut event = vec![0; EVENT_HEADER];
-        event[2..5].copy_from_slice(&[0x13, 0xC0, 1]);
-        event[16..24].copy_from_slice(&2500_i64.to_le_bytes());
-        event[24..40].copy_from_slice(&PROVIDER);
-        event.extend([16, 0, 11, 0, 0, 0, 8, 0]);
-        event.extend(b"\x08\0\0E\0a\0\x02");
-        event.extend(values);
-        let length = (event.len() as u16).to_le_bytes();
-        event[..2].copy_from_slice(&length);
+        let mut buffers = vec![(0, first)];
+        for (cpu, stamp, values) in events {
+            let mut event = vec![0; EVENT_HEADER];
+            event[2..5].copy_from_slice(&[0x13, 0xC0, 1]);
+            event[16..24].copy_from_slice(&stamp.to_le_bytes());
+            event[24..40].copy_from_slice(&PROVIDER);
+            event.extend([16, 0, 11, 0, 0, 0, 8, 0]);
+            event.extend(b"\x08\0\0E\0a\0\x02");
+            event.extend(*values);
+            let length = (event.len() as u16).to_le_bytes();
+            event[..2].copy_from_slice(&length);
+            buffers.push((*cpu, event));
+        }
         let mut file = Vec::new();
-        for (cpu, records) in [(0, first), (3, event)] {
+        for (cpu, records) in buffers {
             let (begin, end) = (file.len(), (BUFFER_HEADER + records.len()) as u32);
             file.extend([1024, end].map(u32::to_le_bytes).concat());
             file.resize(begin + BUFFER_HEADER, 0);
@@ -354,15 +358,45 @@ mod tests {
 
     #[test]
     fn an_event_has_its_time_and_what_it_says_of_itself() {
-        let log = read(&*file(b"text\0"), &PROVIDER).unwrap();
+        let log = read(&*file(&[(3, 2500, b"text\0")]), &PROVIDER).unwrap();
         let counts = (log.others, log.damaged, log.lost_events, log.lost_buffers);
         assert_eq!((counts, log.events.len()), ((0, 0, 7, 0), 1));
         let event = &log.events[0];
         assert_eq!((event.time, event.cpu), (1_000_000_000 + 2 * 10_000_000, 3));
         assert_eq!(event.metadata, b"\x08\0\0E\0a\0\x02", "of the length that is said");
         assert_eq!(event.values, b"text\0");
-        let log = read(&*file(b"text\0"), &[0; 16]).unwrap();
+        let log = read(&*file(&[(3, 2500, b"text\0")]), &[0; 16]).unwrap();
         assert_eq!((log.events.len(), log.others), (0, 1));
+    }
+
+    #[test]
+    fn events_are_in_the_order_of_their_time() {
+        let log =
+            read(&*file(&[(1, 700, b"b"), (2, 600, b"a"), (3, 700, b"c")]), &PROVIDER).unwrap();
+        let values: Vec<_> = log.events.iter().map(|event| &*event.values).collect();
+        assert_eq!(values, [b"a", b"b", b"c"]);
+    }
+
+    #[test]
+    fn what_is_damaged_is_counted() {
+        let whole = file(&[(1, 700, b"a"), (1, 800, b"b")]);
+        let counts = |file: &[u8]| {
+            let log = read(file, &PROVIDER).unwrap();
+            (log.events.len(), log.damaged)
+        };
+        assert_eq!(counts(&whole), (2, 0));
+        let (second, third) = (1024, 2048);
+        assert_eq!(counts(&whole[..third + BUFFER_HEADER + 10]), (1, 1), "cut in a record");
+        assert_eq!(counts(&whole[..third + 10]), (1, 1), "cut in a header");
+        let changed = |at: usize, bytes: &[u8]| {
+            let mut file = whole.clone();
+            file[at..at + bytes.len()].copy_from_slice(bytes);
+            counts(&file)
+        };
+        assert_eq!(changed(second + BUFFER_HEADER, &[0, 0]), (1, 1), "a record of no length");
+        assert_eq!(changed(second + BUFFER_HEADER, &[90, 0]), (1, 1), "one that ends too early");
+        assert_eq!(changed(second + 4, &[71, 0, 0, 0]), (0, 1), "records end in the header");
+        assert_eq!(changed(second, &[0xFF; 4]), (0, 1), "a buffer of 4 GiB");
     }
 
     proptest! {
@@ -373,7 +407,7 @@ mod tests {
             length in 0..=2048_usize,
             values in proptest::collection::vec(any::<u8>(), 0..40),
         ) {
-            let mut file = file(&values);
+            let mut file = file(&[(0, 1, &values)]);
             for (at, byte) in changes {
                 file[at] = byte;
             }
