@@ -66,7 +66,8 @@ fn a_session_records_what_the_driver_does() {
     }
     a.says("ping -c 3 -i 0.1 -W 5 10.79.0.2");
     // To nobody: a discard.
-    let unanswered = a.inside("ping", &["-c", "1", "-W", "1", "10.79.0.77"]);
+    a.says(&format!("ip route add 10.80.0.0/24 dev {}", a.tunnel.name));
+    let unanswered = a.inside("ping", &["-c", "1", "-W", "1", "10.80.0.1"]);
     assert!(!unanswered.status.success());
     assert_eq!(trace(&stop).1, format!("{path} is written\n"));
     trace(&[&["stop", "--name", "other"][..], &of].concat());
@@ -99,6 +100,13 @@ fn a_session_records_what_the_driver_does() {
     beside_others(&file, &json);
 
     damaged(&file, &lines, &sides.folder.join("damaged.etl"));
+
+    // One that nobody stops ends with its machine.
+    trace(&[&["start", "-o", path, "--level", "verbose"][..], &of].concat());
+    let _ = a.inside("ping", &["-c", "1", "-W", "1", "10.80.0.1"]);
+    drop(a);
+    let (lines, nothing) = trace(&["decode", path]);
+    assert!(lines.contains(" reason=NoPeer ") && nothing.is_empty(), "{lines}{nothing}");
 }
 
 /// What others read of the file is what we do.
