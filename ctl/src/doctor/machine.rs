@@ -44,7 +44,7 @@ pub fn findings(facts: &Facts) -> Vec<Finding> {
         Service::Absent => Finding::bad(
             "driver",
             "not installed",
-            "install its package, as an administrator: `pnputil /add-driver penstock.inf /install`",
+            "install its package, as an administrator: `penstock driver install`",
         ),
     };
     let filtering = match facts.filtering {
