@@ -137,6 +137,7 @@ mod tests {
 
     #[test]
     fn formats_as_c_does() {
+        crate::loader::trap::install();
         let text = c"abc";
         let place = text.as_ptr().expose_provenance() as u64;
         let show = |pattern: &str, values: &[u64]| format(pattern.as_bytes(), values).unwrap();
