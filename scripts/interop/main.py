@@ -24,7 +24,7 @@ def hold(pair, check):
         pair.fresh()
         check(pair)
     except Failed as what:
-        return f"{what}\nmessages by end and type: {dict(pair.cable.seen)}"
+        return f"{what}\nseen on the cable, by end and type: {dict(pair.cable.seen)}"
     except Exception:  # a defect of the check itself; the others still run
         return traceback.format_exc()
     return ""
